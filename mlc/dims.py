@@ -1,0 +1,106 @@
+"""Sizes of named dims: which are legal, which are verified, and the shapes that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from mlc.errors import UsageError
+from mlc.types import Dim, InputSpec, Sizes
+
+
+def named(inputs: Iterable[InputSpec]) -> dict[str, Dim]:
+    """Return the independent named dims (no sums) of all inputs, in order of first appearance."""
+    return {dim.name: dim for spec in inputs for dim in spec.dims if dim.name is not None and not dim.terms}
+
+
+def size_of(dim: Dim, sizes: Sizes) -> int:
+    """Return the size of one axis under the given sizes of the named dims."""
+    if dim.name is None:
+        return dim.low
+    if dim.terms:
+        return sum(sizes[term] for term in dim.terms)
+    return sizes[dim.name]
+
+
+def shapes(inputs: Iterable[InputSpec], sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each input under the given sizes."""
+    return {spec.name: tuple(size_of(dim, sizes) for dim in spec.dims) for spec in inputs}
+
+
+def legal(dim: Dim, size: int) -> bool:
+    """Return whether a size is inside a dim's range and on its step."""
+    return dim.low <= size <= dim.high and (size - dim.low) % dim.step == 0
+
+
+def smallest(dim: Dim, above: int = 0) -> int:
+    """Return the smallest legal size greater than ``above``, or the largest there is."""
+    steps = max(0, -(-(above + 1 - dim.low) // dim.step))
+    return min(dim.low + steps * dim.step, largest(dim))
+
+
+def largest(dim: Dim) -> int:
+    """Return the largest legal size."""
+    return dim.low + (dim.high - dim.low) // dim.step * dim.step
+
+
+def traced_sizes(inputs: Iterable[InputSpec], example: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Return the sizes to trace at: the example's where there is one, else the smallest legal above 1.
+
+    ``example`` maps input names to shapes. Raises UsageError where the example's size is outside the declared range.
+    """
+    specs = list(inputs)
+    sizes = {name: smallest(dim, above=1) for name, dim in named(specs).items()}
+    for spec in specs:
+        if spec.name not in example:
+            continue
+        for axis, dim in enumerate(spec.dims):
+            if dim.name is None or dim.terms:
+                continue
+            size = example[spec.name][axis]
+            if not legal(dim, size):
+                raise UsageError(
+                    f"the example's {spec.name} has {size} at axis {axis}, outside {dim.name}={range_text(dim)}",
+                    "widen the range or change the example",
+                )
+            sizes[dim.name] = size
+    return sizes
+
+
+def range_text(dim: Dim) -> str:
+    """Return a range as it is written: ``1..64`` or ``32..512/32``."""
+    return f"{dim.low}..{dim.high}" + (f"/{dim.step}" if dim.step != 1 else "")
+
+
+def verified_sizes(inputs: Iterable[InputSpec], traced: Sizes) -> tuple[Sizes, ...]:
+    """Return the sizes at which an export is compared with the original, the traced ones first, no size twice.
+
+    Each named dim at its minimum, its maximum and one more legal size while the others are small, plus all at minimum.
+    A model without named dims has one: the traced one, an empty mapping.
+    """
+    dims = named(inputs)
+    small = {name: smallest(dim, above=1) for name, dim in dims.items()}
+    chosen: list[Sizes] = [dict(traced), {name: dim.low for name, dim in dims.items()}]
+    for name, dim in dims.items():
+        chosen += [{**small, name: size} for size in (dim.low, largest(dim), another(dim, traced[name]))]
+    unique: list[Sizes] = []
+    for sizes in chosen:
+        if sizes not in unique:
+            unique.append(sizes)
+    return tuple(unique)
+
+
+def another(dim: Dim, traced: int) -> int:
+    """Return a legal size that is neither minimum, maximum nor the traced one where the range has one.
+
+    The odd sizes near the lower end come first: even ones hide bugs of halving and padding.
+    """
+    taken = {dim.low, largest(dim), traced}
+    candidates = range(dim.low, min(largest(dim), dim.low + 64 * dim.step) + 1, dim.step)
+    free = [size for size in candidates if size not in taken]
+    odd = [size for size in free if size % 2]
+    return next(iter(odd or free), traced)
+
+
+def second_sizes(inputs: Iterable[InputSpec], traced: Sizes) -> Sizes:
+    """Return the one other size of every named dim at which passes are verified beside the traced ones."""
+    return {name: another(dim, traced[name]) for name, dim in named(inputs).items()}

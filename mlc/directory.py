@@ -1,0 +1,156 @@
+"""A directory is replaced whole or not at all: staged beside its place, synced, swapped in."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from mlc.errors import OutputError, UsageError
+
+MARK = "manifest.json"
+"""The file that makes a directory one of ours; nothing else is ever replaced."""
+
+
+def check_place(place: Path, *, force: bool) -> None:
+    """Raise UsageError where a result could not be put: before hours of work, not after.
+
+    An interrupted swap of an earlier run is recovered first, so that what was there counts as there.
+    """
+    place = _real(place)
+    parent = place.parent
+    if not parent.is_dir():
+        raise UsageError(f"the folder {parent} for the output does not exist", "make it, or choose another -o")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"the folder {parent} cannot be written", "choose another -o, or change its permissions")
+    recover(place)
+    if not place.exists():
+        return
+    if not force:
+        raise UsageError(f"the output {place} exists", "give --force to replace it, or choose another -o")
+    if not place.is_dir():
+        raise UsageError(f"the output {place} is a file", "choose another -o")
+    if any(place.iterdir()) and not (place / MARK).is_file():
+        raise UsageError(
+            f"{place} is not an artifact (it has no {MARK}), so it is not replaced", "choose another -o, or empty it"
+        )
+
+
+@contextmanager
+def replaced(place: Path, *, force: bool) -> Iterator[Path]:
+    """Give an empty folder beside ``place``; at the end of the block it takes that place, whole.
+
+    Whatever is raised inside, Ctrl-C too, leaves what was there as it was and removes the new folder.
+    Raises UsageError as ``check_place`` and OutputError where the disk refuses.
+    """
+    check_place(place, force=force)
+    place = _real(place)
+    staging = _beside(place, "new")
+    try:
+        staging.mkdir()
+        try:
+            yield staging
+            _sync(staging)
+            _swap(staging, place)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"the output {place} could not be written: {error.strerror or error}",
+            "what was there before is as it was; free some space or choose another -o",
+        ) from error
+
+
+def recover(place: Path) -> None:
+    """Put back what an interrupted swap left aside, and remove what killed runs left behind."""
+    place = _real(place)
+    for aside in _left_behind(place, "old"):
+        if place.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(place)
+    for staging in _left_behind(place, "new"):
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _left_behind(place: Path, kind: str) -> list[Path]:
+    """Return folders of runs that are no longer alive, the newest first."""
+    pattern = re.compile(re.escape(f".{place.name}.mlc-{kind}-") + r"(\d+)$")
+    found = []
+    for path in place.parent.iterdir():
+        match = pattern.match(path.name)
+        if match and not _alive(int(match.group(1))):
+            found.append(path)
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _alive(pid: int) -> bool:
+    return pid != os.getpid() and psutil.pid_exists(pid)
+
+
+def _beside(place: Path, kind: str) -> Path:
+    return place.parent / f".{place.name}.mlc-{kind}-{os.getpid()}"
+
+
+def _real(place: Path) -> Path:
+    """Follow links and make absolute, so that a link keeps pointing at what it points at."""
+    return Path(os.path.realpath(place))
+
+
+def _swap(staging: Path, place: Path) -> None:
+    """Exchange in one step where the system can; else old aside, new in. The old one is deleted afterwards."""
+    if not place.exists():
+        staging.rename(place)
+    elif _exchange(staging, place):
+        shutil.rmtree(staging, ignore_errors=True)
+    else:
+        aside = _beside(place, "old")
+        place.rename(aside)
+        try:
+            staging.rename(place)
+        except OSError:
+            aside.rename(place)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+    _sync_folder(place.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names atomically (Linux renameat2, macOS renamex_np); False where the system or file system cannot."""
+    names = (os.fsencode(first), os.fsencode(second))
+    swap = 2  # RENAME_EXCHANGE and RENAME_SWAP are both 2
+    here = -100  # AT_FDCWD
+    calls = {"linux": ("renameat2", (here, names[0], here, names[1], swap)), "darwin": ("renamex_np", (*names, swap))}
+    if sys.platform not in calls:
+        return False
+    name, arguments = calls[sys.platform]
+    library = ctypes.CDLL(None)
+    return hasattr(library, name) and getattr(library, name)(*arguments) == 0
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        else:
+            _sync_folder(path)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames durable; Windows has no such call for folders."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

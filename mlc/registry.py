@@ -1,0 +1,95 @@
+"""Passes by name: found by entry point, built from their options; ours are found as anyone's are."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, cast
+
+from mlc.errors import PassError, UsageError, foreign
+from mlc.graph_pass import Exactness, Pass
+from mlc.types import PassSpec
+
+GROUP = "mlc.passes"
+
+DEFAULT_PASSES = (
+    "fold-constants",
+    "eliminate-dead-code",
+    "fold-batch-norm",
+    "fold-layer-scale",
+    "einsum-to-matmul",
+)
+"""What runs without being asked for, in this order."""
+
+
+@cache
+def available() -> dict[str, EntryPoint]:
+    """Return the entry point of every installed pass by name, sorted by name."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint that names the nearest known words, or lists them all."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(names)}"
+
+
+def pass_class(name: str) -> type[Pass]:
+    """Load one pass by name. Raises UsageError for an unknown one, PassError for one that cannot be loaded."""
+    points = available()
+    if name not in points:
+        raise UsageError(f"no pass is called {name!r}", nearest(name, points))
+    with foreign(f"loading the pass {name}", PassError):
+        loaded: Any = points[name].load()
+        is_pass = isinstance(loaded, type) and issubclass(loaded, Pass)
+        if not (is_pass and dataclasses.is_dataclass(loaded)):
+            raise PassError(f"the entry point {name} of {GROUP} is not a Pass dataclass", "see docs/writing-a-pass.md")
+        found = cast("type[Pass]", loaded)
+        if found.name != name:
+            raise PassError(f"the entry point {name} of {GROUP} is the pass {found.name!r}", "give both one name")
+    return found
+
+
+def build(spec: PassSpec) -> Pass:
+    """Build a pass from its options, checked against the dataclass. Raises UsageError with the nearest match."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+    cls = pass_class(spec.name)
+    fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key, _ in spec.options:
+        if key not in fields:
+            hint = nearest(key, fields) if fields else "it takes no options"
+            raise UsageError(f"the pass {spec.name} has no option {key!r}", hint)
+    adapter: TypeAdapter[Pass] = TypeAdapter(with_config(ConfigDict(extra="forbid"))(cls))
+    try:
+        return adapter.validate_python(dict(spec.options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(str(part) for part in first["loc"])
+        where = f"the option {option} of the pass {spec.name}" if option else f"the options of the pass {spec.name}"
+        raise UsageError(
+            f"{where}: {first['msg']}, given {first['input']!r}", f"see `mlc passes {spec.name}`"
+        ) from error
+
+
+def schedule(requested: Iterable[PassSpec], *, defaults: bool = True) -> tuple[PassSpec, ...]:
+    """Return the passes in the order in which they run: defaults, other exact and reassociating ones, lossy ones.
+
+    A default that is asked for by name runs once, in its default place, with the options asked for.
+    """
+    asked = list(requested)
+    for spec in asked:
+        build(spec)
+    by_name = {spec.name: spec for spec in asked}
+    if len(by_name) != len(asked):
+        twice = next(spec.name for spec in asked if by_name[spec.name] is not spec)
+        raise UsageError(f"the pass {twice} is asked for twice", "give it once, with all its options")
+    first = [by_name.get(name, PassSpec(name)) for name in DEFAULT_PASSES if defaults or name in by_name]
+    rest = [spec for spec in asked if spec.name not in DEFAULT_PASSES]
+    exact = [spec for spec in rest if pass_class(spec.name).exactness is not Exactness.LOSSY]
+    lossy = [spec for spec in rest if pass_class(spec.name).exactness is Exactness.LOSSY]
+    return (*first, *exact, *lossy)

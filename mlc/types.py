@@ -1,0 +1,213 @@
+"""The nouns that every room shares: plain data, nothing imported but the standard library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+    Arrays: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
+
+Sizes: TypeAlias = Mapping[str, int]
+"""A size for each independent named dim, such as ``{"batch": 8}``."""
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One axis of an input: fixed (no name), a named range with a step, or a named sum of other named dims.
+
+    A sum has ``terms`` and the range that follows from them; every other dim has none.
+    """
+
+    low: int
+    high: int
+    step: int = 1
+    name: str | None = None
+    terms: tuple[str, ...] = ()
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the exported axis is a number rather than a symbol."""
+        return self.name is None
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Name, dtype (NumPy's name), axes and, where stated, the inclusive range of values of one model input."""
+
+    name: str
+    dtype: str
+    dims: tuple[Dim, ...]
+    values: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """Name, dtype (NumPy's name) and axes of one output; an axis is a size, a symbol or unknown (None)."""
+
+    name: str
+    dtype: str
+    dims: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The contract of a model: its inputs and outputs, in order."""
+
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was asked to run on: ``[runtime/]provider[:device][,threads=N][,option=value]``."""
+
+    runtime: str = "onnxruntime"
+    provider: str = "cpu"
+    device: str | None = None
+    threads: int | None = None
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What may be relied on where the artifact will run.
+
+    ``vnni`` is true only where 8-bit products are added in 32 bits; without it pairs of u8*s8 products may saturate.
+    """
+
+    description: str
+    avx2: bool = False
+    vnni: bool = False
+    amx: bool = False
+    arm_dot: bool = False
+
+    @property
+    def saturates(self) -> bool:
+        """Whether sums of neighbouring u8*s8 products may saturate at 16 bits."""
+        return not (self.vnni or self.arm_dot)
+
+
+OptionValue: TypeAlias = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class PassSpec:
+    """A pass by name with its options, as written ``name:option=value,option=value``."""
+
+    name: str
+    options: tuple[tuple[str, OptionValue], ...] = ()
+
+    def __str__(self) -> str:
+        if not self.options:
+            return self.name
+        return self.name + ":" + ",".join(f"{key}={_option_text(value)}" for key, value in self.options)
+
+
+def _option_text(value: OptionValue) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """The largest accepted loss of accuracy: in the metric's units, or relative to the original's value."""
+
+    value: float
+    relative: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.value * 100:g}%" if self.relative else f"{self.value:g}"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the user asked the result to keep; None is no limit. Milliseconds, a ratio, and MB of 10**6 bytes."""
+
+    max_drop: Drop | None = None
+    max_latency: float | None = None
+    min_speedup: float | None = None
+    max_size: float | None = None
+
+
+class Exactness(Enum):
+    """What a pass promises about numbers: the same bits, the same up to rounding, or a reported loss."""
+
+    EXACT = "exact"
+    REASSOCIATES = "reassociates"
+    LOSSY = "lossy"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A site that a pass looked at and left alone, and why."""
+
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a pass did: the names of the values at which it acted, and what it refused."""
+
+    sites: tuple[str, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True)
+class Need:
+    """A statistic that a pass reads of one value: ``range``, ``histogram``, ``channel-range`` or ``channel-mean``."""
+
+    value: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """How one node is computed: ``float`` or the name of a format, and the reason."""
+
+    node: str
+    op: str
+    format: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which node gets which format; nodes are named by their first output."""
+
+    nodes: tuple[NodePlan, ...] = ()
+
+    def format_of(self, node: str) -> str:
+        """Return the format of a node by the name of its first output; ``float`` where the plan is silent."""
+        return self._by_node.get(node, "float")
+
+    @property
+    def _by_node(self) -> dict[str, str]:
+        return {entry.node: entry.format for entry in self.nodes}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a figure was measured."""
+
+    cpu: str
+    cores: int
+    memory_gb: float
+    system: str
+    python: str
+    versions: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Passes: one file, one idea; mlc finds them by entry point."""
