@@ -25,11 +25,13 @@ def check_place(place: Path, *, force: bool) -> None:
     An interrupted swap of an earlier run is recovered first, so that what was there counts as there.
     """
     place = _real(place)
-    parent = place.parent
+    parent = next(folder for folder in place.parents if folder.exists())
     if not parent.is_dir():
-        raise UsageError(f"the folder {parent} for the output does not exist", "make it, or choose another -o")
+        raise UsageError(f"{parent} is a file, so {place} cannot be written in it", "choose another -o")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UsageError(f"the folder {parent} cannot be written", "choose another -o, or change its permissions")
+    if parent != place.parent:
+        return
     recover(place)
     if not place.exists():
         return
@@ -54,7 +56,7 @@ def replaced(place: Path, *, force: bool) -> Iterator[Path]:
     place = _real(place)
     staging = _beside(place, "new")
     try:
-        staging.mkdir()
+        staging.mkdir(parents=True)
         try:
             yield staging
             _sync(staging)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
 
 from mlc.errors import PassError, UsageError, foreign
+from mlc.grammar import nearest
 from mlc.graph_pass import Exactness, Pass
 from mlc.types import PassSpec
 
@@ -29,13 +29,6 @@ DEFAULT_PASSES = (
 def available() -> dict[str, EntryPoint]:
     """Return the entry point of every installed pass by name, sorted by name."""
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names the nearest known words, or lists them all."""
-    names = list(known)
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(names)}"
 
 
 def pass_class(name: str) -> type[Pass]:

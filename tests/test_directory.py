@@ -72,9 +72,16 @@ def test_a_file_is_never_replaced(tmp_path):
         directory.check_place(tmp_path / "out", force=True)
 
 
-def test_a_missing_parent_is_named(tmp_path):
-    with pytest.raises(UsageError, match="does not exist"):
-        directory.check_place(tmp_path / "nowhere" / "out", force=False)
+def test_missing_parents_are_made(tmp_path):
+    with directory.replaced(tmp_path / "build" / "demo" / "out", force=False) as staging:
+        (staging / "model.onnx").write_text("new")
+    assert (tmp_path / "build" / "demo" / "out" / "model.onnx").read_text() == "new"
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "build").write_text("a file")
+    with pytest.raises(UsageError, match="build is a file"):
+        directory.check_place(tmp_path / "build" / "out", force=True)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")

@@ -1,0 +1,133 @@
+"""``mlc compile`` and ``mlc quantize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from mlc.cli import options as o
+from mlc.cli.output import listening, result
+from mlc.errors import UsageError
+from mlc.grammar import nearest
+
+if TYPE_CHECKING:
+    from mlc.recipe import Recipe
+
+FORMATS = {"int8": "int8-static"}
+"""The pass that makes each number format."""
+
+To = Annotated[str, o.option("--to", "FORMAT", "The number format: int8.")]
+
+
+def compile_(
+    *,
+    source: o.Source = None,
+    inputs: o.Inputs = None,
+    passes: o.Passes = None,
+    recipe: o.RecipeFile = None,
+    target: o.TargetText = None,
+    calibrate: o.Calibrate = None,
+    data: o.DataText = None,
+    metric: o.MetricText = None,
+    max_drop: o.MaxDrop = None,
+    max_latency: o.MaxLatency = None,
+    min_speedup: o.MinSpeedup = None,
+    max_size: o.MaxSize = None,
+    at: o.At = None,
+    out: o.Out = None,
+    force: o.Force = False,
+    strict: o.Strict = False,
+    seed: o.Seed = None,
+    opset: o.Opset = None,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> int:
+    """Export, rewrite, verify, measure and report a model."""
+    return _run(dict(locals()))
+
+
+def quantize(
+    *,
+    to: To,
+    source: o.Source = None,
+    inputs: o.Inputs = None,
+    passes: o.Passes = None,
+    recipe: o.RecipeFile = None,
+    target: o.TargetText = None,
+    calibrate: o.Calibrate = None,
+    data: o.DataText = None,
+    metric: o.MetricText = None,
+    max_drop: o.MaxDrop = None,
+    max_latency: o.MaxLatency = None,
+    min_speedup: o.MinSpeedup = None,
+    max_size: o.MaxSize = None,
+    at: o.At = None,
+    out: o.Out = None,
+    force: o.Force = False,
+    strict: o.Strict = False,
+    seed: o.Seed = None,
+    opset: o.Opset = None,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> int:
+    """Compile a model to another number format."""
+    return _run(dict(locals()))
+
+
+def _run(flags: dict[str, Any]) -> int:
+    """Run the whole line on what was asked, print the report and return the exit code."""
+    as_json, force, out, _ = (flags.pop(key) for key in ("json", "force", "out", "debug"))
+    recipe = recipe_of(flags)
+    place = o.given("--out", _folder, out) if out is not None else default_out(recipe.source)
+    from mlc.judge import exit_code
+    from mlc.pipeline import compile as compile_recipe
+
+    with listening() as progress:
+        report = compile_recipe(recipe, place, force=force, progress=progress)
+    if as_json:
+        from mlc.report.json import render
+    else:
+        from mlc.report.text import render
+    result(render(report))
+    return exit_code(report, strict=recipe.strict)
+
+
+def recipe_of(flags: dict[str, Any]) -> Recipe:
+    """Return what a recipe file, if there is one, and the flags over it ask for. Raises UsageError."""
+    to, file = flags.pop("to", None), flags.pop("recipe")
+    source = flags["source"]
+    if to is not None and to not in FORMATS:
+        raise UsageError(f"--to: there is no number format {to!r}", nearest(to, FORMATS))
+    if source is not None and source.endswith(".toml"):
+        raise UsageError(f"{source} is a recipe, not a model", f"write --recipe {source}")
+    changes = o.recipe_changes(flags)
+    from mlc.recipe import changed, live, read_recipe
+
+    recipe = changed(None if file is None else read_recipe(Path(file), source), changes)
+    for key in live(recipe):
+        raise UsageError(
+            f"{file}: {key} was a live Python object", f"give it anew: {'SOURCE' if key == 'source' else o.flag(key)}"
+        )
+    return recipe if to is None else _with_pass(recipe, FORMATS[to])
+
+
+def default_out(source: str) -> Path:
+    """Return ``<model>.mlc`` in the working directory: named as the function, or as the file without its ending."""
+    model = source.partition("@")[0]
+    name, colon, function = model.rpartition(":")
+    return Path((function if colon and name else Path(model).stem) + ".mlc")
+
+
+def _with_pass(recipe: Recipe, name: str) -> Recipe:
+    from dataclasses import replace
+
+    from mlc.types import PassSpec
+
+    asked = name in [spec.name for spec in recipe.passes]
+    return recipe if asked else replace(recipe, passes=(*recipe.passes, PassSpec(name)))
+
+
+def _folder(text: str) -> Path:
+    from mlc.recipe_fields import place_of
+
+    return Path(place_of(text))

@@ -1,0 +1,84 @@
+"""The options that several commands share: name, form and help of each. All are text, which mlc's own grammar reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+Value = TypeVar("Value")
+
+SOURCE_FORMS = "file.py:function or package.module:function, with @weights.safetensors; or model.onnx."
+
+
+def option(name: str, form: str, text: str, *short: str) -> Any:
+    """Return an option that takes a value written in that form; what it defaults to stands in its help."""
+    return typer.Option(*short, name, metavar=form, help=text, show_default=False)
+
+
+Source = Annotated[str | None, typer.Argument(metavar="SOURCE", help=SOURCE_FORMS, show_default=False)]
+Inputs = Annotated[
+    list[str] | None, option("--input", "SPEC", "An input, as in image=float32[batch=1..64,3,224,224]; repeatable.")
+]
+Passes = Annotated[
+    list[str] | None,
+    option("--pass", "P", "A pass beside the defaults: name:option=value; none: no defaults; repeatable."),
+]
+RecipeFile = Annotated[str | None, option("--recipe", "FILE", "A recipe.toml, which the other options override.")]
+TargetText = Annotated[
+    str | None, option("--target", "T", "Where it will run: provider[:device][,threads=N][,option=value] (cpu).")
+]
+Calibrate = Annotated[str | None, option("--calibrate", "D", "Calibration data: data.npz or file.py:function.")]
+DataText = Annotated[str | None, option("--data", "D", "Evaluation data: data.npz or file.py:function.")]
+MetricText = Annotated[
+    str | None, option("--metric", "M", "top1, top5, mse, cosine, sqnr, agreement or file.py:function.")
+]
+MaxDrop = Annotated[
+    str | None, option("--max-drop", "X", "The largest loss: 0.01 in the metric's units, 1% of the original's value.")
+]
+MaxLatency = Annotated[str | None, option("--max-latency", "MS", "The largest latency in milliseconds.")]
+MinSpeedup = Annotated[str | None, option("--min-speedup", "X", "The smallest speedup over the unmodified export.")]
+MaxSize = Annotated[str | None, option("--max-size", "MB", "The largest size in MB of 10**6 bytes.")]
+At = Annotated[str | None, option("--at", "DIMS", "The sizes to measure at, as in batch=8,seq=128.")]
+Out = Annotated[str | None, option("--out", "OUT", "The directory to write (<model>.mlc).", "-o")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an OUT that exists.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Fail where a site is left out, or the result inconclusive.")]
+Seed = Annotated[str | None, option("--seed", "N", "The seed of everything random (0).")]
+Opset = Annotated[str | None, option("--opset", "N", "The ONNX opset (20).")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def flag(key: str) -> str:
+    """Return how a field of a recipe is written on the command line."""
+    names = {"inputs": "--input", "passes": "--pass"}
+    return names.get(key, "--" + key.replace("_", "-"))
+
+
+def given(name: str, read: Callable[[str], Value], text: str) -> Value:
+    """Read the text of an option; an error names the option."""
+    from mlc.grammar import within
+
+    with within(name):
+        return read(text)
+
+
+def recipe_changes(flags: dict[str, Any], source: str = "SOURCE") -> dict[str, Any]:
+    """Return the fields of a recipe that flags give, by the name of the field; errors name ``source`` as that."""
+    from mlc.grammar_values import parse_number, parse_whole
+    from mlc.recipe_fields import read_fields
+
+    readers: dict[str, Callable[[str], Any]] = {
+        "max_latency": parse_number, "min_speedup": parse_number, "max_size": parse_number,
+        "opset": parse_whole, "seed": parse_whole,
+    }  # fmt: skip
+    values: dict[str, Any] = {}
+    for key, value in flags.items():
+        if value is None or value is False or value == ():
+            values[key] = None
+        elif key in readers:
+            values[key] = given(flag(key), readers[key], value)
+        else:
+            values[key] = list(value) if isinstance(value, (list, tuple)) else value
+    return read_fields(values, lambda key: source if key == "source" else flag(key))

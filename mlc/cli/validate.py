@@ -1,0 +1,57 @@
+"""``mlc validate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlc.cli import options as o
+from mlc.cli.output import listening, result
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="model.onnx, or the directory of a compiled model.", show_default=False)
+]
+Against = Annotated[str, o.option("--against", "SOURCE", o.SOURCE_FORMS)]
+
+
+def validate(
+    *,
+    model: Model,
+    against: Against,
+    inputs: o.Inputs = None,
+    target: o.TargetText = None,
+    data: o.DataText = None,
+    metric: o.MetricText = None,
+    max_drop: o.MaxDrop = None,
+    seed: o.Seed = None,
+    strict: o.Strict = False,
+    json: o.Json = False,
+    debug: o.Debug = False,  # noqa: ARG001 - main has read it
+) -> int:
+    """Compare a written model with its source.
+
+    The interface and the numbers; with data the accuracy.
+    """
+    flags = {
+        "source": against, "inputs": inputs, "target": target, "data": data, "metric": metric, "max_drop": max_drop,
+        "seed": seed,
+    }  # fmt: skip
+    changes = o.recipe_changes(flags, source="--against")
+    from mlc.judge import exit_code
+    from mlc.pipeline import validate as validate_model
+    from mlc.recipe import changed
+
+    asked = changed(None, changes)
+    with listening() as progress:
+        report = validate_model(
+            Path(model), against, data=asked.data, metric=asked.metric, max_drop=asked.limits.max_drop,
+            inputs=asked.inputs, target=asked.target, seed=asked.seed, progress=progress,
+        )  # fmt: skip
+    if json:
+        from mlc.report.json import render
+    else:
+        from mlc.report.text import render
+    result(render(report))
+    return exit_code(report, strict=strict)

@@ -1,0 +1,93 @@
+"""The registry as text: what ``mlc passes`` shows."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+
+from mlc.errors import PassError
+from mlc.grammar_values import pass_text
+from mlc.graph_pass import Exactness, Pass
+from mlc.registry import DEFAULT_PASSES, available, pass_class
+from mlc.types import PassSpec
+
+
+def list_passes() -> str:
+    """Return a line for each pass in the order in which they run: name, exactness, default or not, what it does.
+
+    One that cannot be loaded is listed with the reason.
+    """
+    rows = [_row(name) for name in _order()]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [("  ".join([*map(str.ljust, row[:3], widths), row[3]])).rstrip() for row in rows]
+    return "\n".join([*lines, "", "`mlc passes NAME` shows the options of one."]) + "\n"
+
+
+def describe(name: str) -> str:
+    """Return everything about one pass. Raises UsageError for an unknown name, with the nearest."""
+    found = pass_class(name)
+    facts = [f"exactness  {found.exactness.value}{_bound(found)}"]
+    facts.append(f"default    {'yes' if name in DEFAULT_PASSES else f'no, asked for by --pass {name}'}")
+    facts.append(f"opset      {found.min_opset} or newer")
+    facts.append(f"from       {available()[name].value}{_distribution(name)}")
+    return "\n".join([name, "", *facts, "", *_options(found), "", _docstring(found)]).rstrip() + "\n"
+
+
+def _order() -> list[str]:
+    names = list(available())
+    return [name for name in DEFAULT_PASSES if name in names] + [name for name in names if name not in DEFAULT_PASSES]
+
+
+def _row(name: str) -> tuple[str, str, str, str]:
+    default = "default" if name in DEFAULT_PASSES else ""
+    try:
+        found = pass_class(name)
+    except PassError as error:
+        return name, "unusable", default, error.message
+    first = _docstring(found).partition("\n\n")[0]
+    return name, found.exactness.value, default, " ".join(first.split())
+
+
+def _docstring(found: type[Pass]) -> str:
+    return (inspect.getdoc(found) or "").replace("``", "`")
+
+
+def _bound(found: type[Pass]) -> str:
+    if found.exactness is Exactness.REASSOCIATES:
+        return f", tolerance {found.tolerance:g} of the rms of each value"
+    if found.exactness is Exactness.LOSSY:
+        return f", floor {found.floor:g} dB of signal to quantization noise in each output"
+    return ""
+
+
+def _options(found: type[Pass]) -> list[str]:
+    fields = dataclasses.fields(found)  # type: ignore[arg-type]
+    if not fields:
+        return ["options    none"]
+    rows = [(field.name, _type(field), _default(field)) for field in fields]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    lines = [f"  {name.ljust(widths[0])}  {kind.ljust(widths[1])}  {default}".rstrip() for name, kind, default in rows]
+    return ["options", *lines]
+
+
+def _type(field: dataclasses.Field[object]) -> str:
+    """Return a field's type as it is written, the values of a Literal one by one."""
+    text = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+    literal = re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", text)
+    return " or ".join(str(value) for value in ast.literal_eval(f"[{literal.group(1)}]")) if literal else text
+
+
+def _default(field: dataclasses.Field[object]) -> str:
+    value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    if value is dataclasses.MISSING:
+        return "(to be given)"
+    if isinstance(value, (bool, int, float, str)):
+        return pass_text(PassSpec("p", ((field.name, value),))).partition("=")[2]
+    return "off" if value is None else str(value)
+
+
+def _distribution(name: str) -> str:
+    distribution = available()[name].dist
+    return f" ({distribution.name} {distribution.version})" if distribution is not None else ""

@@ -1,0 +1,176 @@
+"""What is asked, as plain data, and its three forms: flags, TOML and Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlc.dims import legal, named, range_text
+from mlc.errors import UsageError, first_line
+from mlc.grammar import nearest
+from mlc.grammar_inputs import input_text, parse_inputs
+from mlc.grammar_values import (
+    drop_text,
+    parse_drop,
+    parse_pass,
+    parse_sizes,
+    parse_target,
+    pass_text,
+    sizes_text,
+    target_text,
+)
+from mlc.recipe_fields import FIELDS, LIMITS, NO_DEFAULTS, read_fields
+from mlc.recipe_files import FILES, LIVE, from_folder, to_folder
+from mlc.types import InputSpec, Limits, PassSpec, Target
+
+__all__ = [
+    "NO_DEFAULTS", "Recipe", "changed", "check_sizes", "drop_text", "input_text", "live", "merge", "parse_drop",
+    "parse_inputs", "parse_pass", "parse_sizes", "parse_target", "pass_text", "read_recipe", "recipe_toml",
+    "sizes_text", "target_text",
+]  # fmt: skip
+
+_TABLE = "limits"
+_HEAD = "# mlc compile --recipe {name} runs this again.\n"
+_HEAD_LIVE = "# {fields} was a live Python object: this recipe cannot be run again.\n"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the model that is written, and the checks that it has to stand.
+
+    ``source``, ``calibrate``, ``data`` and ``metric`` are written as on the command line, paths relative to the working
+    directory; a live Python object has ``python:<digest>`` in its place and cannot be replayed.
+    """
+
+    source: str
+    inputs: tuple[InputSpec, ...] = ()
+    passes: tuple[PassSpec, ...] = ()
+    defaults: bool = True
+    target: Target = field(default_factory=Target)
+    calibrate: str | None = None
+    data: str | None = None
+    metric: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    at: Mapping[str, int] = field(default_factory=dict)
+    opset: int = 20
+    seed: int = 0
+    strict: bool = False
+
+
+def merge(recipe: Recipe | None, given: Mapping[str, Any], name: Callable[[str], str] = str) -> Recipe:
+    """Return the recipe with what is given in its place: flags, keyword arguments or the keys of a TOML file.
+
+    See ``read_fields`` for what may be given and for ``name``. Raises UsageError as it does, and without a source.
+    """
+    return changed(recipe, read_fields(given, name))
+
+
+def changed(recipe: Recipe | None, changes: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with the fields that ``read_fields`` has read in their place."""
+    if recipe is None:
+        if "source" not in changes:
+            raise UsageError("no model is given", "name one: file.py:function, package.module:function or model.onnx")
+        recipe = Recipe(changes["source"])
+    limits = dataclasses.replace(recipe.limits, **changes["limits"])
+    return dataclasses.replace(recipe, **{**changes, "limits": limits})
+
+
+def check_sizes(sizes: Mapping[str, int], inputs: Sequence[InputSpec]) -> None:
+    """Refuse sizes of dims that the inputs do not have, or that their ranges do not hold. Raises UsageError."""
+    dims = named(inputs)
+    for dim_name, size in sizes.items():
+        if dim_name not in dims:
+            hint = nearest(dim_name, dims) if dims else "every dim of the inputs is fixed"
+            raise UsageError(f"no input has a dim {dim_name!r} that could be {size}", hint)
+        if not legal(dims[dim_name], size):
+            raise UsageError(
+                f"{dim_name}={size} is outside {dim_name}={range_text(dims[dim_name])}", "change the size or the range"
+            )
+
+
+def live(recipe: Recipe) -> tuple[str, ...]:
+    """Return the fields that were live Python objects, which a recipe cannot bring back."""
+    fields = ("source", "calibrate", "data", "metric")
+    return tuple(key for key in fields if (getattr(recipe, key) or "").startswith(LIVE))
+
+
+def read_recipe(path: Path, source: str | None = None) -> Recipe:
+    """Read a recipe file; paths in it are relative to its folder and come back relative to the working directory.
+
+    ``source`` takes the place of the file's, which may then have none. Raises UsageError: no such file, no TOML,
+    unknown keys (with the nearest match), wrong types and texts.
+    """
+    given = _load(path)
+    limits = given.pop(_TABLE, {})
+    if not isinstance(limits, dict):
+        raise UsageError(f"{path}: {_TABLE} is not a table", f"write [{_TABLE}] and one limit a line")
+    for key in given:
+        if key not in FIELDS:
+            hint = f"it belongs below [{_TABLE}]" if key in LIMITS else nearest(key, [*FIELDS, _TABLE])
+            raise UsageError(f"{path}: there is no key {key!r}", hint)
+    for key in limits:
+        if key not in LIMITS:
+            hint = f"it belongs above [{_TABLE}]" if key in FIELDS else nearest(key, LIMITS)
+            raise UsageError(f"{path}: there is no key {key!r} in [{_TABLE}]", hint)
+    for key, move in FILES.items():
+        if isinstance(given.get(key), str):
+            given[key] = move(given[key], lambda part: from_folder(part, path.parent))
+    if source is not None:
+        given["source"] = source
+    if "source" not in given:
+        raise UsageError(f"{path}: no source is given", 'name the model: source = "model.py:function"')
+    return merge(None, {**given, **limits}, lambda key: f"{path}: {key}")
+
+
+def recipe_toml(recipe: Recipe, beside: Path) -> str:
+    """Return the text of a recipe file in the folder ``beside``, from which ``read_recipe`` gives the recipe back."""
+    import tomli_w
+
+    values: dict[str, Any] = {
+        "source": recipe.source,
+        "inputs": [input_text(spec) for spec in recipe.inputs] or None,
+        "passes": [*([] if recipe.defaults else [NO_DEFAULTS]), *(pass_text(spec) for spec in recipe.passes)],
+        "target": target_text(recipe.target),
+        "calibrate": recipe.calibrate,
+        "data": recipe.data,
+        "metric": recipe.metric,
+        "at": sizes_text(dict(recipe.at)) or None,
+        "opset": recipe.opset,
+        "seed": recipe.seed,
+        "strict": recipe.strict,
+    }
+    for key, move in FILES.items():
+        if values[key] is not None:
+            values[key] = move(values[key], lambda part: to_folder(part, beside))
+    drop = recipe.limits.max_drop
+    limits = {
+        "max_drop": None if drop is None else drop_text(drop) if drop.relative else drop.value,
+        "max_latency": recipe.limits.max_latency,
+        "min_speedup": recipe.limits.min_speedup,
+        "max_size": recipe.limits.max_size,
+    }
+    values = _present(values) | ({_TABLE: _present(limits)} if _present(limits) else {})
+    head = _HEAD_LIVE.format(fields=" and ".join(live(recipe))) if live(recipe) else _HEAD.format(name="recipe.toml")
+    return head + tomli_w.dumps(values)
+
+
+def _present(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _load(path: Path) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no recipe {path}", "name a recipe.toml") from error
+    except OSError as error:
+        raise UsageError(f"the recipe {path} cannot be read: {error.strerror}", "name a recipe.toml") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the recipe {path} is not UTF-8 text", "name a recipe.toml") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the recipe {path} is not TOML: {first_line(error)}", "see https://toml.io") from error

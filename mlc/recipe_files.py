@@ -1,0 +1,58 @@
+"""The file parts of what a recipe names, which move with the recipe file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+LIVE = "python:"
+"""Begins what stands for a live Python object: its digest follows."""
+
+
+def _source_files(text: str, place: Callable[[str], str]) -> str:
+    """Move the file parts of ``file.py:function@weights`` or ``model.onnx``; a module and a live object have none."""
+    if text.startswith(LIVE):
+        return text
+    model, at, weights = text.partition("@")
+    return _reference_files(model, place) + (f"@{place(weights)}" if at else "")
+
+
+def _reference_files(text: str, place: Callable[[str], str]) -> str:
+    """Move the file of ``file.py:function``, or a file alone; ``package.module:function`` is left alone."""
+    if text.startswith(LIVE):
+        return text
+    name, colon, function = text.rpartition(":")
+    if not colon:
+        return place(text)
+    if name.endswith(".py") or "/" in name:
+        return f"{place(name)}:{function}"
+    return text if all(part.isidentifier() for part in (*name.split("."), function)) else place(text)
+
+
+def _metric_files(text: str, place: Callable[[str], str]) -> str:
+    return _reference_files(text, place) if ":" in text else text
+
+
+FILES: dict[str, Callable[[str, Callable[[str], str]], str]] = {
+    "source": _source_files,
+    "calibrate": _reference_files,
+    "data": _reference_files,
+    "metric": _metric_files,
+}
+"""Moves the files that a field names by a function from path to path."""
+
+
+def from_folder(part: str, folder: Path) -> str:
+    """Return a path that is relative to a folder relative to the working directory; outside of it absolute."""
+    if not part.strip():
+        return part
+    here = Path.cwd()
+    path = Path(os.path.normpath(Path(os.path.realpath(folder)) / part))
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def to_folder(part: str, folder: Path) -> str:
+    """Return a path relative to a folder; links are followed in folders, not in the file itself."""
+    path = Path(part)
+    return os.path.relpath(Path(os.path.realpath(path.parent)) / path.name, os.path.realpath(folder))
