@@ -1,0 +1,233 @@
+"""Where data comes from: .npz files, the user's functions and any re-iterable, as a stream of checked batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlc.data_sources import Chunk, IterableSource, NpzSource
+from mlc.dims import legal, range_text, smallest
+from mlc.errors import DataError, foreign
+from mlc.types import Dim, InputSpec, OutputSpec
+
+if TYPE_CHECKING:
+    from mlc.types import Array
+
+PREFERRED = 32
+"""Samples in a batch where the model leaves it open."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples stacked to the size of the inputs' axis 0.
+
+    Only the first ``count`` rows are samples, the others fill the batch up and are dropped from outputs. ``answers``
+    has ``count`` rows. ``indexes`` are the samples' places in the user's data, ``first`` is the first of them.
+    """
+
+    inputs: dict[str, Array]
+    answers: Array | None
+    count: int
+    first: int
+    indexes: Array
+
+
+class Data:
+    """Samples that can be read again and again, each time the same ones in the same order.
+
+    ``chunks(rows)`` starts one pass over the source; ``keep`` is a mask over the samples of the source.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inputs: Sequence[InputSpec],
+        chunks: Callable[[int], Iterator[Chunk]],
+        *,
+        has_answers: bool,
+        count: int | None = None,
+        keep: Array | None = None,
+    ) -> None:
+        self.name = name
+        self.inputs = tuple(inputs)
+        self.has_answers = has_answers
+        self._chunks = chunks
+        self._count = count
+        self._keep = keep
+        batch_size(self.inputs, PREFERRED)
+
+    def __len__(self) -> int:
+        """Return the number of samples; where the source does not know, it is read once."""
+        if self._keep is not None:
+            return int(self._keep.sum())
+        if self._count is None:
+            self._count = sum(len(chunk.indexes) for chunk in self._chunks(PREFERRED))
+        return self._count
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def batches(self, size: int | None = None) -> Iterator[Batch]:
+        """Yield all samples, stacked to the fixed size of axis 0, or to about ``size`` where that is open."""
+        rows = batch_size(self.inputs, size or PREFERRED)
+        chunks = self._chunks(rows)
+        if self._keep is not None:
+            keep = self._keep
+            chunks = (chunk.picked(keep) for chunk in chunks)
+        for chunk in _regrouped(chunks, rows):
+            yield _batch(chunk, filled_size(self.inputs, len(chunk.indexes)))
+
+    def subset(self, keep: Array, name: str) -> Data:
+        """Return the samples for which ``keep`` (one boolean a sample of these data) is true."""
+        whole = keep
+        if self._keep is not None:
+            whole = np.zeros_like(self._keep)
+            whole[np.flatnonzero(self._keep)[keep]] = True
+        return Data(name, self.inputs, self._chunks, has_answers=self.has_answers, keep=whole)
+
+
+def open_data(
+    source: str | Path | Iterable[Any], inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec] = ()
+) -> Data:
+    """Open an .npz file, a ``file.py:function`` or a re-iterable of batches, and check its first samples.
+
+    ``outputs`` only make the message better for an array that is called like an output. Raises DataError.
+    """
+    names = [output.name for output in outputs]
+    opened: NpzSource | IterableSource
+    source = str(source) if isinstance(source, Path) else source
+    if isinstance(source, str) and (source.endswith(".npz") or ":" not in source):
+        opened = NpzSource(Path(source), inputs, names)
+        return Data(opened.name, inputs, opened.chunks, has_answers=opened.has_answers, count=opened.count)
+    if isinstance(source, str):
+        opened = IterableSource(_call(source), source, inputs, names)
+    else:
+        opened = IterableSource(source, f"the {type(source).__name__}", inputs, names)
+    return Data(opened.name, inputs, opened.chunks, has_answers=opened.has_answers)
+
+
+def _call(reference: str) -> Any:
+    from mlc.references import load_function
+
+    function = load_function(reference, DataError)
+    with foreign(f"the data function {reference}", DataError):
+        return function()
+
+
+def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
+    """Split into two disjoint streams by sample, seeded; the first gets ``share`` of the samples, both at least one."""
+    count = len(data)
+    if count < 2:  # noqa: PLR2004
+        raise DataError(
+            f"{data.name} has {count} sample, too few to split", "give calibration and evaluation data apart"
+        )
+    size = min(max(round(count * share), 1), count - 1)
+    keep = np.zeros(count, bool)
+    keep[np.random.default_rng(seed).permutation(count)[:size]] = True
+    first, second = (f"{data.name} ({part} of {count} samples)" for part in (size, count - size))
+    return data.subset(keep, first), data.subset(~keep, second)
+
+
+def batch_size(inputs: Sequence[InputSpec], wanted: int) -> int:
+    """Return the largest size of axis 0 up to ``wanted`` that all inputs accept, or the smallest there is.
+
+    Raises DataError where samples cannot be stacked along axis 0.
+    """
+    dims = [_sample_axis(spec, inputs) for spec in inputs]
+    near = list(itertools.takewhile(lambda size: size <= wanted, _common_sizes(dims, 1)))
+    size = near[-1] if near else next(_common_sizes(dims, 1), None)
+    if size is None:
+        sizes = ", ".join(f"{spec.name} {_size_text(dim)}" for spec, dim in zip(inputs, dims, strict=True))
+        raise DataError(
+            f"samples cannot be stacked: the inputs' axis 0 have no size in common ({sizes or 'no inputs'})"
+        )
+    return size
+
+
+def filled_size(inputs: Sequence[InputSpec], rows: int) -> int:
+    """Return the smallest size of axis 0 that all inputs accept and that holds ``rows`` samples."""
+    return next(_common_sizes([spec.dims[0] for spec in inputs], rows))
+
+
+def _common_sizes(dims: Sequence[Dim], start: int) -> Iterator[int]:
+    """Yield the sizes from ``start`` up that are legal for every dim, in order."""
+    if not dims:
+        return
+    low, high = max(start, *(dim.low for dim in dims)), min(dim.high for dim in dims)
+    for size in range(smallest(dims[0], low - 1), high + 1, dims[0].step):
+        if size >= low and all(legal(dim, size) for dim in dims):
+            yield size
+
+
+def _sample_axis(spec: InputSpec, inputs: Sequence[InputSpec]) -> Dim:
+    if not spec.dims:
+        raise DataError(f"the input {spec.name} has no axes, so its samples cannot be stacked")
+    dim = spec.dims[0]
+    elsewhere = [
+        other.name for other in inputs for axis in other.dims[1:] if dim.name and dim.name in (axis.name, *axis.terms)
+    ]
+    if dim.terms or elsewhere:
+        where = f"is also an axis of {elsewhere[0]}" if elsewhere else f"is {'+'.join(dim.terms)}"
+        hint = "samples run along axis 0: transpose it in the model"
+        raise DataError(f"samples cannot be stacked: axis 0 of {spec.name}, {dim.name}, {where}", hint)
+    return dim
+
+
+def _size_text(dim: Dim) -> str:
+    return str(dim.low) if dim.name is None else f"{dim.name}={range_text(dim)}"
+
+
+def _regrouped(chunks: Iterable[Chunk], rows: int) -> Iterator[Chunk]:
+    """Yield chunks of exactly ``rows`` samples; a shorter one at the end and before the samples' shape changes."""
+    waiting: list[Chunk] = []
+    for chunk in chunks:
+        if not len(chunk.indexes):
+            continue
+        if waiting and _shape(waiting[0]) != _shape(chunk):
+            yield _joined(waiting)
+            waiting = []
+        waiting.append(chunk)
+        if sum(len(part.indexes) for part in waiting) < rows:
+            continue
+        joined = _joined(waiting)
+        whole = len(joined.indexes) // rows * rows
+        for start in range(0, whole, rows):
+            yield joined.rows(start, start + rows)
+        waiting = [joined.rows(whole, len(joined.indexes))] if whole < len(joined.indexes) else []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _shape(chunk: Chunk) -> tuple[object, ...]:
+    answers = None if chunk.answers is None else (chunk.answers.shape[1:], chunk.answers.dtype)
+    return (answers, *(array.shape[1:] for array in chunk.inputs.values()))
+
+
+def _joined(chunks: Sequence[Chunk]) -> Chunk:
+    if len(chunks) == 1:
+        return chunks[0]
+    answers = [chunk.answers for chunk in chunks if chunk.answers is not None]
+    return Chunk(
+        {name: np.concatenate([chunk.inputs[name] for chunk in chunks]) for name in chunks[0].inputs},
+        np.concatenate(answers) if answers else None,
+        np.concatenate([chunk.indexes for chunk in chunks]),
+    )
+
+
+def _batch(chunk: Chunk, size: int) -> Batch:
+    """Fill a chunk up to ``size`` rows with its last sample."""
+    count = len(chunk.indexes)
+    inputs = chunk.inputs
+    if count < size:
+        inputs = {
+            name: np.concatenate([array, np.repeat(array[-1:], size - count, axis=0)]) for name, array in inputs.items()
+        }
+    return Batch(inputs, chunk.answers, count, int(chunk.indexes[0]), chunk.indexes)

@@ -1,0 +1,68 @@
+"""Where figures are measured: the CPU, its memory, the system and the versions that take part."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from mlc.types import Machine
+
+PACKAGES = ("mlc-toolchain", "torch", "onnx", "onnxruntime", "onnx-ir", "onnxscript", "numpy")
+
+
+@cache
+def machine() -> Machine:
+    """Return this machine; cores are those that this process may use, memory is in GB of 10**9 bytes."""
+    import psutil
+
+    return Machine(
+        cpu=cpu_name(),
+        cores=cores(),
+        memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        versions={package: found for package in PACKAGES if (found := installed(package))},
+    )
+
+
+@cache
+def cpu_info() -> dict[str, object]:
+    """Return what py-cpuinfo found: ``brand_raw``, ``flags`` and more. It takes about a second."""
+    import cpuinfo
+
+    return dict(cpuinfo.get_cpu_info())
+
+
+def cpu_flags() -> set[str]:
+    """Return the CPU's feature flags as the system names them."""
+    flags = cpu_info().get("flags")
+    return {str(flag) for flag in flags} if isinstance(flags, list) else set()
+
+
+def cpu_name() -> str:
+    """Return the CPU's name as its maker gives it."""
+    return str(cpu_info().get("brand_raw") or platform.processor() or platform.machine())
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Return the size of the machine's memory."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def installed(package: str) -> str | None:
+    """Return the version of a distribution, without importing it; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,149 @@
+"""How good: the user's metric and the agreement of every output, all candidates beside the original in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from mlc.errors import DataError
+from mlc.measure.agreement import Agreement
+from mlc.measure.bootstrap import expanded_interval, mean_draws, weighted_mean
+from mlc.measure.nouns import Accuracy, Candidate, Known, OutputAgreement, Runs
+from mlc.runtimes.onnxruntime import open_session
+from mlc.types import Interval, Target
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mlc.data import Batch, Data
+    from mlc.metrics import Metric
+    from mlc.types import Array
+
+    Float: TypeAlias = NDArray[np.float64]
+
+Progress: TypeAlias = Callable[[str], None]
+Measured: TypeAlias = "tuple[Accuracy | None, tuple[OutputAgreement, ...]]"
+
+
+@dataclass
+class Scores:
+    """The scores and weights of one model, batch by batch."""
+
+    scores: list[Float] = field(default_factory=list)
+    weights: list[Float] = field(default_factory=list)
+
+    def add(self, pair: tuple[Float, Float]) -> None:
+        """Take in one batch."""
+        self.scores.append(pair[0])
+        self.weights.append(pair[1])
+
+    def column(self) -> tuple[Float, Float]:
+        """Return all scores and all weights."""
+        return np.concatenate(self.scores), np.concatenate(self.weights)
+
+
+def measure_accuracy(
+    candidates: Sequence[Candidate],
+    original: Runs,
+    data: Data,
+    metric: Metric | None,
+    target: Target,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda _: None,
+) -> tuple[Measured, ...]:
+    """Run every sample once through the original and through every candidate; return each candidate's figures.
+
+    The drop is paired per sample, its interval bootstrapped over samples. Raises DataError for unusable data or scores.
+    """
+    agreements: list[dict[str, Agreement]] = [{} for _ in candidates]
+    originals, scores = Scores(), [Scores() for _ in candidates]
+    with ExitStack() as stack:
+        sessions = [
+            stack.enter_context(open_session(candidate.path, target, options=candidate.session_options))
+            for candidate in candidates
+        ]
+        done = 0
+        for batch in data.batches():
+            expected = original.run(batch.inputs)
+            if metric is not None and not metric.against_original:
+                originals.add(score(metric, expected, batch, expected))
+            for session, sums, kept in zip(sessions, agreements, scores, strict=True):
+                actual = session.run(batch.inputs)
+                add_outputs(sums, samples(expected, batch), samples(actual, batch))
+                if metric is not None:
+                    kept.add(score(metric, actual, batch, expected))
+            done += batch.count
+            progress(f"{done} samples")
+    figures = [None if metric is None else judged(metric, originals, kept, seed) for kept in scores]
+    return tuple(
+        (figure, tuple(one.result() for one in sums.values()))
+        for figure, sums in zip(figures, agreements, strict=True)
+    )  # fmt: skip
+
+
+def measure_agreement(
+    candidates: Sequence[Candidate], references: Sequence[Known], target: Target
+) -> tuple[tuple[OutputAgreement, ...], ...]:
+    """Compare every candidate with the original's kept outputs, where there are no data."""
+    results = []
+    for candidate in candidates:
+        sums: dict[str, Agreement] = {}
+        with open_session(candidate.path, target, options=candidate.session_options) as session:
+            for reference in references:
+                add_outputs(sums, reference.outputs, session.run(reference.inputs))
+        results.append(tuple(one.result() for one in sums.values()))
+    return tuple(results)
+
+
+def add_outputs(sums: dict[str, Agreement], expected: Mapping[str, Array], actual: Mapping[str, Array]) -> None:
+    """Add one batch to the sums of every output that the original has. Raises DataError for one that is missing."""
+    for name, array in expected.items():
+        if name not in actual:
+            raise DataError(f"the model has no output {name!r} that the original has", f"it has: {', '.join(actual)}")
+        sums.setdefault(name, Agreement(name)).add(array, actual[name])
+
+
+def samples(outputs: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
+    """Drop what the rows that fill a batch up gave; an output whose axis 0 does not run over samples is left whole."""
+    rows = len(next(iter(batch.inputs.values())))
+    return {
+        name: array[: batch.count] if array.ndim and len(array) == rows else array for name, array in outputs.items()
+    }
+
+
+def score(
+    metric: Metric, outputs: Mapping[str, Array], batch: Batch, original: Mapping[str, Array]
+) -> tuple[Float, Float]:
+    """Return scores and weights of a batch's samples."""
+    return metric.scores(samples(outputs, batch), batch.answers, samples(original, batch), batch.indexes)
+
+
+def judged(metric: Metric, originals: Scores, kept: Scores, seed: int) -> Accuracy:
+    """Turn scores into the metric's figure, the original's, and the drop, each with its 95 % interval."""
+    column = kept.column()
+    columns = [column] if metric.against_original else [originals.column(), column]
+    count = len(column[0])
+    for _, weights in columns:
+        if not weights.any():
+            raise DataError(f"the metric {metric.name} gave every sample the weight 0", "one at least must count")
+    drawn = metric.value(mean_draws(columns, seed))
+    figures = metric.value(np.array([weighted_mean(*one) for one in columns]))
+    original = float(figures[0]) if metric.perfect is None else metric.perfect
+    value, sign = float(figures[-1]), 1 if metric.higher_is_better else -1
+    drop = Interval(np.nan, np.nan, np.nan)
+    if metric.takes_max_drop:
+        draws = sign * ((drawn[0] if metric.perfect is None else original) - drawn[-1])
+        drop = expanded_interval(sign * (original - value), draws, count)
+    return Accuracy(
+        metric=metric.name,
+        higher_is_better=metric.higher_is_better,
+        samples=count,
+        value=expanded_interval(value, drawn[-1], count),
+        original=original,
+        drop=drop,
+    )

@@ -1,0 +1,77 @@
+"""How near one output stays to the original's, summed up batch by batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlc.measure.nouns import OutputAgreement
+from mlc.metrics import cosines, decibels
+
+if TYPE_CHECKING:
+    from mlc.types import Array
+
+
+@dataclass
+class Agreement:
+    """Running sums over the batches of one output of one candidate."""
+
+    output: str
+    signal: float = 0.0
+    noise: float = 0.0
+    elements: int = 0
+    largest: float = 0.0
+    cosine: float = 0.0
+    rows: int = 0
+    hits: int = 0
+    places: int = 0
+    nonfinite: int = 0
+    other_shape: int = 0
+
+    def add(self, expected: Array, actual: Array) -> None:
+        """Add one batch of the original's output and the candidate's; axis 0 runs over the samples, if there is one."""
+        if expected.shape != actual.shape:
+            self.other_shape += 1
+            return
+        if expected.ndim > 1 and expected.dtype.kind == "f" and expected.shape[-1] > 1 and expected.size:
+            same = expected.argmax(axis=-1) == actual.argmax(axis=-1)
+            self.hits += int(same.sum())
+            self.places += same.size
+        rows = expected.shape[0] if expected.ndim else 1
+        if expected.size == 0:
+            return
+        want = expected.reshape(rows, -1).astype(np.float64)
+        have = actual.reshape(rows, -1).astype(np.float64)
+        self.nonfinite += int((np.isfinite(want) & ~np.isfinite(have)).sum())
+        both = np.isfinite(want) & np.isfinite(have)
+        want, have = np.where(both, want, 0.0), np.where(both, have, 0.0)
+        error = have - want
+        self.signal += float((want**2).sum())
+        self.noise += float((error**2).sum())
+        self.elements += int(both.sum())
+        self.largest = max(self.largest, float(np.abs(error).max()))
+        self.cosine += float(cosines(have, want).sum())
+        self.rows += rows
+
+    def result(self) -> OutputAgreement:
+        """Return the figures over all batches."""
+        if self.other_shape:
+            return OutputAgreement(self.output, -math.inf, 0.0, None, math.inf, self.nonfinite)
+        rms = math.sqrt(self.signal / self.elements) if self.elements else 0.0
+        largest = 0.0 if self.largest == 0 else (self.largest / rms if rms else math.inf)
+        return OutputAgreement(
+            output=self.output,
+            sqnr=self._sqnr(),
+            cosine=self.cosine / self.rows if self.rows else 1.0,
+            top1=self.hits / self.places if self.places else None,
+            largest=math.inf if self.nonfinite else largest,
+            nonfinite=self.nonfinite,
+        )
+
+    def _sqnr(self) -> float:
+        if self.noise == 0:
+            return math.inf
+        return float(decibels(np.asarray(self.noise / self.signal))) if self.signal else -math.inf

@@ -1,0 +1,97 @@
+"""Everything about every candidate: size, loading, latency, placement, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mlc.errors import TargetError, UsageError
+from mlc.measure.accuracy import Measured, Progress, measure_accuracy, measure_agreement
+from mlc.measure.files import file_bytes
+from mlc.measure.latency import ROUNDS, SECONDS, bench, latencies_of, measure_load, measure_profile
+from mlc.measure.nouns import Candidate, Known, Latency, Runs, Trial
+from mlc.runtimes.session import NodeRun, Profile
+from mlc.types import Sizes, Target
+
+if TYPE_CHECKING:
+    from mlc.data import Data
+    from mlc.metrics import Metric
+    from mlc.types import Arrays
+
+BYTES_IN_MB = 1e6
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    inputs: Arrays,
+    target: Target,
+    sizes: Sizes,
+    *,
+    original: Runs | None = None,
+    data: Data | None = None,
+    metric: Metric | None = None,
+    references: Sequence[Known] = (),
+    seconds: float = SECONDS,
+    seed: int = 0,
+    progress: Progress = lambda _: None,
+) -> tuple[Trial, ...]:
+    """Measure candidates; the first is the baseline. ``inputs`` are what is timed, at ``sizes``.
+
+    Accuracy and agreement come from ``data`` and ``original``; without data, agreement from the kept ``references``.
+    ``seconds`` is what timing one set of sessions may take, where the fewest rounds fit. Raises TargetError where a
+    session cannot be used, DataError for unusable data.
+    """
+    names = [candidate.name for candidate in candidates]
+    if len(set(names)) != len(names) or not names:
+        raise UsageError(f"the models to measure need names of their own: {', '.join(names) or 'none given'}")
+    sizes_in_bytes = [file_bytes(candidate.path) for candidate in candidates]
+    with bench(inputs, target, sizes, seconds=seconds, seed=seed, progress=progress) as shared:
+        progress("loading in fresh processes")
+        loads = [measure_load(candidate, shared) for candidate in candidates]
+        latencies, assigned = latencies_of(candidates, shared, [peak for _, peak in loads])
+        progress("profiling")
+        profiles = [measure_profile(candidate, shared) for candidate in candidates]
+    for candidate, nodes, profile in zip(candidates, assigned, profiles, strict=True):
+        refuse_other_placement(candidate, nodes, profile)
+    figures: Sequence[Measured] = [(None, ()) for _ in candidates]
+    if data is not None and original is not None:
+        progress("running the evaluation data")
+        figures = measure_accuracy(candidates, original, data, metric, target, seed=seed, progress=progress)
+    elif references:
+        figures = [(None, outputs) for outputs in measure_agreement(candidates, references, target)]
+    return tuple(
+        Trial(
+            candidate=candidate,
+            agreement=figures[index][1],
+            accuracy=figures[index][0],
+            latency=latencies[index],
+            load_seconds=loads[index][0],
+            peak_memory_mb=loads[index][1] / BYTES_IN_MB,
+            size_bytes=sizes_in_bytes[index],
+            profile=profiles[index],
+            notes=notes(latencies[index], metric if figures[index][0] and index == 0 else None),
+        )
+        for index, candidate in enumerate(candidates)
+    )
+
+
+def refuse_other_placement(candidate: Candidate, timed: Sequence[NodeRun], profile: Profile) -> None:
+    """Raise TargetError where the profiled session put nodes elsewhere than the timed one."""
+    assigned = profile.placement.assigned
+    if sorted(map(str, timed)) != sorted(map(str, assigned)):
+        differing = len(set(timed) ^ set(assigned))
+        raise TargetError(
+            f"{candidate.name} was placed differently when it was profiled: {differing} nodes differ",
+            "measure again; if it stays, the provider is not deterministic",
+        )
+
+
+def notes(latency: Latency, metric: Metric | None) -> tuple[str, ...]:
+    """Return what a reader of the figures should know; the metric is spoken of once, with the baseline."""
+    found = []
+    rounds = min(len(ratios) for ratios in latency.ratios)
+    if rounds < ROUNDS[1]:
+        found.append(f"{rounds} rounds a process fitted into the time, {ROUNDS[1]} are the rule")
+    if metric is not None and metric.reads:
+        found.append(f"{metric.name} reads {metric.reads}")
+    return tuple(found)

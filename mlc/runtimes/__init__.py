@@ -1,0 +1,1 @@
+"""Where models run: every runtime gives the same Session, and says which node ran where."""

@@ -1,0 +1,66 @@
+"""What the CPU computes: its flags, and what its 8-bit kernels really do."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+
+import numpy as np
+import onnxruntime
+
+from mlc.machine import cpu_flags, cpu_name
+from mlc.types import Capabilities, Target
+
+VNNI_FLAGS = {"avx512_vnni", "avx512vnni", "avx_vnni", "avxvnni"}
+AMX_FLAGS = {"amx_int8"}
+ARM_DOT_FLAGS = {"asimddp", "i8mm"}
+
+PAIR_SUM = 2 * 255 * 127
+"""Two products of the largest codes; a kernel that adds them in 16 bits gives 32767."""
+
+
+def capabilities(target: Target) -> Capabilities:
+    """Return what may be relied on: what this CPU was seen to have for ``cpu:native``, else the least any CPU has."""
+    if target.provider.lower() in ("cpu", "cpuexecutionprovider") and target.device == "native":
+        return native()
+    return Capabilities("any x86 or ARM CPU" if target.provider == "cpu" else f"any device of {target.provider}")
+
+
+@cache
+def native() -> Capabilities:
+    """Return what this CPU has: by its flags, and 32-bit addition of 8-bit products only where the runtime shows it."""
+    flags = cpu_flags()
+    wide = not runtime_saturates()
+    return Capabilities(
+        description=f"this CPU ({cpu_name()})",
+        avx2="avx2" in flags,
+        vnni=bool(flags & VNNI_FLAGS) and wide,
+        amx=bool(flags & AMX_FLAGS) and wide,
+        arm_dot=(bool(flags & ARM_DOT_FLAGS) or _apple_silicon()) and wide,
+    )
+
+
+def runtime_saturates() -> bool:
+    """Return whether onnxruntime's u8*s8 kernel loses the sum of two large products here, by running one."""
+    from onnx import TensorProto, helper
+
+    depth, columns = 64, 32
+    weight = np.full(depth * columns, 127, np.int8).tobytes()
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],
+        "pairs",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, [4, depth])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [4, columns])],
+        [helper.make_tensor("b", TensorProto.INT8, [depth, columns], weight, raw=True)],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    (sums,) = session.run(None, {"a": np.full((4, depth), 255, np.uint8)})
+    return not bool(np.all(sums == PAIR_SUM * depth // 2))
+
+
+def _apple_silicon() -> bool:
+    """Whether this is Apple's own ARM: every one of them has the dot product, and macOS lists no flags for it."""
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
