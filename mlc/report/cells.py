@@ -1,0 +1,92 @@
+"""Single figures of a trial as text, and which trials the report is about."""
+
+from __future__ import annotations
+
+from mlc.figures import (
+    ends,
+    milliseconds,
+    seconds,
+    short,
+    significant,
+    supported,
+    times,
+)
+from mlc.judge import Report
+from mlc.measure import Accuracy, Trial
+from mlc.report.table import plain
+
+UNKNOWN = "not measured"
+BASELINE = "unmodified export"
+
+
+def baseline_of(report: Report) -> Trial | None:
+    """Return what everything is compared with: the unmodified export, where it was measured."""
+    return report.trials[0] if report.trials and report.command == "compile" else None
+
+
+def shipped_of(report: Report) -> Trial | None:
+    """Return the trial that was written, or the model that was validated."""
+    named = [trial for trial in report.trials if trial.candidate.name == report.shipped]
+    return next(iter(named or report.trials[-1:]), None)
+
+
+def shown_trials(report: Report) -> list[tuple[str, Trial]]:
+    """Return the two trials that matter, with their headings: the baseline, and what ships or came nearest to it."""
+    baseline, shipped = baseline_of(report), shipped_of(report)
+    if shipped is None:
+        return []
+    if baseline is None:
+        return [(shipped.candidate.name, shipped)]
+    if shipped is not baseline:
+        return [(BASELINE, baseline), (f"{shipped.candidate.name} (written)", shipped)]
+    rest = [trial for trial in report.trials[1:] if trial.latency]
+    best = max(rest, key=lambda trial: trial.latency.speedup.value if trial.latency else 0.0, default=None)
+    return [(f"{BASELINE} (written)", baseline)] + ([(f"{best.candidate.name} (not written)", best)] if best else [])
+
+
+def accuracy_text(trial: Trial) -> str:
+    """Return the metric with its interval."""
+    return short(trial.accuracy.value) if trial.accuracy else UNKNOWN
+
+
+def original_accuracy(accuracy: Accuracy) -> str:
+    """Return the original's metric with the digits that the sample supports."""
+    return supported(accuracy.original, (accuracy.value.high - accuracy.value.low) / 2)
+
+
+def drop_text(trial: Trial) -> str:
+    """Return the loss against the original with its interval."""
+    return short(trial.accuracy.drop) if trial.accuracy else UNKNOWN
+
+
+def p50_text(trial: Trial) -> str:
+    """Return the median latency."""
+    return milliseconds(trial.latency.p50) if trial.latency else UNKNOWN
+
+
+def speedup_text(trial: Trial, *, baseline: bool = False) -> str:
+    """Return the paired speed-up with its interval; the baseline is the measure of the others."""
+    if trial.latency is None:
+        return UNKNOWN
+    return "1 (baseline)" if baseline else times(trial.latency.speedup)
+
+
+def noise_text(trial: Trial) -> str:
+    """Return the interval of the baseline beside itself."""
+    return ends(trial.latency.noise) if trial.latency else UNKNOWN
+
+
+def memory_text(trial: Trial) -> str:
+    """Return the peak memory of a fresh process."""
+    return UNKNOWN if trial.peak_memory_mb is None else f"{significant(trial.peak_memory_mb)} MB"
+
+
+def load_text(trial: Trial) -> str:
+    """Return the load time in a fresh process."""
+    return UNKNOWN if trial.load_seconds is None else seconds(trial.load_seconds)
+
+
+def notes(report: Report) -> list[str]:
+    """Return all that the reader should know besides: of the source, the run and what was measured."""
+    of_trials = [f"{trial.candidate.name}: {note}" for trial in report.trials for note in trial.notes]
+    return [plain(note) for note in (*report.origin.notes, *report.notes, *of_trials)]

@@ -1,0 +1,118 @@
+"""What was done to the graph and where it runs, as tables of text: passes, refusals, plan, placement."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from mlc.figures import (
+    counted,
+    decibels,
+    error,
+    seconds,
+)
+from mlc.judge import Report
+from mlc.report.cells import shipped_of
+from mlc.report.table import Table, listed, table
+from mlc.runtimes.session import NodeRun, Placement
+
+
+def passes(report: Report) -> Table:
+    """What each pass did, in the order in which they ran."""
+    header = ("pass", "kind", "asked for", "sites", "refused", "left out", "measured", "nodes", "time", "verified in")
+    rows = []
+    for step in report.steps:
+        if step.dropped:
+            measured = f"dropped: {step.dropped}"
+        elif step.sqnr:
+            measured = "; ".join(f"{output} {decibels(value)}" for output, value in step.sqnr.items())
+        else:
+            measured = "" if step.error is None else f"error {error(step.error)}"
+        counts = [f"{len(each):,}" for each in (step.sites, step.refused, step.left_out)]
+        nodes = f"{step.nodes_before:,} to {step.nodes_after:,}"
+        asked = "by name" if step.requested else "default"
+        took = (seconds(step.seconds), seconds(step.verify_seconds))
+        rows.append((str(step.spec), step.exactness, asked, *counts, measured, nodes, *took))
+    note = "error: the largest over the rms of the value, over all sites and outputs"
+    return table("Passes", "cttnnntnnn", header, rows, note if rows else "")
+
+
+def declined(report: Report) -> Table:
+    """Sites that a pass refused, and sites that were left out since the numbers differed."""
+    rows = []
+    for step in report.steps:
+        if step.dropped:
+            rows.append((step.spec.name, "the whole pass", "dropped", step.dropped, ""))
+        rows += [(step.spec.name, each.site, "left out", each.reason, error_text(each.error)) for each in step.left_out]
+        rows += [(step.spec.name, refusal.site, "refused", refusal.reason, "") for refusal in step.refused]
+    header = ("pass", "site", "what", "reason", "error / rms")
+    return table("Refused and left out", "ccttn", header, rows)
+
+
+def sites(report: Report) -> list[tuple[str, tuple[str, ...]]]:
+    """The sites of every pass that had any."""
+    return [(str(step.spec), step.sites) for step in report.steps if step.sites]
+
+
+def step_notes(report: Report) -> list[str]:
+    """What the passes had to say, with their names."""
+    return [f"{step.spec.name}: {note}" for step in report.steps for note in step.notes]
+
+
+def plan(report: Report, names: int = 40) -> Table:
+    """Which nodes get which format and why, grouped by reason; formats first, what stays float last."""
+    groups: dict[tuple[bool, str, str], list[tuple[str, str]]] = defaultdict(list)
+    for node in report.plan.nodes if report.plan else ():
+        groups[node.format == "float", node.format, node.reason].append((node.op, node.node))
+    rows = []
+    for (_, form, reason), nodes in sorted(groups.items()):
+        kinds = ", ".join(f"{op} {count}" for op, count in sorted(Counter(op for op, _ in nodes).items()))
+        rows.append((form, reason, f"{len(nodes):,}", kinds, listed([name for _, name in nodes], most=names)))
+    return table("Plan", "ttntc", ("format", "reason", "nodes", "operators", "names (first output)"), rows)
+
+
+def placement(report: Report) -> Table:
+    """Which nodes of the shipped model ran where: as assigned at loading, and as the profile saw them run."""
+    placed = placement_of(report)
+    if placed is None:
+        return table("Placement", "", (), ())
+    assigned = Counter((node.provider, node.op) for node in placed.assigned)
+    ran = Counter((node.provider, node.op) for node in placed.ran)
+    rows = [
+        (provider, op, f"{assigned[provider, op]:,}", f"{ran[provider, op]:,}")
+        for provider, op in sorted({*assigned, *ran})
+    ]
+    note = f"{counted(len(placed.assigned), 'node')} assigned, {len(placed.ran):,} ran after the runtime's late fusions"
+    return table("Placement", "tcnn", ("provider", "operator", "assigned", "ran"), rows, note)
+
+
+def placement_of(report: Report) -> Placement | None:
+    """Return where the nodes of the shipped model ran."""
+    shipped = shipped_of(report)
+    return shipped.placement if shipped else None
+
+
+def moved(report: Report) -> Table:
+    """Nodes that stand only in the assignment or only in the profile: fused, or made by the runtime."""
+    placed = placement_of(report)
+    if placed is None:
+        return table("Assigned and ran, where they differ", "tcct", ("", "name", "operator", "provider"), ())
+    assigned, ran = {node.name for node in placed.assigned}, {node.name for node in placed.ran}
+    rows = [("assigned only", *_node(node)) for node in placed.assigned if node.name not in ran]
+    rows += [("ran only", *_node(node)) for node in placed.ran if node.name not in assigned]
+    return table("Assigned and ran, where they differ", "tcct", ("", "name", "operator", "provider"), rows)
+
+
+def fallbacks(report: Report) -> Table:
+    """Nodes of the shipped model that did not go to the provider asked for."""
+    placed = placement_of(report)
+    rows = [_node(node) for node in placed.fallbacks] if placed else []
+    return table("Fell back", "cct", ("node", "operator", "went to"), rows)
+
+
+def error_text(value: float | None) -> str:
+    """Return an error that may not have been measured."""
+    return "" if value is None else error(value)
+
+
+def _node(node: NodeRun) -> tuple[str, str, str]:
+    return node.name or "(unnamed)", node.op, node.provider

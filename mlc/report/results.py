@@ -1,0 +1,153 @@
+"""What was measured, as tables of text: verdicts, figures, agreement, time by operator, error by layer, checks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from mlc.figures import (
+    counted,
+    decibels,
+    ends,
+    error,
+    megabytes,
+    milliseconds,
+    percent,
+    sizes_text,
+)
+from mlc.judge import Report
+from mlc.measure import Trial
+from mlc.report.cells import (
+    UNKNOWN,
+    accuracy_text,
+    baseline_of,
+    drop_text,
+    load_text,
+    memory_text,
+    noise_text,
+    original_accuracy,
+    p50_text,
+    shown_trials,
+    speedup_text,
+)
+from mlc.report.table import Table, table
+
+
+def verdicts(report: Report) -> Table:
+    """Limits and what else has to hold, the failed ones first."""
+    order = {"missed": 0, "inconclusive": 1}
+    rows = sorted(report.verdicts, key=lambda verdict: order.get(verdict.outcome, 2))
+    header = ("verdict", "limit", "asked", "measured")
+    return table("Verdicts", "tttt", header, [(each.outcome, each.limit, each.asked, each.measured) for each in rows])
+
+
+def figures(report: Report) -> Table:
+    """The baseline beside what ships, one figure a row; rows that nobody measured are left out."""
+    shown = shown_trials(report)
+    trials = [trial for _, trial in shown]
+    rows: list[tuple[str, ...]] = []
+    accuracies = [trial.accuracy for trial in trials if trial.accuracy]
+    if accuracies:
+        kind = accuracies[0]
+        direction = "higher" if kind.higher_is_better else "lower"
+        original = original_accuracy(kind)
+        rows.append((f"{kind.metric} ({direction} is better; original {original})", *map(accuracy_text, trials)))
+        rows.append((f"drop, {counted(kind.samples, 'sample')}", *map(drop_text, trials)))
+    if any(trial.latency for trial in trials):
+        at = next(sizes_text(trial.latency.sizes) for trial in trials if trial.latency)
+        rows.append((f"latency p50 at {at}", *(p50_text(trial) for trial in trials)))
+        rows.append(("speed-up", *(speedup_text(trial, baseline=trial is baseline_of(report)) for trial in trials)))
+        rows.append(("noise, export beside itself", *(noise_text(trial) for trial in trials)))
+    rows.append(("size", *(megabytes(trial.size_bytes) for trial in trials)))
+    if any(trial.peak_memory_mb is not None for trial in trials):
+        rows.append(("peak memory", *(memory_text(trial) for trial in trials)))
+    if any(trial.load_seconds is not None for trial in trials):
+        rows.append(("load", *(load_text(trial) for trial in trials)))
+    header = ("", *(heading for heading, _ in shown))
+    return table("Figures", "t" * (len(shown) + 1), header, rows if shown else ())
+
+
+def trials(measured: Sequence[Trial], *, baseline: bool = True) -> Table:
+    """Every trial with all its figures; the first is what the others are compared with."""
+    header = ("model", "p50", "p90", "p99", "p50, default settings", "speed-up", "size", "load", "peak memory")
+    rows = []
+    for number, trial in enumerate(measured):
+        latency = trial.latency
+        quantiles = [latency.p50, latency.p90, latency.p99, latency.default_ms] if latency else [None] * 4
+        rows.append(
+            (
+                trial.candidate.name,
+                *(UNKNOWN if value is None else milliseconds(value) for value in quantiles),
+                speedup_text(trial, baseline=baseline and number == 0),
+                megabytes(trial.size_bytes),
+                load_text(trial),
+                memory_text(trial),
+            )
+        )
+    return table("All that was measured", "cnnnnnnnn", header, rows, _trials_note(measured))
+
+
+def agreement(report: Report) -> Table:
+    """How the outputs agree with the original's."""
+    header = ("model", "output", "SQNR", "cosine", "same top-1", "largest error / rms")
+    rows = [
+        (
+            heading,
+            output.output,
+            decibels(output.sqnr),
+            f"{output.cosine:.6f}",
+            "" if output.top1 is None else percent(output.top1),
+            error(output.largest),
+        )
+        for heading, trial in shown_trials(report)
+        for output in trial.agreement
+    ]
+    return table("Agreement with the original", "tcnnnn", header, rows)
+
+
+def operators(report: Report) -> Table:
+    """Where the time of one run goes by kind of operator: the baseline beside the other."""
+    shown = shown_trials(report)
+    spent: dict[str, list[float]] = defaultdict(lambda: [0.0] * (2 * len(shown)))
+    for column, (_, trial) in enumerate(shown):
+        for entry in trial.profile.operators if trial.profile else ():
+            spent[entry.op][2 * column] += entry.count
+            spent[entry.op][2 * column + 1] += entry.microseconds
+    ordered = sorted(spent.items(), key=lambda item: (-max(item[1][1::2]), item[0]))
+    rows = [[op, *_operator_cells(values)] for op, values in ordered]
+    if rows:
+        totals = [sum(values[column] for values in spent.values()) for column in range(2 * len(shown))]
+        rows.append(["all", *_operator_cells(totals)])
+    header = ("operator", *(f"{heading}: {what}" for heading, _ in shown for what in ("nodes", "time")))
+    return table("Where the time goes", "c" + "n" * (2 * len(shown)), header, rows, "one profiled run")
+
+
+def layers(report: Report) -> Table:
+    """Error by layer in the order of the network."""
+    rows = [(layer.value, layer.op, decibels(layer.sqnr)) for layer in report.layers]
+    return table("Error by layer", "ccn", ("value", "operator", "SQNR"), rows)
+
+
+def checks(report: Report) -> Table:
+    """Every comparison with the original, at each size."""
+    rows = []
+    for check in report.checks:
+        reasons = [f"{each.output}: {each.reason}" for each in check.differences if each]
+        outcome = "held" if check.held else "; ".join(reasons)
+        rows.append((check.name, sizes_text(check.sizes), error(check.error), error(check.tolerance), outcome))
+    header = ("what", "sizes", "largest error / rms", "tolerance", "outcome")
+    return table("Checks against the original", "ttnnt", header, rows)
+
+
+def _operator_cells(values: Sequence[float]) -> list[str]:
+    cells: list[str] = []
+    for count, microseconds in zip(values[::2], values[1::2], strict=True):
+        cells += [f"{count:,.0f}", milliseconds(microseconds / 1e3)] if count else ["", ""]
+    return cells
+
+
+def _trials_note(measured: Sequence[Trial]) -> str:
+    timed = [trial.latency for trial in measured if trial.latency]
+    if not timed:
+        return ""
+    return f"at {sizes_text(timed[0].sizes)}; the first model beside itself: {ends(timed[0].noise)}"

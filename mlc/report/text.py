@@ -1,0 +1,111 @@
+"""The report for a terminal: a screen of plain text, the verdict first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlc.figures import counted, decibels, error, percent
+from mlc.judge import Report
+from mlc.measure import Trial
+from mlc.report import history, results
+from mlc.report.cells import notes, shipped_of
+from mlc.report.table import Table, aligned, plain, table
+
+MOST_ROWS = 12
+
+
+def render(report: Report) -> str:
+    """Return the short form: first line, verdicts, figures, agreement, passes, fallbacks, where the rest stands."""
+    blocks = [
+        [plain(report.first_line)],
+        _block("limits", results.verdicts(report), header=False) if report.verdicts else [],
+        _figures(report),
+        _agreement(report),
+        _checks(report),
+        _passes(report),
+        _plan(report),
+        _fallbacks(report),
+        [f"note: {note}" for note in notes(report)],
+        _written(report),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def render_trials(trials: Sequence[Trial]) -> str:
+    """Return the table of ``mlc bench``: one model a line, the first is what the others are compared with."""
+    built = results.trials(trials)
+    lines = aligned(built, indent="")
+    lines += [plain(built.note)] if built.note else []
+    lines += [plain(f"{trial.candidate.name}: {note}") for trial in trials for note in trial.notes]
+    for trial in trials:
+        for node in trial.placement.fallbacks if trial.placement else ():
+            lines.append(plain(f"{trial.candidate.name}: {node.name} ({node.op}) fell back to {node.provider}"))
+    return "\n".join(lines) + "\n"
+
+
+def _block(title: str, built: Table, *, header: bool = True) -> list[str]:
+    shown = built.head(MOST_ROWS)
+    note = [f"  ({plain(shown.note)})"] if shown.note else []
+    return [title, *aligned(shown, header=header), *note] if shown else []
+
+
+def _figures(report: Report) -> list[str]:
+    built = results.figures(report)
+    return ["figures", *aligned(built)] if built else []
+
+
+def _agreement(report: Report) -> list[str]:
+    shipped = shipped_of(report)
+    lines = []
+    for output in shipped.agreement if shipped else ():
+        top = "" if output.top1 is None else f", same top-1 {percent(output.top1)}"
+        figures = (
+            f"SQNR {decibels(output.sqnr)}, cosine {output.cosine:.6f}{top}, largest error {error(output.largest)}"
+        )
+        lines.append(plain(f"  {output.output}: {figures} of the rms"))
+    return ["agreement with the original", *lines] if lines else []
+
+
+def _checks(report: Report) -> list[str]:
+    failed = [check for check in report.checks if not check.held]
+    if not report.checks:
+        return []
+    if not failed:
+        return [f"{counted(len(report.checks), 'comparison')} with the original, all held"]
+    rows = results.checks(report)
+    kept = tuple(row for row, check in zip(rows.rows, report.checks, strict=True) if not check.held)
+    return _block("differs from the original", Table(rows.title, rows.kinds, rows.header, kept))
+
+
+def _passes(report: Report) -> list[str]:
+    rows = []
+    for step in report.steps:
+        counts = [counted(len(step.sites), "site")]
+        counts += [f"{len(step.refused):,} refused"] if step.refused else []
+        counts += [f"{len(step.left_out):,} left out"] if step.left_out else []
+        counts += [f"dropped: {step.dropped}"] if step.dropped else []
+        counts += [f"{output} {decibels(value)}" for output, value in step.sqnr.items()]
+        rows.append((str(step.spec), step.exactness, ", ".join(counts)))
+    lines = aligned(table("", "ttt", ("", "", ""), rows), header=False)
+    return ["passes", *lines] if lines else []
+
+
+def _plan(report: Report) -> list[str]:
+    if report.plan is None:
+        return []
+    formats: dict[str, int] = {}
+    for node in report.plan.nodes:
+        formats[node.format] = formats.get(node.format, 0) + 1
+    counts = ", ".join(f"{counted(count, 'node')} {form}" for form, count in sorted(formats.items()))
+    return [plain(f"plan: {counts}"), *(plain(f"  {sentence}") for sentence in report.saturation)]
+
+
+def _fallbacks(report: Report) -> list[str]:
+    return _block("fell back from the provider asked for", history.fallbacks(report), header=False)
+
+
+def _written(report: Report) -> list[str]:
+    if not report.directory:
+        return []
+    return [plain(f"report  {Path(report.directory) / 'report.html'}")]

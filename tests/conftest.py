@@ -1,0 +1,46 @@
+"""Fixtures that several test files share, and the option that rewrites golden files."""
+
+from pathlib import Path
+
+import pytest
+
+from mlc.workspace import Workspace
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew; review the diff")
+
+
+@pytest.fixture
+def golden(request):
+    """Compare a text with a file in tests/golden/, or write the file under --update-golden."""
+
+    def check(name, text):
+        path = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            path.write_text(text)
+        assert path.exists(), f"{name} is missing: run pytest with --update-golden and review it"
+        assert text == path.read_text()
+
+    return check
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    with Workspace(tmp_path) as made:
+        yield made
+
+
+def measure_quickly(patch):
+    """Time a few runs in one process: enough for every figure to exist, for tests that are not about speed."""
+    patch.setattr("mlc.measure.latency.PROCESSES", 1)
+    patch.setattr("mlc.measure.latency.ROUNDS", (2, 2, 2))
+    patch.setattr("mlc.measure.latency.LOADS", 1)
+    patch.setattr("mlc.measure.latency.BLOCK", (0.001, 0.002))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    measure_quickly(monkeypatch)
