@@ -1,0 +1,202 @@
+"""What an exporter writes, made fit for others: names by contract, nothing of the user's machine, a low version."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from mlc.errors import UsageError
+from mlc.exporting_ties import share_transposed
+from mlc.types import InputSpec, OutputSpec
+
+FUNCTIONS_NEED = 8
+"""The first IR version that holds functions."""
+
+
+def tidy(
+    model: ir.Model, inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec], prefix: str, *, doubted: bool
+) -> None:
+    """Give a freshly exported model the names of its contract, and take out what it does not need.
+
+    ``prefix`` is what the tracing wrapper put before every weight's name; ``doubted`` has all shapes inferred afresh.
+    """
+    common.InlinePass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
+    common.RemoveUnusedOpsetsPass()(model)
+    _strip_prefix(model, prefix)
+    share_transposed(model)
+    _own_outputs(model.graph)
+    _free_names(model, {*(spec.name for spec in inputs), *(output.name for output in outputs)})
+    for value, spec in zip(model.graph.inputs, inputs, strict=True):
+        value.name = spec.name
+    for value, output in zip(model.graph.outputs, outputs, strict=True):
+        value.name = output.name
+    _name_dims(model, inputs)
+    correct_shapes(model, outputs, doubted=doubted)
+    common.NameFixPass()(model)
+    name_nodes(model)
+    strip_metadata(model)
+    sign(model)
+    model.ir_version = lowest_ir_version(model)
+
+
+def _strip_prefix(model: ir.Model, prefix: str) -> None:
+    taken = {value.name for value in _values(model)}
+    for graph in model.graphs():
+        for value in list(graph.initializers.values()):
+            name = (value.name or "").removeprefix(prefix)
+            if name and name not in taken:
+                value.name = name
+
+
+def _values(model: ir.Model) -> Iterable[ir.Value]:
+    """Yield every value of a model, subgraphs included."""
+    for graph in model.graphs():
+        yield from graph.inputs
+        yield from graph.initializers.values()
+        for node in graph:
+            yield from node.outputs
+
+
+def _own_outputs(graph: ir.Graph) -> None:
+    """Put an Identity before every output that is an input, an initializer or another output too."""
+    seen: set[int] = set()
+    for index, value in enumerate(graph.outputs):
+        if id(value) in seen or value.producer() is None:
+            node = ir.node("Identity", [value], name=f"output_{index}")
+            copy = node.outputs[0]
+            copy.name, copy.type, copy.shape = f"{value.name}_output_{index}", value.type, value.shape
+            graph.append(node)
+            graph.outputs[index] = copy
+        seen.add(id(value))
+
+
+def _free_names(model: ir.Model, contract: set[str]) -> None:
+    """Give another name to every value that has one of the contract's and is about to share it."""
+    taken = {value.name for value in _values(model)} | contract
+    for value in list(_values(model)):
+        if value.name not in contract:
+            continue
+        fresh = next(name for n in range(1, len(taken) + 2) if (name := f"{value.name}_{n}") not in taken)
+        taken.add(fresh)
+        value.name = fresh
+
+
+def _name_dims(model: ir.Model, inputs: Sequence[InputSpec]) -> None:
+    """Write the dims' own names in the place of the exporter's symbols, everywhere."""
+    names: dict[str, str] = {}
+    for value, spec in zip(model.graph.inputs, inputs, strict=True):
+        axes: list[int | str] = []
+        for axis, dim in enumerate(spec.dims):
+            symbol = value.shape[axis] if value.shape is not None else dim.low
+            if isinstance(symbol, ir.SymbolicDim) and symbol.value is not None and dim.name is not None:
+                names.setdefault(symbol.value, dim.name)
+                scaled = re.fullmatch(r"\d+\*(\w+)(?: \+ \d+)?", symbol.value)
+                if scaled:
+                    names.setdefault(scaled[1], f"_{dim.name}")
+            axes.append(dim.low if isinstance(symbol, int) or dim.name is None else dim.name)
+        value.shape = ir.Shape(axes)
+    given = set(map(id, model.graph.inputs))
+    for value in _values(model):
+        if value.shape is not None and id(value) not in given:
+            value.shape = ir.Shape([_dim_name(dim, names) for dim in value.shape])
+
+
+def _dim_name(dim: int | ir.SymbolicDim, names: Mapping[str, str]) -> int | str | None:
+    if isinstance(dim, int) or dim.value is None:
+        return dim if isinstance(dim, int) else None
+    if dim.value in names:
+        return names[dim.value]
+    symbols = set(re.findall(r"[A-Za-z_]\w*", dim.value))
+    if not symbols <= set(names):
+        return dim.value
+    return re.sub(r"[A-Za-z_]\w*", lambda match: names[match.group()], dim.value)
+
+
+def correct_shapes(model: ir.Model, outputs: Sequence[OutputSpec], *, doubted: bool) -> None:
+    """Infer all shapes afresh where the exporter's are doubted, or contradict how the outputs' sizes were seen to vary.
+
+    Inside a loop the exporter writes the traced sizes; a runtime believes what is written.
+    """
+    pairs = list(zip(model.graph.outputs, outputs, strict=True))
+    if not doubted and not any(_contradicts(value.shape, spec) for value, spec in pairs):
+        return
+    inputs = set(map(id, model.graph.inputs))
+    for value in _values(model):
+        if value.const_value is None and id(value) not in inputs:
+            value.shape = None
+    for value, spec in pairs:
+        value.shape = ir.Shape(spec.dims)
+    common.ShapeInferencePass()(model)
+
+
+def _contradicts(shape: ir.Shape | None, spec: OutputSpec) -> bool:
+    """Whether a number is written for an axis that was seen to be another number, or to vary."""
+    if shape is None or len(shape) != len(spec.dims):
+        return True
+    return any(isinstance(written, int) and written != seen for written, seen in zip(shape, spec.dims, strict=True))
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Give a unique name to every node that has none or another node's."""
+    taken: set[str] = set()
+    for graph in model.graphs():
+        for index, node in enumerate(graph):
+            name = node.name or f"{node.op_type}_{index}"
+            while name in taken:
+                name = f"{name}_{index}"
+            node.name = name
+            taken.add(name)
+
+
+def strip_metadata(model: ir.Model) -> None:
+    """Take out metadata and doc strings inside a model: the exporter writes stack traces with the user's paths there.
+
+    What a file says of itself as a whole (its metadata, producer and doc string) stays.
+    """
+    graphs = [*model.graphs(), *(function.graph for function in model.functions.values())]
+    for graph in graphs:
+        graph.metadata_props.clear()
+        graph.doc_string = None
+        for node in graph:
+            node.metadata_props.clear()
+            node.doc_string = None
+            for attribute in node.attributes.values():
+                attribute.doc_string = None
+    for value in _values(model):
+        value.metadata_props.clear()
+        value.doc_string = None
+        tensor = value.const_value
+        if tensor is not None and tensor.doc_string and tensor.dtype != ir.DataType.STRING:
+            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+
+
+def sign(model: ir.Model) -> None:
+    """Put our name as the producer's; nothing else is said of the model as a whole."""
+    model.metadata_props.clear()
+    model.doc_string = None
+    model.producer_name, model.producer_version = "mlc", None
+    model.domain, model.model_version = None, None
+
+
+def lowest_ir_version(model: ir.Model) -> int:
+    """Return the lowest IR version whose release has all opsets that a model imports."""
+    versions = [
+        onnx.helper.OP_SET_ID_VERSION_MAP[domain or "ai.onnx", version]
+        for domain, version in model.opset_imports.items()
+        if (domain or "ai.onnx", version) in onnx.helper.OP_SET_ID_VERSION_MAP
+    ]
+    return max([*versions, FUNCTIONS_NEED if model.functions else 0])
+
+
+def check_opset(model: ir.Model, opset: int) -> None:
+    """Raise UsageError where the exporter wrote another opset than was asked."""
+    written = model.opset_imports.get("")
+    if written is not None and written != opset:
+        raise UsageError(
+            f"opset {opset} was asked, but the exporter wrote {written}", "leave --opset out, or ask for a lower one"
+        )

@@ -1,0 +1,179 @@
+"""Trace a torch module and translate it: torch.export with the declared ranges, then torch.onnx."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from mlc.dims import largest, legal, named, smallest
+from mlc.errors import SourceError, UsageError, foreign
+from mlc.exporting_errors import GuardLog, tracing_error, translation_error
+from mlc.exporting_tidy import check_opset, tidy
+from mlc.probes import probe
+from mlc.sources.frozen import frozen
+from mlc.sources.torch_module import TorchOriginal
+from mlc.types import Dim, InputSpec, Sizes
+
+PREFIX = "module."
+"""What the wrapper puts before every weight's name."""
+
+LOWEST_OPSET = 18
+"""The lowest opset that torch.onnx writes without a conversion downwards."""
+
+NOISY = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript", "onnx_ir")
+"""Loggers that speak of things which the user cannot change."""
+
+
+class Flat(nn.Module):
+    """The user's module with flat tensors in and out, in the order of the signature."""
+
+    def __init__(self, original: TorchOriginal) -> None:
+        super().__init__()
+        self.module = original.module
+        self._call_by_name = original.call
+        self._names = [spec.name for spec in original.signature.inputs]
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Call the module by input name; return its outputs in order."""
+        return tuple(tensor for _, tensor in self._call_by_name(dict(zip(self._names, tensors, strict=True))))
+
+
+def translate(original: TorchOriginal, traced: Sizes, opset: int) -> tuple[ir.Model, tuple[str, ...]]:
+    """Return the module as an ONNX model of the given opset, and notes. Raises SourceError with the user's line.
+
+    Raises UsageError for an opset that the exporter cannot write.
+    """
+    if opset < LOWEST_OPSET:
+        raise UsageError(f"the exporter cannot write opset {opset}", f"ask for --opset {LOWEST_OPSET} or higher")
+    sizes = tracing_sizes(original.signature.inputs, traced)
+    program = _trace(original, sizes)
+    try:
+        with quiet(), foreign("torch.onnx.export"):
+            exported = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False)
+    except SourceError as failed:
+        raise translation_error(failed.__cause__ or failed, program, opset) from failed.__cause__
+    assert exported is not None
+    model = exported.model
+    check_opset(model, opset)
+    signature = original.signature
+    tidy(model, signature.inputs, signature.outputs, PREFIX, doubted=_recurrent(original.module))
+    changed = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != traced[name])
+    return model, (f"traced at {changed}, since a size of 1 or one step cannot stand for a range",) if changed else ()
+
+
+def tracing_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]:
+    """Return the sizes to trace at: torch takes 0 and 1, and one single step, for constants."""
+    sizes = dict(traced)
+    for name, dim in named(inputs).items():
+        least = 2 if dim.step == 1 else 2 * dim.step
+        if sizes[name] < least:
+            sizes[name] = smallest(dim, above=least - 1)
+    return sizes
+
+
+def dynamic_shapes(inputs: Sequence[InputSpec]) -> tuple[dict[int, Any], ...]:
+    """Return for each input the axes that vary, with their ranges; sums are left for torch to find and are verified."""
+    roots = {name: _range(name, dim) for name, dim in named(inputs).items() if dim.low != largest(dim)}
+    shapes: list[dict[int, Any]] = []
+    for spec in inputs:
+        axes: dict[int, Any] = {}
+        for axis, dim in enumerate(spec.dims):
+            if dim.terms and any(term in roots for term in dim.terms):
+                axes[axis] = torch.export.Dim.DYNAMIC
+            elif dim.name in roots:
+                axes[axis] = roots[dim.name]
+        shapes.append(axes)
+    return tuple(shapes)
+
+
+def _range(name: str, dim: Dim) -> Any:
+    assert legal(dim, largest(dim))
+    if dim.step == 1:
+        return torch.export.Dim(name, min=dim.low, max=dim.high)
+    root = torch.export.Dim(f"_{name}", min=dim.low // dim.step, max=largest(dim) // dim.step)
+    rest = dim.low % dim.step
+    return dim.step * root + rest if rest else dim.step * root
+
+
+def _trace(original: TorchOriginal, sizes: Sizes) -> torch.export.ExportedProgram:
+    inputs = original.signature.inputs
+    arrays = probe(inputs, sizes, original.example, None, 0)
+    device = next((tensor.device for tensor in original.module.parameters()), torch.device("cpu"))
+    tensors = tuple(torch.from_numpy(arrays[spec.name]).to(device) for spec in inputs)
+    log = GuardLog()
+    shapes = (dynamic_shapes(inputs),)
+    try:
+        with foreign("torch.export"), frozen(original.module), quiet(), _rolled(original.module), log.listening():
+            program = torch.export.export(Flat(original), tensors, dynamic_shapes=shapes, strict=False)
+    except SourceError as failed:
+        if failed.__cause__ is None:
+            raise
+        raise tracing_error(failed.__cause__, inputs, log) from failed.__cause__
+    _check_sums(program, inputs, log)
+    return program
+
+
+def _check_sums(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], log: GuardLog) -> None:
+    """Raise SourceError where torch narrowed a sum of dims: it has no declared range that torch would hold it to."""
+    taken = set(program.graph_signature.user_inputs)
+    places = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in taken]
+    for index, (node, spec) in enumerate(zip(places, inputs, strict=True)):
+        for axis, dim in enumerate(spec.dims):
+            size = node.meta["val"].shape[axis]
+            if not dim.terms or isinstance(size, int):
+                continue
+            bounds = program.range_constraints.get(size.node.expr)
+            if bounds is None or bounds.upper >= dim.high:
+                continue
+            line = log.line({(index, axis)})
+            raise SourceError(
+                f"the model computes the same way only for {dim.name} up to {bounds.upper}, of {dim.low}..{dim.high}"
+                + (f", because of {line}" if line else ""),
+                f"narrow {' and '.join(dim.terms)}, or make that line independent of the size",
+            )
+
+
+def _recurrent(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.LSTM | nn.GRU) for part in module.modules())
+
+
+@contextmanager
+def _rolled(module: nn.Module) -> Iterator[None]:
+    """Keep recurrent layers rolled up, as torch.onnx itself does: unrolled they fix the length of the sequence."""
+    if not _recurrent(module) or importlib.util.find_spec("torch.export._patches") is None:
+        yield
+        return
+    from torch.export._patches import register_gru_while_loop_decomposition, register_lstm_while_loop_decomposition
+
+    with register_lstm_while_loop_decomposition(), register_gru_while_loop_decomposition():
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the exporters' warnings and log lines: what matters of them is checked."""
+    loggers = [logging.getLogger(name) for name in (*NOISY, *_children())]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _children() -> list[str]:
+    known = logging.Logger.manager.loggerDict
+    return [name for name in known if name.startswith(tuple(f"{top}." for top in NOISY))]

@@ -1,0 +1,224 @@
+"""Inputs to compare models with, at any legal size, and the answers of the original to them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from mlc.compare import Reference
+from mlc.dims import named, second_sizes, shapes, size_of, traced_sizes, verified_sizes
+from mlc.errors import SourceError, UsageError
+from mlc.types import InputSpec, Signature, Sizes
+
+if TYPE_CHECKING:
+    from mlc.types import Array, Arrays
+
+SECONDS = 120.0
+"""Time that the sizes which may be left out can take together."""
+
+MEMORY_SHARE = 0.25
+"""Share of the machine's memory that one run of the original may be expected to take."""
+
+
+class Runs(Protocol):
+    """What is asked of an original: its signature, its example, and to be run."""
+
+    signature: Signature
+    example: Arrays
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Run once: arrays by input name to arrays by output name."""
+
+
+def probe(
+    inputs: Sequence[InputSpec], sizes: Sizes, example: Arrays, samples: Arrays | None, seed: int
+) -> dict[str, np.ndarray]:
+    """Return one array for each input at the given sizes.
+
+    Values come from the stacked real samples, else from the example, tiled or cropped, else from the declared range;
+    floats without any are seeded normal. A float example that is zero everywhere stands for a shape, not for values.
+    """
+    wanted = shapes(inputs, sizes)
+    generator = np.random.default_rng(seed)
+    made = {}
+    for spec in inputs:
+        real = _real(spec, example, samples)
+        made[spec.name] = (
+            _fit(real, wanted[spec.name]) if real is not None else _drawn(spec, wanted[spec.name], generator)
+        )
+    return made
+
+
+def _real(spec: InputSpec, example: Arrays, samples: Arrays | None) -> Array | None:
+    """Return values to tile or crop, or None where there are none that say anything."""
+    if samples is not None and spec.name in samples:
+        return np.asarray(samples[spec.name])
+    if spec.name not in example:
+        return None
+    array: Array = example[spec.name]
+    placeholder = array.size > 1 and not array.any() and array.dtype != bool
+    if placeholder and (array.dtype.kind == "f" or spec.values is not None):
+        return None
+    return array
+
+
+def _fit(array: Array, shape: tuple[int, ...]) -> Array:
+    """Repeat or cut every axis to its size; an empty axis that must grow is filled with zeros."""
+    for axis, size in enumerate(shape):
+        if array.shape[axis] == size:
+            continue
+        if array.shape[axis] == 0:
+            return np.zeros(shape, array.dtype)
+        array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
+    return np.ascontiguousarray(array).reshape(shape)
+
+
+def _drawn(spec: InputSpec, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "b":
+        return np.asarray(generator.integers(0, 2, shape)).astype(dtype)
+    if dtype.kind in "iu":
+        if spec.values is None:
+            raise UsageError(
+                f"nothing says which values the integer input {spec.name!r} may take",
+                f"write its range, such as --input '{spec.name}={dtype.name}[...] in 0..99', or give an example",
+            )
+        low, high = (int(bound) for bound in spec.values)
+        return np.asarray(generator.integers(low, high, shape, dtype=np.int64, endpoint=True)).astype(dtype)
+    if spec.values is None:
+        return np.asarray(generator.standard_normal(shape)).astype(dtype)
+    return np.asarray(generator.uniform(*spec.values, shape)).astype(dtype)
+
+
+def references(original: Runs, samples: Arrays | None, seed: int) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
+    """Return the original's answers at every size to verify, the traced ones first, and the sizes not run and why.
+
+    The traced, the smallest and the second sizes always run; others are left out where they would take too much memory
+    or time. Raises SourceError where the original fails at a size that its inputs declare legal.
+    """
+    inputs = original.signature.inputs
+    traced = traced_sizes(inputs, {name: array.shape for name, array in original.example.items()})
+    chosen = list(verified_sizes(inputs, traced))
+    second = second_sizes(inputs, traced)
+    if second not in chosen:
+        chosen.append(second)
+    must = [traced, {name: dim.low for name, dim in named(inputs).items()}, second]
+    budget = _Budget(inputs, traced)
+    done: dict[int, Reference] = {}
+    skipped: list[str] = []
+    for index in sorted(range(len(chosen)), key=lambda index: (chosen[index] not in must, index)):
+        sizes = chosen[index]
+        reason = "" if not done or sizes in must else budget.refuses(sizes)
+        if reason:
+            skipped.append(f"{sizes_text(sizes)} was not run: {reason}")
+            continue
+        done[index] = budget.spend(sizes, lambda sizes=sizes: _answer(original, sizes, samples, seed))  # type: ignore[misc]
+    return tuple(done[index] for index in sorted(done)), tuple(skipped)
+
+
+def sizes_text(sizes: Sizes) -> str:
+    """Return sizes as they are written: ``batch=8, seq=128``."""
+    return ", ".join(f"{name}={size}" for name, size in sizes.items()) or "the fixed sizes"
+
+
+def _answer(original: Runs, sizes: Sizes, samples: Arrays | None, seed: int) -> Reference:
+    inputs = probe(original.signature.inputs, sizes, original.example, samples, seed)
+    try:
+        return Reference(dict(sizes), inputs, original.run(inputs))
+    except SourceError as failed:
+        if not sizes:
+            raise
+        raise SourceError(
+            f"the model does not hold at {sizes_text(sizes)}: {failed.message}",
+            "narrow the range of that dim, give it a step, or give an example of real values",
+        ) from failed
+
+
+class _Budget:
+    """What the traced run took, and what it lets one expect of other sizes."""
+
+    def __init__(self, inputs: Sequence[InputSpec], traced: Sizes) -> None:
+        self.inputs = inputs
+        self.traced = traced
+        self.end = time.monotonic() + SECONDS
+        self.seconds = 0.0
+        self.bytes = 0
+
+    def spend(self, sizes: Sizes, run: Callable[[], Reference]) -> Reference:
+        """Run, and remember what the traced sizes took."""
+        before, start = _reset_peak(), time.monotonic()
+        reference = run()
+        if sizes == self.traced:
+            self.seconds = time.monotonic() - start
+            held = sum(array.nbytes for arrays in (reference.inputs, reference.outputs) for array in arrays.values())
+            self.bytes = max(held, _peak() - before)
+        return reference
+
+    def refuses(self, sizes: Sizes) -> str:
+        """Return why a size is not to be run, or nothing."""
+        growth = math.prod(max(1.0, size / max(1, self.traced[name])) for name, size in sizes.items())
+        memory = total_memory()
+        if memory and self.bytes * growth > memory * MEMORY_SHARE:
+            return f"it would take about {self.bytes * growth / 1e9:.1f} GB of memory"
+        if time.monotonic() + self.seconds * growth > self.end:
+            return f"it would take more than the {SECONDS:.0f} s that all sizes may take"
+        return ""
+
+
+def total_memory() -> int:
+    """Return the bytes of memory that this process may use, or 0 where the system does not say."""
+    import os
+
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            memory = min(memory, int(Path(file).read_text()))
+        except (OSError, ValueError):
+            continue
+    return memory
+
+
+def _reset_peak() -> int:
+    """Reset the process's peak of resident memory where the system can; return what is resident now."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return _peak()
+    return _status("VmRSS")
+
+
+def _peak() -> int:
+    return _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
+
+
+def check_example(inputs: Sequence[InputSpec], example: Arrays) -> Mapping[str, int]:
+    """Return the example's sizes; raise UsageError where one dim has two sizes or a shape is not what is declared."""
+    given = {spec.name: spec for spec in inputs if spec.name in example}
+    sizes = traced_sizes(inputs, {name: example[name].shape for name in given})
+    for spec in given.values():
+        for axis, dim in enumerate(spec.dims):
+            size, wanted = example[spec.name].shape[axis], size_of(dim, sizes)
+            if size == wanted:
+                continue
+            name = f" ({dim.name})" if dim.name else ""
+            raise UsageError(
+                f"the example's {spec.name} has {size} at axis {axis}{name}, but it should be {wanted}",
+                "one dim has one size everywhere; change the example or the input's sizes",
+            )
+    return sizes

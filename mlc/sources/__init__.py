@@ -1,0 +1,1 @@
+"""Where models come from: each kind of source gives an Original."""

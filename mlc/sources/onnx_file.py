@@ -1,0 +1,164 @@
+"""An .onnx file as an Original: run by onnxruntime with its optimizations off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from mlc.errors import DataError, SourceError, TargetError, UsageError
+from mlc.probes import check_example, probe
+from mlc.runtimes.onnxruntime import open_session
+from mlc.sources.onnx_safety import check_values, digest, read_onnx
+from mlc.sources.original import Original
+from mlc.sources.outputs import output_specs
+from mlc.sources.specs import dim_text, match_specs, unknown_input
+from mlc.types import Dim, InputSpec, OutputSpec, Signature, Target
+
+if TYPE_CHECKING:
+    from mlc.types import Arrays
+
+Axes = tuple[int | str | None, ...]
+
+
+class OnnxOriginal(Original):
+    """A model file at ``path``. Initializers that are graph inputs too stay overridable, and are no inputs."""
+
+    def __init__(self, path: Path, inputs: Sequence[InputSpec] = (), example: Any = None) -> None:
+        proto = read_onnx(path)
+        self.path = path
+        self.source = str(path)
+        self.digest = digest(path, proto)
+        check_values(path, ir.load(path))
+        self.notes = ()
+        defaults = {tensor.name for tensor in proto.graph.initializer}
+        values = {value.name: _declared(value, path) for value in proto.graph.input if value.name not in defaults}
+        shown = _example(example, tuple(values))
+        specs = _specs(values, inputs, shown)
+        drawn = probe(specs, check_example(specs, shown), shown, None, 0)
+        self.example = {spec.name: shown.get(spec.name, drawn[spec.name]) for spec in specs}
+        with _refusing(path):
+            self._session = open_session(path, Target(), optimize=False)
+        self.signature = Signature(specs, ())
+        ran = output_specs(self)
+        self.signature = Signature(specs, _outputs(proto, ran))
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Run the file once: arrays by input name to arrays by output name, in the signature's order."""
+        with _refusing(self.path):
+            return self._session.run(inputs)
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Say of the source what the runtime says of a model."""
+    try:
+        yield
+    except (TargetError, DataError) as refused:
+        raise SourceError(f"onnxruntime cannot run {path}: {refused.message}", refused.hint) from refused
+
+
+def _declared(value: onnx.ValueInfoProto, path: Path) -> tuple[str, Axes]:
+    """Return the dtype and axes that a file declares for an input or output: a size, a symbol or unknown."""
+    if value.type.WhichOneof("value") != "tensor_type":
+        raise SourceError(f"{value.name} of {path.name} is no tensor", "only tensors go in and out of a model here")
+    element = value.type.tensor_type.elem_type
+    dtype = str(onnx.helper.tensor_dtype_to_np_dtype(element)) if element else "float32"
+    if element == onnx.TensorProto.STRING:
+        raise SourceError(f"{value.name} of {path.name} holds strings", "only numbers go in and out of a model here")
+    if not value.type.tensor_type.HasField("shape"):
+        raise SourceError(f"the rank of {value.name} of {path.name} is not known", "export it with a known rank")
+    axes: list[int | str | None] = []
+    for dim in value.type.tensor_type.shape.dim:
+        kind = dim.WhichOneof("value")
+        axes.append(dim.dim_value if kind == "dim_value" else (dim.dim_param or None) if kind else None)
+    return dtype, tuple(axes)
+
+
+def _example(example: Any, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Return an example (an array, a tuple in the file's order, a dict by name) by input name."""
+    if example is None:
+        return {}
+    if isinstance(example, Mapping):
+        for name in example:
+            if name not in names:
+                raise unknown_input(str(name), names)
+        return {name: np.asarray(array) for name, array in example.items()}
+    arrays = list(example) if isinstance(example, tuple | list) else [example]
+    if len(arrays) > len(names):
+        raise UsageError(f"the example has {len(arrays)} arrays, the model {len(names)} inputs", ", ".join(names))
+    return {name: np.asarray(array) for name, array in zip(names, arrays, strict=False)}
+
+
+def _specs(
+    values: Mapping[str, tuple[str, Axes]], inputs: Sequence[InputSpec], example: Mapping[str, np.ndarray]
+) -> tuple[InputSpec, ...]:
+    """Return the spec of every input: the user's where it fits the file, else the file's sizes, else the example's."""
+    given = {spec.name: spec for spec in inputs}
+    known = {dim.name: dim for spec in inputs for dim in spec.dims if dim.name is not None}
+    filled = list(inputs)
+    for name, (dtype, axes) in values.items():
+        if name in given:
+            _check_fits(given[name], dtype, axes)
+        else:
+            filled.append(InputSpec(name, dtype, _dims(name, dtype, axes, known, example.get(name))))
+    return match_specs(tuple(values), filled, example)
+
+
+def _check_fits(spec: InputSpec, dtype: str, axes: Axes) -> None:
+    if spec.dtype != dtype:
+        raise UsageError(
+            f"the spec says that {spec.name} is {spec.dtype}, but the model takes {dtype}", "state its dtype"
+        )
+    if len(spec.dims) != len(axes):
+        raise UsageError(
+            f"the spec gives {spec.name} {len(spec.dims)} axes, but the model's has {len(axes)}: {_axes_text(axes)}",
+            "state one size, range or name for each axis",
+        )
+    for axis, (dim, size) in enumerate(zip(spec.dims, axes, strict=True)):
+        if isinstance(size, int) and not (dim.low == dim.high == size):
+            raise UsageError(
+                f"the model fixes axis {axis} of {spec.name} at {size}; the spec says {dim_text(dim)}",
+                f"write {size}, or export the model with that axis dynamic",
+            )
+
+
+def _dims(name: str, dtype: str, axes: Axes, known: Mapping[str, Dim], example: np.ndarray | None) -> tuple[Dim, ...]:
+    dims: list[Dim] = []
+    for axis, size in enumerate(axes):
+        if isinstance(size, int):
+            dims.append(Dim(size, size))
+        elif size is not None and size in known:
+            dims.append(known[size])
+        elif example is not None and example.ndim == len(axes):
+            dims.append(Dim(example.shape[axis], example.shape[axis]))
+        else:
+            spec = ",".join(str(part) if isinstance(part, int) else f"{part or 'n'}=1..64" for part in axes)
+            raise UsageError(
+                f"the axis {axis} of the input {name} is dynamic"
+                + (f" ({size!r})" if size else "")
+                + ", and nothing says which sizes it has",
+                f"add --input '{name}={dtype}[{spec}]'",
+            )
+    return tuple(dims)
+
+
+def _axes_text(axes: Axes) -> str:
+    return "[" + ",".join("?" if axis is None else str(axis) for axis in axes) + "]"
+
+
+def _outputs(proto: onnx.ModelProto, ran: Sequence[OutputSpec]) -> tuple[OutputSpec, ...]:
+    """Return the outputs as they ran, with the file's own symbols where running left an axis unknown."""
+    declared = {value.name: value for value in proto.graph.output}
+    specs = []
+    for spec in ran:
+        shape = declared[spec.name].type.tensor_type.shape.dim
+        symbols = [dim.dim_param or None for dim in shape] if len(shape) == len(spec.dims) else [None] * len(spec.dims)
+        dims = tuple(symbol if dim is None else dim for dim, symbol in zip(spec.dims, symbols, strict=True))
+        specs.append(OutputSpec(spec.name, spec.dtype, dims))
+    return tuple(specs)

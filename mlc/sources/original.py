@@ -1,0 +1,31 @@
+"""The user's own model, kept to the end: export, passes and the final file are all compared with it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from mlc.types import Signature
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mlc.types import Arrays
+
+
+class Original(ABC):
+    """A session over the user's own model.
+
+    ``source`` is what was asked, ``digest`` names the state (sha256 of weights and code or file), ``example`` holds an
+    example by input name where there is one, ``notes`` what the user should know (eval mode set, prefix stripped).
+    """
+
+    source: str
+    digest: str
+    signature: Signature
+    example: Arrays
+    notes: tuple[str, ...]
+
+    @abstractmethod
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Run the user's model once: arrays by input name to arrays by output name, in the signature's order."""

@@ -1,0 +1,105 @@
+"""Which outputs a model has, and which of their axes follow a named dim: found out by running it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlc.dims import largest, named, size_of, traced_sizes
+from mlc.errors import SourceError
+from mlc.probes import probe, sizes_text
+from mlc.sources.original import Original
+from mlc.types import Dim, InputSpec, OutputSpec, Sizes
+
+if TYPE_CHECKING:
+    from mlc.types import Array, Arrays
+
+AGREEMENT = 1e-5
+"""Largest difference over the largest value between two runs on the same input: threads may add in another order."""
+
+PLAIN = 2
+"""The smallest size that is nothing special: axes of 0 and 1 broadcast."""
+
+
+def output_specs(original: Original) -> tuple[OutputSpec, ...]:
+    """Return the outputs in order; runs the original twice on its example and once at other sizes.
+
+    Raises SourceError where two runs on the same input disagree, or the model fails at the other sizes.
+    """
+    inputs = original.signature.inputs
+    traced = traced_sizes(inputs, {name: array.shape for name, array in original.example.items()})
+    arrays = probe(inputs, traced, original.example, None, 0)
+    first = original.run(arrays)
+    _check_repeats(first, original.run(arrays))
+    other = distinct_sizes(inputs, traced)
+    second = first if other == traced else _run_at(original, other)
+    dims = {dim.name: dim for spec in inputs for dim in spec.dims if dim.name is not None}
+    return tuple(
+        OutputSpec(name, str(array.dtype), _axes(array, second.get(name, array), dims, traced, other))
+        for name, array in first.items()
+    )
+
+
+def distinct_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]:
+    """Return legal small sizes, each another than the traced one and than all others' where its range allows."""
+    chosen: dict[str, int] = {}
+    for name, dim in named(inputs).items():
+        legal = range(dim.low, min(largest(dim), dim.low + 64 * dim.step) + 1, dim.step)
+        others = {*chosen.values()}
+        by_merit = sorted(
+            legal, key=lambda size: (size == traced[name], size in others, size < PLAIN, size % 2 == 0, size)
+        )
+        chosen[name] = by_merit[0]
+    return chosen
+
+
+def _run_at(original: Original, sizes: Sizes) -> dict[str, Array]:
+    try:
+        return original.run(probe(original.signature.inputs, sizes, original.example, None, 0))
+    except SourceError as failed:
+        raise SourceError(
+            f"the model does not hold at {sizes_text(sizes)}: {failed.message}",
+            "narrow the range of that dim, give it a step, or give an example of real values",
+        ) from failed
+
+
+def _axes(
+    array: Array, other: Array, dims: dict[str, Dim], traced: Sizes, sizes: Sizes
+) -> tuple[int | str | None, ...]:
+    """Return each axis: its size where both runs agree, the only name that explains both, else None."""
+    if array.ndim != other.ndim:
+        return (None,) * array.ndim
+    axes: list[int | str | None] = []
+    for before, after in zip(array.shape, other.shape, strict=True):
+        names = [name for name, dim in dims.items() if (size_of(dim, traced), size_of(dim, sizes)) == (before, after)]
+        varies = [name for name in names if size_of(dims[name], traced) != size_of(dims[name], sizes)]
+        if before == after:
+            axes.append(before)
+        else:
+            axes.append(varies[0] if len(varies) == 1 else None)
+    return tuple(axes)
+
+
+def _check_repeats(first: Arrays, second: Arrays) -> None:
+    for name, array in first.items():
+        if not _agree(array, second[name]):
+            raise SourceError(
+                f"two runs on the same input disagree in the output {name}, in evaluation mode",
+                "the model is random: take the randomness out of forward, or give it in as an input",
+            )
+
+
+def _agree(first: Array, second: Array) -> bool:
+    if first.shape != second.shape:
+        return False
+    if first.dtype.kind != "f":
+        return bool(np.array_equal(first, second))
+    if np.array_equal(first, second, equal_nan=True):
+        return True
+    finite = np.isfinite(first)
+    if not np.array_equal(finite, np.isfinite(second)):
+        return False
+    scale = float(np.abs(first[finite]).max(initial=0.0))
+    return bool(np.abs(first[finite] - second[finite]).max(initial=0.0) <= AGREEMENT * scale)

@@ -1,0 +1,65 @@
+"""What the user says about inputs, matched with what the model or its example shows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mlc.dims import range_text
+from mlc.errors import UsageError
+from mlc.types import Dim, InputSpec
+
+if TYPE_CHECKING:
+    from mlc.types import Array, Arrays
+
+
+def match_specs(names: Sequence[str], given: Sequence[InputSpec], example: Arrays) -> tuple[InputSpec, ...]:
+    """Return the spec of every input in order: the user's, else the example's shape, fixed.
+
+    Raises UsageError where a spec names no input, or its dtype or rank is not the example's.
+    """
+    specs = {spec.name: spec for spec in given}
+    for name in specs:
+        if name not in names:
+            raise unknown_input(name, names)
+    return tuple(_spec(name, specs.get(name), example.get(name)) for name in names)
+
+
+def _spec(name: str, spec: InputSpec | None, example: Array | None) -> InputSpec:
+    if spec is None:
+        assert example is not None, "an input has a spec or an example"
+        return InputSpec(name, str(example.dtype), tuple(Dim(size, size) for size in example.shape))
+    if example is None:
+        return spec
+    if spec.dtype != str(example.dtype):
+        raise UsageError(
+            f"the spec says that {name} is {spec.dtype}, but the example is {example.dtype}",
+            "state the example's dtype, or change the example",
+        )
+    if len(spec.dims) != example.ndim:
+        raise UsageError(
+            f"the spec gives {name} {len(spec.dims)} axes, but the example has {example.ndim}: {list(example.shape)}",
+            "state one size, range or name for each axis",
+        )
+    for axis, dim in enumerate(spec.dims):
+        if dim.fixed and dim.low != example.shape[axis]:
+            raise UsageError(
+                f"the spec fixes axis {axis} of {name} at {dim.low}, but the example has {example.shape[axis]}",
+                "change the example, or give the axis a range",
+            )
+    return spec
+
+
+def unknown_input(name: str, names: Sequence[str]) -> UsageError:
+    """Return the error for a spec that names no input, with the nearest names."""
+    matches = difflib.get_close_matches(name, names, n=2)
+    hint = f"did you mean {' or '.join(matches)}?" if matches else f"its inputs: {', '.join(names)}"
+    return UsageError(f"the model has no input {name!r}", hint)
+
+
+def dim_text(dim: Dim) -> str:
+    """Return a dim as it is written in a spec."""
+    if dim.terms:
+        return f"{dim.name}={'+'.join(dim.terms)}"
+    return str(dim.low) if dim.name is None else f"{dim.name}={range_text(dim)}"

@@ -1,0 +1,88 @@
+"""Nested inputs and outputs as flat lists of named tensors, and back.
+
+Names are paths: dict keys, fields of dataclasses and named tuples, and tuple indexes, joined by dots.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of one tensor in a template, by input name."""
+
+    name: str
+
+
+def children(value: Any) -> list[tuple[str, Any]] | None:
+    """Return the named parts of a container in order, or None where the value is no container."""
+    if isinstance(value, Mapping):
+        return [(str(key), part) for key, part in value.items()]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | Slot):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, list | tuple):
+        return [(str(index), part) for index, part in enumerate(value)]
+    return None
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every leaf that is not None with its path; a value that is no container has the path it is given."""
+    parts = children(value)
+    if parts is None:
+        if value is not None:
+            yield path, value
+        return
+    for name, part in parts:
+        yield from leaves(part, f"{path}.{name}" if path else name)
+
+
+def output_leaves(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of what a module returned: ``output``, ``output.0``, or the names that the module gives."""
+    named = isinstance(value, Mapping) or dataclasses.is_dataclass(value) or hasattr(value, "_fields")
+    yield from leaves(value, "" if named else "output")
+
+
+def template(value: Any, path: str, tensors: dict[str, torch.Tensor], constants: dict[str, Any]) -> Any:
+    """Return the value with each tensor replaced by its Slot; tensors and other leaves are collected by path."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value.copy())
+    if isinstance(value, torch.Tensor):
+        tensors[path] = value
+        return Slot(path)
+    parts = children(value)
+    if parts is None:
+        if value is not None:
+            constants[path] = value
+        return value
+    filled = [template(part, f"{path}.{name}" if path else name, tensors, constants) for name, part in parts]
+    return rebuild(value, filled)
+
+
+def fill(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Return a template with each Slot replaced by the tensor of its name."""
+    if isinstance(tree, Slot):
+        return tensors[tree.name]
+    parts = children(tree)
+    return tree if parts is None else rebuild(tree, [fill(part, tensors) for _, part in parts])
+
+
+def rebuild(value: Any, parts: list[Any]) -> Any:
+    """Return a container of the value's kind with other parts, in the order of ``children``."""
+    if isinstance(value, Mapping):
+        pairs = dict(zip(value, parts, strict=True))
+        return pairs if type(value) is dict else type(value)(pairs)  # type: ignore[call-arg]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return dataclasses.replace(value, **dict(zip(names, parts, strict=True)))
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*parts)
+    return type(value)(parts)

@@ -1,0 +1,176 @@
+"""A torch module as an Original: run by input names, its outputs flattened to names."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mlc.errors import SourceError, foreign
+from mlc.probes import check_example, probe
+from mlc.sources.binding import bind, example_array
+from mlc.sources.frozen import frozen
+from mlc.sources.original import Original
+from mlc.sources.outputs import output_specs
+from mlc.sources.specs import match_specs
+from mlc.sources.structure import output_leaves
+from mlc.sources.weights import check_weights, digest, listed
+from mlc.types import InputSpec, Signature
+
+if TYPE_CHECKING:
+    from mlc.types import Arrays
+
+DTYPES = {
+    torch.float32: "float32", torch.float64: "float64", torch.bool: "bool", torch.uint8: "uint8",
+    torch.int8: "int8", torch.int16: "int16", torch.int32: "int32", torch.int64: "int64",
+}  # fmt: skip
+"""NumPy's names of the dtypes that inputs and outputs may have."""
+
+HINT = "call the module on its example by itself; --debug shows the whole traceback"
+
+
+class TorchOriginal(Original):
+    """The user's module; ``run`` computes in evaluation mode, without gradients, and leaves it as it was found."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        inputs: Sequence[InputSpec] = (),
+        example: Any = None,
+        *,
+        source: str = "",
+        code: Path | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.module, unwrapped = _unwrap(module)
+        check_weights(self.module)
+        self.digest = digest(self.module, code)
+        self.source = source or f"python:{self.digest}"
+        self.binding, tensors = bind(self.module, example, {spec.name for spec in inputs})
+        shown = {name: example_array(name, tensor) for name, tensor in _plain(tensors).items()}
+        specs = match_specs(self.binding.names, inputs, shown)
+        _check_dtypes(specs)
+        drawn = probe(specs, check_example(specs, shown), shown, None, 0)
+        self.example = {spec.name: shown.get(spec.name, drawn[spec.name]) for spec in specs}
+        self.state: set[str] = set()
+        self.constants: set[str] = set()
+        self._outputs: tuple[str, ...] = ()
+        self.signature = Signature(specs, ())
+        self.signature = Signature(specs, output_specs(self))
+        self.notes = (*notes, *unwrapped, *_mode(self.module), *self.binding.notes, *self._frozen_notes())
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Run the module once: arrays by input name to arrays by output name, in the signature's order."""
+        device = next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))
+        tensors = {name: torch.from_numpy(np.array(array)).to(device) for name, array in inputs.items()}
+        what = f"the module {type(self.module).__name__}"
+        with (
+            foreign(what, SourceError, HINT),
+            redirect_stdout(sys.stderr),
+            frozen(self.module, self.state),
+            torch.no_grad(),
+        ):
+            return {name: np.array(tensor.detach().cpu().numpy()) for name, tensor in self.call(tensors)}
+
+    def call(self, tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
+        """Call the module with tensors by input name; returns its flattened outputs, named. Sets no mode."""
+        return self._flat(self.binding.call(self.module, tensors))
+
+    def _flat(self, returned: Any) -> list[tuple[str, torch.Tensor]]:
+        kind = type(self.module).__name__
+        flat: list[tuple[str, torch.Tensor]] = []
+        for path, leaf in output_leaves(returned):
+            if not isinstance(leaf, torch.Tensor):
+                self.constants.add(f"{path} ({type(leaf).__name__})")
+                continue
+            name = f"output.{path}" if path in self.binding.names else path
+            if leaf.dtype not in DTYPES or leaf.layout is not torch.strided:
+                raise SourceError(
+                    f"the output {name} of {kind} is {_dtype(leaf)}, which has no counterpart in the exported model",
+                    f"return one of {', '.join(sorted(DTYPES.values()))}",
+                )
+            flat.append((name, leaf))
+        self._check_names(returned, [name for name, _ in flat])
+        return flat
+
+    def _check_names(self, returned: Any, names: Sequence[str]) -> None:
+        kind = type(self.module).__name__
+        if not names:
+            what = "an empty container" if isinstance(returned, list | tuple | dict) else f"a {type(returned).__name__}"
+            what = "None" if returned is None else what
+            raise SourceError(f"{kind} returned {what}, no tensor", "return a tensor, or a tuple or dict of tensors")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise SourceError(f"two outputs of {kind} are called {twice[0]}", "give them other keys")
+        if self._outputs and tuple(names) != self._outputs:
+            raise SourceError(
+                f"{kind} returned {listed(names)}, but {listed(self._outputs)} before",
+                "which outputs there are must not depend on the inputs",
+            )
+        self._outputs = tuple(names)
+
+    def _frozen_notes(self) -> tuple[str, ...]:
+        notes: tuple[str, ...] = ()
+        if self.state:
+            state = listed(sorted(self.state))
+            notes += (f"forward changes {state}: frozen as it is; to keep it, take it as input and return it",)
+        if self.constants:
+            notes += (f"outputs that are no tensors are left out: {listed(sorted(self.constants))}",)
+        renamed = [name for name in self._outputs if name.removeprefix("output.") in self.binding.names]
+        if renamed:
+            notes += (f"an output of an input's name is called {listed(renamed)}",)
+        return notes
+
+
+def _unwrap(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return the module inside torch.compile and DataParallel, and a note."""
+    inner = module
+    while True:
+        compiled = getattr(inner, "_orig_mod", None)
+        if isinstance(compiled, nn.Module):
+            inner = compiled
+        elif isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = inner.module
+        else:
+            break
+    if isinstance(inner, torch.jit.ScriptModule):
+        raise SourceError(
+            "the model is TorchScript, which torch.export cannot read", "give the Python module behind it"
+        )
+    note = f"the module inside {type(module).__name__} was taken"
+    return inner, () if inner is module else (note,)
+
+
+def _mode(module: nn.Module) -> tuple[str, ...]:
+    training = any(part.training for part in module.modules())
+    return ("the module was in training mode; exported in evaluation mode",) if training else ()
+
+
+def _plain(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
+            raise SourceError(
+                f"the example of {name} is {_dtype(tensor)}, which the exported model cannot take",
+                f"give one of {', '.join(sorted(DTYPES.values()))}",
+            )
+    return tensors
+
+
+def _check_dtypes(specs: Sequence[InputSpec]) -> None:
+    for spec in specs:
+        if spec.dtype not in DTYPES.values():
+            raise SourceError(
+                f"the input {spec.name} is {spec.dtype}, for which the CPU provider has no kernels",
+                f"take one of {', '.join(sorted(DTYPES.values()))}",
+            )
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    sparse = "sparse " if tensor.layout is not torch.strided else ""
+    return sparse + str(tensor.dtype).removeprefix("torch.")

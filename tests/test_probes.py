@@ -1,0 +1,138 @@
+"""Probes take real values where there are any; references cover every size that memory and time allow."""
+
+import numpy as np
+import pytest
+
+from mlc import probes
+from mlc.dims import verified_sizes
+from mlc.errors import SourceError, UsageError
+from mlc.probes import check_example, probe, references
+from mlc.recipe import parse_inputs
+from mlc.types import Signature
+
+IMAGE = parse_inputs(["image=float32[batch=1..8,2,h=4..8]"])
+IDS = parse_inputs(["ids=int64[batch=1..8,seq=1..16] in 5..9"])
+
+
+class Twice:
+    """An original that doubles its input, and fails above a size."""
+
+    def __init__(self, inputs, example=None, fails_above=10**9):
+        self.signature = Signature(tuple(inputs), ())
+        self.example = example or {}
+        self.fails_above = fails_above
+        self.ran: list[tuple[int, ...]] = []
+
+    def run(self, inputs):
+        (array,) = inputs.values()
+        self.ran.append(array.shape)
+        if array.shape[0] > self.fails_above:
+            raise SourceError("the module Twice raised ValueError at model.py:3 in forward: too many rows")
+        return {"y": array * 2}
+
+
+def test_samples_come_first_and_are_tiled_and_cropped():
+    samples = {"image": np.arange(3 * 2 * 6, dtype=np.float32).reshape(3, 2, 6)}
+    made = probe(IMAGE, {"batch": 5, "h": 4}, {"image": np.ones((2, 2, 4), np.float32)}, samples, 0)["image"]
+    assert made.shape == (5, 2, 4)
+    np.testing.assert_array_equal(made[:3], samples["image"][:, :, :4])
+    np.testing.assert_array_equal(made[3:], samples["image"][:2, :, :4])
+
+
+def test_the_example_is_tiled_and_cropped_integers_too():
+    example = {"ids": np.array([[1, 2, 3]])}
+    made = probe(IDS, {"batch": 2, "seq": 5}, example, None, 0)["ids"]
+    np.testing.assert_array_equal(made, [[1, 2, 3, 1, 2]] * 2)
+    assert probe(IDS, {"batch": 1, "seq": 2}, example, None, 0)["ids"].tolist() == [[1, 2]]
+
+
+def test_the_declared_range_is_kept_to_and_reached():
+    made = probe(IDS, {"batch": 8, "seq": 16}, {}, None, 0)["ids"]
+    assert (str(made.dtype), made.min(), made.max()) == ("int64", 5, 9)
+    floats = probe(parse_inputs(["x=float32[64] in -2..3"]), {}, {}, None, 0)["x"]
+    assert floats.min() >= -2
+    assert floats.max() <= 3
+    assert floats.dtype == np.float32
+
+
+def test_integers_without_range_or_example_are_never_random():
+    with pytest.raises(UsageError, match="nothing says which values the integer input 'ids'") as caught:
+        probe(parse_inputs(["ids=int64[3]"]), {}, {}, None, 0)
+    assert "in 0..99" in caught.value.hint
+
+
+def test_floats_are_seeded_normal_and_a_blank_example_stands_for_its_shape():
+    sizes = {"batch": 8, "h": 8}
+    drawn = probe(IMAGE, sizes, {}, None, 3)["image"]
+    np.testing.assert_array_equal(
+        drawn, probe(IMAGE, sizes, {"image": np.zeros((2, 2, 4), np.float32)}, None, 3)["image"]
+    )
+    assert not np.array_equal(drawn, probe(IMAGE, sizes, {}, None, 4)["image"])
+    assert 0.5 < drawn.std() < 1.5
+
+
+def test_scalars_booleans_and_empty_axes():
+    specs = parse_inputs(["a=float32[]", "b=bool[16]", "c=float32[n=0..4]"])
+    made = probe(specs, {"n": 3}, {"c": np.empty(0, np.float32)}, None, 0)
+    assert made["a"].shape == ()
+    assert made["b"].dtype == bool
+    assert set(made["b"].tolist()) == {True, False}
+    np.testing.assert_array_equal(made["c"], np.zeros(3))
+    assert probe(specs, {"n": 0}, {}, None, 0)["c"].shape == (0,)
+
+
+def test_the_sizes_of_an_example_must_agree():
+    specs = parse_inputs(["a=float32[n=1..9]", "b=float32[n]", "c=float32[total=n+m]", "d=float32[m=1..9]"])
+    good = {"a": np.ones(2), "b": np.ones(2), "c": np.ones(5), "d": np.ones(3)}
+    assert check_example(specs, good) == {"n": 2, "m": 3}
+    with pytest.raises(UsageError, match=r"the example's c has 4 at axis 0 \(total\), but it should be 5"):
+        check_example(specs, {**good, "c": np.ones(4)})
+    with pytest.raises(UsageError, match=r"outside n=1\.\.9"):
+        check_example(specs, {**good, "a": np.ones(12)})
+
+
+def test_references_cover_the_verified_sizes_the_traced_first():
+    original = Twice(IMAGE, {"image": np.ones((3, 2, 5), np.float32)})
+    answers, skipped = references(original, None, 0)
+    assert skipped == ()
+    wanted = verified_sizes(IMAGE, {"batch": 3, "h": 5})
+    assert [dict(answer.sizes) for answer in answers][: len(wanted)] == [dict(sizes) for sizes in wanted]
+    assert answers[0].sizes == {"batch": 3, "h": 5}
+    for answer in answers:
+        np.testing.assert_array_equal(answer.outputs["y"], answer.inputs["image"] * 2)
+        assert answer.inputs["image"].shape == (answer.sizes["batch"], 2, answer.sizes["h"])
+
+
+def test_a_model_without_dims_has_one_reference():
+    answers, skipped = references(Twice(parse_inputs(["x=float32[3]"])), None, 0)
+    assert ([dict(answer.sizes) for answer in answers], skipped) == ([{}], ())
+
+
+def test_what_memory_forbids_is_listed_and_the_rest_runs(monkeypatch):
+    monkeypatch.setattr(probes, "total_memory", lambda: 4 * 2**20)
+    big = parse_inputs(["x=float32[batch=1..4096,256]"])
+    original = Twice(big)
+    answers, skipped = references(original, None, 0)
+    assert [answer.sizes["batch"] for answer in answers] == [2, 1, 3]
+    (line,) = skipped
+    assert line.startswith("batch=4096 was not run: it would take about")
+
+
+def test_what_time_forbids_is_listed(monkeypatch):
+    monkeypatch.setattr(probes, "SECONDS", -1.0)
+    answers, skipped = references(Twice(IMAGE), None, 0)
+    assert [dict(answer.sizes) for answer in answers] == [
+        {"batch": 2, "h": 4},
+        {"batch": 1, "h": 4},
+        {"batch": 3, "h": 5},
+    ]
+    assert all("was not run: it would take more than" in line for line in skipped)
+    assert len(skipped) == len(verified_sizes(IMAGE, {"batch": 2, "h": 4})) - 2
+
+
+def test_a_size_at_which_the_model_fails_is_named_with_the_users_line():
+    with pytest.raises(
+        SourceError, match=r"does not hold at batch=8, h=4: .*model\.py:3 in forward: too many rows"
+    ) as caught:
+        references(Twice(IMAGE, fails_above=4), None, 0)
+    assert "narrow the range" in caught.value.hint
