@@ -1,0 +1,176 @@
+"""What other hardware computes: 8-bit products that are added in 16 bits, as on x86 without VNNI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from mlc.formats import FOLDING, ORDERS, Order, WeightLayout, layout_of, pairs, saturating_pairs
+from mlc.formats.nodes import WEIGHTED, constant, input_at, integers, number, site_of
+from mlc.formats.saturation import HIGHEST, LOWEST
+
+if TYPE_CHECKING:
+    from mlc.types import Array
+
+NAMED = 3
+"""How many nodes a sentence names."""
+
+INTEGER_OPERATORS = frozenset(
+    {
+        "ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat",
+        "QAttention", "QGemm", "QLinearConv", "QLinearMatMul",
+    }
+)  # fmt: skip
+
+RUNTIMES = {
+    Order.ONNXRUNTIME: "onnxruntime (x86 without VNNI)",
+    Order.OPENVINO: "OpenVINO (x86 without VNNI)",
+}
+
+
+@dataclass(frozen=True)
+class Product:
+    """A node that multiplies unsigned by signed bytes: its site, its weight's codes and their layout."""
+
+    site: str
+    codes: NDArray[np.int8]
+    layout: WeightLayout
+
+
+def saturation_proof(model: ir.Model) -> tuple[str, ...]:
+    """Return what can be proven of a written quantized model about sums of products in 16 bits.
+
+    One sentence names all runtimes on which none can saturate, one each those on which some may, with the first nodes.
+    It is computed from the stored codes alone, for the worst activations that there are. Nodes of which nothing can be
+    said (see ``unproven``) are named, and then no runtime is called safe. A model without integer products gives no
+    sentence.
+    """
+    products, unknown = integer_products(model), unproven(model)
+    broken = {order: [_text(product, order) for product in products if _count(product, order)] for order in ORDERS}
+    safe = [RUNTIMES[order] for order in ORDERS if products and not broken[order]]
+    sentences = [f"no product sum saturates on: {', '.join(safe)}"] if safe and not unknown else []
+    sentences += [
+        f"product sums may saturate on {RUNTIMES[order]} in {_first(broken[order])}"
+        for order in ORDERS
+        if broken[order]
+    ]
+    if unknown:
+        sentences.append(f"nothing is proven about the product sums of {_first(list(unknown))}")
+    return tuple(sentences)
+
+
+def _first(nodes: list[str]) -> str:
+    more = f" and {len(nodes) - NAMED} more nodes" if len(nodes) > NAMED else ""
+    return f"{', '.join(nodes[:NAMED])}{more}"
+
+
+def _text(product: Product, order: Order) -> str:
+    count = _count(product, order)
+    return f"{product.site} ({count} pair{'s' if count != 1 else ''})"
+
+
+def _count(product: Product, order: Order) -> int:
+    return saturating_pairs(product.codes, product.layout, order)
+
+
+def integer_products(model: ir.Model) -> tuple[Product, ...]:
+    """Return the Conv, MatMul and Gemm nodes that multiply dequantized activations by dequantized s8 weights."""
+    return tuple(found for node in _nodes(model) if (found := _product(node)) is not None)
+
+
+def unproven(model: ir.Model) -> tuple[str, ...]:
+    """Return the sites of integer products whose weights cannot be seen in the file.
+
+    These are products of two dequantized activations, or of weights that are not s8; integer operators written out; and
+    Conv, ConvTranspose and Gemm nodes with a float weight between a dequantizer with one scale and a quantizer, for
+    which onnxruntime makes int8 weights of its own when it loads the file.
+    """
+    return tuple(site_of(node) for node in _nodes(model) if _is_unproven(node))
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    return (node for graph in model.graphs() for node in graph)
+
+
+def _product(node: ir.Node) -> Product | None:
+    if node.op_type not in WEIGHTED:
+        return None
+    activation, stored = (_dequantizer(input_at(node, index)) for index in (0, 1))
+    codes = _array(stored.inputs[0]) if stored is not None else None
+    if activation is None or codes is None or codes.dtype != np.int8:
+        return None
+    group, trans_b = int(number(node, "group", 1)), bool(number(node, "transB", 0))
+    return Product(site_of(node), codes, layout_of(node.op_type, codes.ndim, group=group, trans_b=trans_b))
+
+
+def _is_unproven(node: ir.Node) -> bool:
+    if node.op_type in INTEGER_OPERATORS:
+        return True
+    if node.op_type not in {*WEIGHTED, "ConvTranspose"} or _product(node) is not None:
+        return False
+    activation, stored = (_dequantizer(input_at(node, index)) for index in (0, 1))
+    if activation is None:
+        return False
+    if stored is not None:
+        return True
+    scale, weight = input_at(activation, 1), constant(input_at(node, 1))
+    one_scale = scale is not None and scale.shape is not None and scale.shape.rank() == 0
+    return node.op_type != "MatMul" and one_scale and weight is not None and _reaches_quantizer(node.outputs[0])
+
+
+def _reaches_quantizer(value: ir.Value) -> bool:
+    """Whether the only reader of a value is a quantizer, or a Relu or Clip before one."""
+    readers = [use for use, _ in value.uses()]
+    if len(readers) != 1:
+        return False
+    if readers[0].op_type in FOLDING:
+        return _reaches_quantizer(readers[0].outputs[0])
+    return readers[0].op_type == "QuantizeLinear"
+
+
+def _dequantizer(value: ir.Value | None) -> ir.Node | None:
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+
+def _array(value: ir.Value | None) -> Array | None:
+    """Return a constant, or the transpose of one."""
+    tensor = constant(value)
+    if tensor is not None:
+        return tensor.numpy()
+    node = None if value is None else value.producer()
+    if node is None or node.op_type != "Transpose":
+        return None
+    stored = constant(node.inputs[0])
+    return None if stored is None else stored.numpy().transpose(integers(node, "perm") or None)
+
+
+def exact_sums(activations: NDArray[np.uint8], codes: NDArray[np.int8]) -> NDArray[np.int32]:
+    """Return u8 [rows, k] times s8 [channels, k], added in 32 bits: int32 [rows, channels]."""
+    return activations.astype(np.int32) @ codes.T.astype(np.int32)
+
+
+def saturating_sums(
+    activations: NDArray[np.uint8], codes: NDArray[np.int8], layout: WeightLayout, order: Order
+) -> NDArray[np.int32]:
+    """Return what a processor without VNNI computes: each pair of products is cut to 16 bits before it is added.
+
+    ``activations`` are u8 [rows, k], k running as the weight's elements of one channel do in ``WeightLayout.rows``
+    (taps first, then channels); the result is int32 [rows, channels]. Depthwise kernels add in 32 bits.
+    """
+    if layout.depthwise(codes.shape):
+        return exact_sums(activations, layout.rows(codes).reshape(len(codes), -1))
+    taps, channels = layout.rows(codes).shape[1:]
+    as_weight = WeightLayout("MatMul", 0) if layout.op != "Conv" else WeightLayout("Conv", 0)
+    shaped = activations.reshape(-1, taps, channels)
+    shaped = shaped[:, 0] if as_weight.op == "MatMul" else np.moveaxis(shaped, 1, 2)
+    left = pairs(shaped, as_weight, order).astype(np.int32)
+    right = pairs(codes, layout, order).astype(np.int32)
+    sums = np.einsum("rpi,cpi->rcp", left, right)
+    result: NDArray[np.int32] = sums.clip(LOWEST, HIGHEST).sum(axis=2, dtype=np.int32)
+    return result

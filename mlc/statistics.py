@@ -1,0 +1,119 @@
+"""What activations look like: exact extremes, histograms and channel extremes, collected in flat memory.
+
+The model runs once over the samples with the needed values as further outputs; each array is reduced as it comes and
+dropped. Two halves of the data merge into exactly what the whole gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from mlc.errors import DataError
+from mlc.runtimes.onnxruntime import open_session
+from mlc.statistics_observers import CollectedStatistics, Observer, merge, refuse_non_finite
+from mlc.statistics_taps import in_chunks, tapped
+from mlc.types import Need, Target
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlc.types import Array
+    from mlc.workspace import Workspace
+
+__all__ = ["BatchLike", "Batches", "CollectedStatistics", "collect", "merge"]
+
+
+class BatchLike(Protocol):
+    """A batch of samples along axis 0."""
+
+    @property
+    def inputs(self) -> Mapping[str, Array]:
+        """Arrays by input name, every one with the whole batch on axis 0."""
+
+    @property
+    def count(self) -> int:
+        """How many rows are samples; the rest fills up and repeats some."""
+
+    @property
+    def indexes(self) -> Array:
+        """The place of each sample in the user's data, int64 [count]."""
+
+
+Batches: TypeAlias = Iterable[BatchLike]
+"""Data that can be read again and again, batch by batch."""
+
+
+def collect(
+    model: ir.Model,
+    needs: Sequence[Need],
+    batches: Batches,
+    workspace: Workspace,
+    progress: Callable[[str], None] = lambda _: None,
+) -> CollectedStatistics:
+    """Run the model over all samples, runtime optimizations off, and reduce each needed value.
+
+    Values that would not fit into memory together are collected in several runs. Raises DataError for data without a
+    sample, and for a NaN or Inf in an input or in a needed value, with the sample's index; of several values it names
+    the first that the model computes.
+    """
+    observers = {need.value: Observer() for need in needs}
+    for need in needs:
+        observers[need.value].want(need.kind)
+    if not observers:
+        return CollectedStatistics({})
+    samples = 0
+    sizes = _first_shapes(batches)
+    for chunk in in_chunks(model, list(observers), sizes):
+        samples = _run(tapped(model, chunk, workspace), chunk, observers, batches, progress)
+    if not samples:
+        raise DataError("the calibration data holds no sample", "give data with at least one sample")
+    return CollectedStatistics(observers, samples)
+
+
+def _first_shapes(batches: Batches) -> dict[str, tuple[int, ...]]:
+    first = next(iter(batches), None)
+    if first is None:
+        raise DataError("the calibration data holds no sample", "give data with at least one sample")
+    return {name: np.shape(array) for name, array in first.inputs.items()}
+
+
+def _run(
+    path: Path,
+    chunk: Sequence[str],
+    observers: Mapping[str, Observer],
+    batches: Batches,
+    progress: Callable[[str], None],
+) -> int:
+    samples = 0
+    with open_session(path, Target(), optimize=False) as session:
+        for batch in batches:
+            _refuse_non_finite_inputs(batch)
+            computed = [name for name in chunk if name not in batch.inputs]
+            values = session.run(batch.inputs, computed) if computed else {}
+            for name in chunk:
+                array = batch.inputs[name] if name in batch.inputs else values[name]
+                observers[name].add(valid_rows(array, batch), f"the value {name}", batch.indexes)
+            samples += batch.count
+            progress(f"{samples} samples")
+    return samples
+
+
+def valid_rows(array: Array, batch: BatchLike) -> Array:
+    """Drop the rows of a batch that only fill it up, where axis 0 is the batch.
+
+    Elsewhere they stay: a filling repeats real samples, so no extreme moves.
+    """
+    rows = max((len(given) for given in batch.inputs.values() if np.ndim(given)), default=0)
+    if batch.count < rows and np.ndim(array) and len(array) == rows:
+        return array[: batch.count]
+    return array
+
+
+def _refuse_non_finite_inputs(batch: BatchLike) -> None:
+    for name, array in batch.inputs.items():
+        if np.issubdtype(array.dtype, np.floating):
+            refuse_non_finite(valid_rows(array, batch), f"the input {name}", batch.indexes)

@@ -1,0 +1,66 @@
+"""Keeping float what the plan keeps float.
+
+onnxruntime (WeightBiasQuantization, at every load) gives a Conv, ConvTranspose or Gemm that stands between a
+DequantizeLinear with one scale and a QuantizeLinear int8 weights of its own, by tensor and not safe from saturation.
+It looks for a single scale only, so such a node reads its input through a DequantizeLinear that has the same scale once
+for each channel: the same numbers, and the node stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx_ir as ir
+
+from mlc.formats import constant, number
+from passes._qdq import Writer
+
+
+def keep_float(writer: Writer, chosen: Collection[ir.Node]) -> None:
+    """Give every float node with a constant weight a dequantizer of its own, with a scale for each channel."""
+    written: dict[tuple[ir.Value, int, int], ir.Value] = {}
+    for node in tuple(writer.graph):
+        source, channels = node.inputs[0] if node.inputs else None, _channels(node)
+        dequantizer = None if source is None else source.producer()
+        if node in chosen or channels is None or dequantizer is None or dequantizer.op_type != "DequantizeLinear":
+            continue
+        key = (dequantizer.outputs[0], *channels)
+        if key not in written:
+            own = _by_channel(writer, dequantizer, *channels)
+            writer.graph.insert_after(dequantizer, own)
+            written[key] = own.outputs[0]
+        node.replace_input_with(0, written[key])
+        output = dequantizer.outputs[0]
+        if not output.uses() and not output.is_graph_output():
+            writer.graph.remove(dequantizer, safe=True)
+
+
+def _channels(node: ir.Node) -> tuple[int, int] | None:
+    """Return the axis of the channels of a float node's input and their number, or None where its weight stays."""
+    weight = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if weight is None or weight.dtype != ir.DataType.FLOAT:
+        return None
+    shape = weight.numpy().shape
+    if node.op_type == "Conv":
+        return 1, shape[1] * int(number(node, "group", 1))
+    if node.op_type == "ConvTranspose":
+        return 1, shape[0]
+    if node.op_type == "Gemm":
+        return 1 - int(number(node, "transA", 0)), shape[int(number(node, "transB", 0))]
+    if node.op_type == "MatMul" and len(shape) > 1:
+        return -1, shape[-2]
+    return None
+
+
+def _by_channel(writer: Writer, dequantizer: ir.Node, axis: int, channels: int) -> ir.Node:
+    codes, scale, zero_point = dequantizer.inputs
+    output = dequantizer.outputs[0]
+    stem = f"{output.name}.by_channel"
+    parameters = [
+        writer.constant(f"{stem}.{role}", np.full(channels, tensor.numpy()))
+        for role, value in (("scale", scale), ("zero_point", zero_point))
+        if (tensor := constant(value)) is not None
+    ]
+    assert codes is not None
+    return writer.node("DequantizeLinear", [codes, *parameters], stem, ir.DataType.FLOAT, output.shape, axis=axis)
