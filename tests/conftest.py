@@ -35,10 +35,10 @@ def workspace(tmp_path):
 
 def measure_quickly(patch):
     """Time a few runs in one process: enough for every figure to exist, for tests that are not about speed."""
-    patch.setattr("mlc.measure.latency.PROCESSES", 1)
-    patch.setattr("mlc.measure.latency.ROUNDS", (2, 2, 2))
-    patch.setattr("mlc.measure.latency.LOADS", 1)
-    patch.setattr("mlc.measure.latency.BLOCK", (0.001, 0.002))
+    patch.setattr("mlc.measuring.latency.PROCESSES", 1)
+    patch.setattr("mlc.measuring.latency.ROUNDS", (2, 2, 2))
+    patch.setattr("mlc.measuring.latency.LOADS", 1)
+    patch.setattr("mlc.measuring.latency.BLOCK", (0.001, 0.002))
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mlc.artifact import LeftOut, Origin, Step
 from mlc.compare import Check, Difference
-from mlc.judge import Report, choose, judge
+from mlc.judging import Report, choose, judge
 from mlc.layer_errors import LayerError
-from mlc.measure import Accuracy, Candidate, Latency, OutputAgreement, Trial
+from mlc.measuring import Accuracy, Candidate, Latency, OutputAgreement, Trial
 from mlc.recipe import Recipe
 from mlc.runtimes.session import NodeRun, OperatorTime, Placement, Profile
 from mlc.types import (
@@ -32,7 +32,7 @@ from mlc.types import (
 HOSTILE = "</td><script>alert('x')</script>|`*&\x1b[31m"
 """A name as a careless or malicious model file may have it."""
 
-INT8 = PassSpec("int8-static", (("calibration", "percentile"), ("percent", 99.99)))
+INT8 = PassSpec("int8-static", (("method", "percentile"), ("percent", 99.99)))
 LIMITS = Limits(max_drop=Drop(0.01), max_latency=0.6, min_speedup=2.0, max_size=0.5)
 NOISE = Interval(1.002, 0.986, 1.017)
 

@@ -19,8 +19,8 @@ import pytest
 from mlc.compare import Reference
 from mlc.data import open_data
 from mlc.errors import DataError, SourceError, TargetError, UsageError
-from mlc.judge import compared
-from mlc.measure import (
+from mlc.judging import compared
+from mlc.measuring import (
     Candidate,
     Latency,
     bench,
@@ -32,12 +32,12 @@ from mlc.measure import (
     measure_agreement,
     trials,
 )
-from mlc.measure.agreement import Agreement
-from mlc.measure.bootstrap import expanded_interval, mean_draws, ratio_interval, student
-from mlc.measure.files import file_bytes
-from mlc.measure.latency import measure_latency, measure_load, measure_profile, time_original
-from mlc.measure.timing import timed_block
-from mlc.measure.worker import plan, thinned
+from mlc.measuring.agreement import Agreement
+from mlc.measuring.bootstrap import expanded_interval, mean_draws, ratio_interval, student
+from mlc.measuring.files import file_bytes
+from mlc.measuring.latency import measure_latency, measure_load, measure_profile, time_original
+from mlc.measuring.timing import timed_block
+from mlc.measuring.worker import plan, thinned
 from mlc.metrics import from_function, load_metric
 from mlc.types import Dim, InputSpec, Target
 from tests import onnx_models
@@ -375,7 +375,7 @@ def test_a_worker_times_a_set(layer):
 
 
 def test_a_worker_imports_only_what_it_needs():
-    code = "import sys, mlc.measure.worker; print(*sys.modules)"
+    code = "import sys, mlc.measuring.worker; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "typer", "rich", "pydantic", "onnx", "onnx_ir", "onnxscript", "jinja2", "mlc.cli", "mlc.sources"}
     assert heavy & set(result.stdout.split()) == set()
@@ -417,7 +417,7 @@ def test_an_interrupt_kills_the_worker(layer, tmp_path):
         "import sys, time\nsys.stdin.read()\nprint('up', file=sys.stderr)\ntime.sleep(600)\n"
     )
     code = (
-        "import sys\nfrom pathlib import Path\nfrom mlc.measure import jobs\nfrom mlc.types import Target\n"
+        "import sys\nfrom pathlib import Path\nfrom mlc.measuring import jobs\nfrom mlc.types import Target\n"
         "jobs.WORKER = 'hanging'\njobs.run_job(jobs.job('load', [], Target(), {}))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -13,7 +13,7 @@ import pytest
 
 from mlc.errors import OutputError
 from mlc.figures import decibels
-from mlc.judge import Report, judge
+from mlc.judging import Report, judge
 from mlc.layer_errors import LayerError
 from mlc.report import html, json, markdown, text, write_reports
 from mlc.report.table import listed, plain, table

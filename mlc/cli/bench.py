@@ -13,7 +13,7 @@ from mlc.cli.output import listening, result
 from mlc.errors import UsageError
 
 if TYPE_CHECKING:
-    from mlc.measure import Trial
+    from mlc.measuring import Trial
 
 MODELS = "model.onnx, or directories of compiled models; the first is what the others are compared with."
 SECONDS = "20"

@@ -79,7 +79,7 @@ def _run(flags: dict[str, Any]) -> int:
     as_json, force, out, _ = (flags.pop(key) for key in ("json", "force", "out", "debug"))
     recipe = recipe_of(flags)
     place = o.given("--out", _folder, out) if out is not None else default_out(recipe.source)
-    from mlc.judge import exit_code
+    from mlc.judging import exit_code
     from mlc.pipeline import compile as compile_recipe
 
     with listening() as progress:

@@ -39,7 +39,7 @@ def validate(
         "seed": seed,
     }  # fmt: skip
     changes = o.recipe_changes(flags, source="--against")
-    from mlc.judge import exit_code
+    from mlc.judging import exit_code
     from mlc.pipeline import validate as validate_model
     from mlc.recipe import changed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlc.errors import OutputError
-from mlc.judge import Report
+from mlc.judging import Report
 from mlc.report import html, json, markdown, text
 
 __all__ = ["html", "json", "markdown", "text", "write_reports"]

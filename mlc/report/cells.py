@@ -11,8 +11,8 @@ from mlc.figures import (
     supported,
     times,
 )
-from mlc.judge import Report
-from mlc.measure import Accuracy, Trial
+from mlc.judging import Report
+from mlc.measuring import Accuracy, Trial
 from mlc.report.table import plain
 
 UNKNOWN = "not measured"

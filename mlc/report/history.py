@@ -10,7 +10,7 @@ from mlc.figures import (
     error,
     seconds,
 )
-from mlc.judge import Report
+from mlc.judging import Report
 from mlc.report.cells import shipped_of
 from mlc.report.table import Table, listed, table
 from mlc.runtimes.session import NodeRun, Placement

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlc.figures import counted, ends, megabytes, middle, milliseconds, percent
-from mlc.judge import DONE, INCONCLUSIVE, MET, MISSED, SLOWER, UNMODIFIED, Report, compared
-from mlc.measure import Trial
+from mlc.judging import DONE, INCONCLUSIVE, MET, MISSED, SLOWER, UNMODIFIED, Report, compared
+from mlc.measuring import Trial
 from mlc.report import history, plots, results, setting
 from mlc.report.cells import baseline_of, notes, original_accuracy, shipped_of
 from mlc.report.markdown import title

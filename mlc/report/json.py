@@ -10,8 +10,8 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
-from mlc.judge import Report
-from mlc.measure import Trial
+from mlc.judging import Report
+from mlc.measuring import Trial
 from mlc.types import Machine
 
 SCHEMA = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from mlc.judge import Report
+from mlc.judging import Report
 from mlc.report import history, results, setting
 from mlc.report.cells import baseline_of, notes
 from mlc.report.table import Table, plain
@@ -47,7 +47,7 @@ def _result_tables(report: Report) -> list[Table]:
     return [
         results.verdicts(report),
         results.figures(report),
-        results.trials(report.trials, baseline=baseline_of(report) is not None),
+        results.trials(report.trials, baseline=baseline_of(report) is not None, eager=report.eager),
         results.agreement(report),
         results.checks(report),
         results.operators(report),

@@ -15,8 +15,8 @@ from mlc.figures import (
     percent,
     sizes_text,
 )
-from mlc.judge import Report
-from mlc.measure import Trial
+from mlc.judging import Report
+from mlc.measuring import Trial
 from mlc.report.cells import (
     UNKNOWN,
     accuracy_text,
@@ -67,8 +67,10 @@ def figures(report: Report) -> Table:
     return table("Figures", "t" * (len(shown) + 1), header, rows if shown else ())
 
 
-def trials(measured: Sequence[Trial], *, baseline: bool = True) -> Table:
-    """Every trial with all its figures; the first is what the others are compared with."""
+def trials(
+    measured: Sequence[Trial], *, baseline: bool = True, eager: tuple[float, float, float] | None = None
+) -> Table:
+    """Every trial with all its figures; the first is what the others are compared with. ``eager`` is a row of its own."""
     header = ("model", "p50", "p90", "p99", "p50, default settings", "speed-up", "size", "load", "peak memory")
     rows = []
     for number, trial in enumerate(measured):
@@ -84,6 +86,9 @@ def trials(measured: Sequence[Trial], *, baseline: bool = True) -> Table:
                 memory_text(trial),
             )
         )
+    if eager:
+        alone = milliseconds(eager[0])
+        rows.append(("torch eager, alone", *map(milliseconds, eager), alone, *[UNKNOWN] * 4))
     return table("All that was measured", "cnnnnnnnn", header, rows, _trials_note(measured))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlc.figures import seconds, significant, sizes_text
-from mlc.judge import Report
+from mlc.judging import Report
 from mlc.recipe import input_text
 from mlc.report.table import Table, table
 from mlc.types import OutputSpec

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlc.figures import counted, decibels, error, percent
-from mlc.judge import Report
-from mlc.measure import Trial
+from mlc.judging import Report
+from mlc.measuring import Trial
 from mlc.report import history, results
 from mlc.report.cells import notes, shipped_of
 from mlc.report.table import Table, aligned, plain, table

@@ -33,6 +33,8 @@ DTYPES = {
 }
 """NumPy's names of onnxruntime's element types."""
 
+onnxruntime.disable_telemetry_events()  # Windows has no variable for it; elsewhere mlc/__init__.py has set one
+
 
 class OnnxRuntimeSession:
     """A loaded model; a context manager. ``raw`` is onnxruntime's own session, for those who time it."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mlc.figures import short
-from mlc.judge import Report, allowed_drop
-from mlc.measure import Accuracy
+from mlc.judging import Report, allowed_drop
+from mlc.measuring import Accuracy
 from mlc.report.cells import shipped_of, shown_trials
 from mlc.report.plots.canvas import Ink, Plot, canvas, finite, limits
 from mlc.types import Interval

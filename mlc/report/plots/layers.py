@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from mlc.figures import counted, decibels
-from mlc.judge import Report
+from mlc.judging import Report
 from mlc.layer_errors import LayerError
 from mlc.report.plots.canvas import Canvas, Ink, Plot, canvas, limits
 

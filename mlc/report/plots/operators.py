@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlc.figures import counted, milliseconds
-from mlc.judge import Report
-from mlc.measure import Trial
+from mlc.judging import Report
+from mlc.measuring import Trial
 from mlc.report.cells import shown_trials
 from mlc.report.plots.canvas import Ink, Plot, canvas, drawable
 

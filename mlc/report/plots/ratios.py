@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlc.figures import counted, ends, short, significant
-from mlc.judge import Report, noise_band
-from mlc.measure import Latency, Trial
+from mlc.judging import Report, noise_band
+from mlc.measuring import Latency, Trial
 from mlc.report.cells import baseline_of
 from mlc.report.plots.canvas import Canvas, Ink, Plot, canvas, limits
 from mlc.types import Interval

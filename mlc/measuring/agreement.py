@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlc.measure.nouns import OutputAgreement
+from mlc.measuring.nouns import OutputAgreement
 from mlc.metrics import cosines, decibels
 
 if TYPE_CHECKING:

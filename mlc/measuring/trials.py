@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlc.errors import TargetError, UsageError
-from mlc.measure.accuracy import Measured, Progress, measure_accuracy, measure_agreement
-from mlc.measure.files import file_bytes
-from mlc.measure.latency import ROUNDS, SECONDS, bench, latencies_of, measure_load, measure_profile
-from mlc.measure.nouns import Candidate, Known, Latency, Runs, Trial
+from mlc.measuring.accuracy import Measured, Progress, measure_accuracy, measure_agreement
+from mlc.measuring.files import file_bytes
+from mlc.measuring.latency import ROUNDS, SECONDS, bench, latencies_of, measure_load, measure_profile
+from mlc.measuring.nouns import Candidate, Known, Latency, Runs, Trial
 from mlc.runtimes.session import NodeRun, Profile
 from mlc.types import Sizes, Target
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from mlc.errors import DataError
-from mlc.measure.agreement import Agreement
-from mlc.measure.bootstrap import expanded_interval, mean_draws, weighted_mean
-from mlc.measure.nouns import Accuracy, Candidate, Known, OutputAgreement, Runs
+from mlc.measuring.agreement import Agreement
+from mlc.measuring.bootstrap import expanded_interval, mean_draws, weighted_mean
+from mlc.measuring.nouns import Accuracy, Candidate, Known, OutputAgreement, Runs
 from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Interval, Target
 

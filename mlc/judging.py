@@ -10,7 +10,7 @@ from mlc.artifact import Origin, Step
 from mlc.compare import Check
 from mlc.figures import ends, measured, megabytes, middle, milliseconds, short, significant
 from mlc.layer_errors import LayerError
-from mlc.measure import Accuracy, Latency, Trial
+from mlc.measuring import Accuracy, Latency, Trial
 from mlc.recipe import Recipe
 from mlc.types import Drop, Interval, Limits, Machine, Plan, Signature
 
@@ -40,7 +40,8 @@ class Report:
 
     ``trials`` are the baseline first, then the candidates; ``shipped`` names the one that was written. ``first_line``
     is what a hurried reader gets. ``command`` is ``compile``, or ``validate``, which writes nothing. ``recipe_text`` is
-    the recipe.toml as written, ``loading`` the lines that run the model with plain onnxruntime.
+    the recipe.toml as written, ``loading`` the lines that run the model with plain onnxruntime. ``eager`` is p50, p90
+    and p99 in milliseconds of the torch module, alone in mlc's own process.
     """
 
     recipe: Recipe
@@ -64,6 +65,7 @@ class Report:
     directory: str = ""
     command: str = "compile"
     recipe_text: str = ""
+    eager: tuple[float, float, float] | None = None
 
 
 class Judgement(NamedTuple):

@@ -14,11 +14,11 @@ from typing import Any
 import mlc
 from mlc import errors
 from mlc.errors import MlcError, TargetError
-from mlc.measure.nouns import Candidate
+from mlc.measuring.nouns import Candidate
 from mlc.runtimes.session import NodeRun, OperatorTime, Placement, Profile
 from mlc.types import Target
 
-WORKER = "mlc.measure.worker"
+WORKER = "mlc.measuring.worker"
 
 
 def job(

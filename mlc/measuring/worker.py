@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mlc.errors import MlcError, TargetError
-from mlc.measure.jobs import error_answer, target_of
-from mlc.measure.timing import NANOSECONDS, Run, timed_block
+from mlc.measuring.jobs import error_answer, target_of
+from mlc.measuring.timing import NANOSECONDS, Run, timed_block
 from mlc.runtimes.onnxruntime import OnnxRuntimeSession, open_session
 from mlc.runtimes.profiling import profile_run
 

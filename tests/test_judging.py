@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from mlc.judge import (
+from mlc.judging import (
     DONE,
     INCONCLUSIVE,
     MET,

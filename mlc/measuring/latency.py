@@ -13,11 +13,11 @@ import numpy as np
 
 from mlc.errors import UsageError
 from mlc.machine import memory_bytes
-from mlc.measure.bootstrap import ratio_interval
-from mlc.measure.files import file_bytes
-from mlc.measure.jobs import job, nodes_of, profile_of, run_job
-from mlc.measure.nouns import Candidate, Latency, Runs
-from mlc.measure.timing import timed_block
+from mlc.measuring.bootstrap import ratio_interval
+from mlc.measuring.files import file_bytes
+from mlc.measuring.jobs import job, nodes_of, profile_of, run_job
+from mlc.measuring.nouns import Candidate, Latency, Runs
+from mlc.measuring.timing import timed_block
 from mlc.runtimes.session import NodeRun, Profile
 from mlc.types import Interval, Sizes, Target
 
