@@ -22,4 +22,3 @@ def test_no_process_leaves_a_trace_of_telemetry(tmp_path):
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert [path for path in tmp_path.rglob("*") if path.name in TRACES] == []
-

@@ -70,7 +70,7 @@ def figures(report: Report) -> Table:
 def trials(
     measured: Sequence[Trial], *, baseline: bool = True, eager: tuple[float, float, float] | None = None
 ) -> Table:
-    """Every trial with all its figures; the first is what the others are compared with. ``eager`` is a row of its own."""
+    """Every trial with all its figures; the first is what the others are compared with. ``eager`` has a row."""
     header = ("model", "p50", "p90", "p99", "p50, default settings", "speed-up", "size", "load", "peak memory")
     rows = []
     for number, trial in enumerate(measured):

@@ -1,0 +1,38 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both make .venv when it is not there.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format venv benchmarks clean
+
+venv: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mlc needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: venv
+	$(BIN)/mlc compile --recipe sample_models/fashion_cnn/recipe.toml -o build/demo --force
+
+test: venv
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmarks: venv
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.rewriting
+	$(BIN)/python -m benchmarks.statistics
+	$(BIN)/python -m benchmarks.int8
+
+clean:
+	rm -rf build .venv .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,126 @@
+"""The Python door: the whole line in one call, and each of its stages on its own."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mlc.artifact import Artifact
+from mlc.data import open_data
+from mlc.exporting import export as export_checked
+from mlc.judging import Judgement, Report
+from mlc.judging import judge as judge_trials
+from mlc.measuring import Trial
+from mlc.pipeline import Live
+from mlc.pipeline import compile as compile_recipe
+from mlc.pipeline_data import Datasets
+from mlc.pipeline_measure import metric_of, trials_of
+from mlc.pipeline_run import Progress, Run, silent
+from mlc.probes import references
+from mlc.recipe import Recipe, merge
+from mlc.registry import schedule
+from mlc.rewriting import rewrite as rewrite_verified
+from mlc.runtimes.cpu import capabilities
+from mlc.sources.load import load as load_source
+from mlc.sources.original import Original
+from mlc.workspace import Workspace
+
+
+def compile(  # noqa: A001 - the word of the field
+    source: Any,
+    example: Any = None,
+    *,
+    out: str | Path | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+    **asked: Any,
+) -> Report:
+    """Compile a module, or what the command line calls SOURCE; return the report.
+
+    ``asked`` holds the keys of a recipe: ``inputs``, ``passes``, ``target``, ``calibrate``, ``data``, ``metric``,
+    ``max_drop``, ``max_latency``, ``min_speedup``, ``max_size``, ``at``, ``opset``, ``seed``, ``strict``, as texts of
+    the grammar or as objects; ``calibrate`` and ``data`` may be any re-iterable of batches, ``metric`` any function.
+    Without ``out`` nothing is kept. Raises an MlcError; a missed limit is an outcome of the report, not an error.
+    """
+    recipe, live = _asked(source, example, asked)
+    return compile_recipe(recipe, None if out is None else Path(out), force=force, live=live, progress=progress)
+
+
+def load(source: Any, example: Any = None, *, inputs: Sequence[str] = ()) -> Original:
+    """Load a module, or what the command line calls SOURCE, as the Original that every later stage is compared with."""
+    return load_source(source, merge(None, {"source": "python:", "inputs": list(inputs)}).inputs, example)
+
+
+def export(original: Original, *, data: Any = None, opset: int = 20, seed: int = 0) -> Artifact:
+    """Export to ONNX, compared with the original at every verified size. Raises SourceError where it differs."""
+    kept, _ = references(original, _samples(original, data), seed)
+    artifact, _ = export_checked(original, kept, _workspace(), opset)
+    return artifact
+
+
+def rewrite(
+    artifact: Artifact, original: Original, *, passes: Sequence[str] = (), calibrate: Any = None, **asked: Any
+) -> Artifact:
+    """Run the default passes and those asked for, each verified against the original; the steps say how each went.
+
+    ``asked`` may hold ``target``, ``seed`` and ``strict``. Raises PassError where a pass did not do what was asked.
+    """
+    recipe = merge(None, {"source": "python:", "passes": list(passes), **asked})
+    data = None if calibrate is None else open_data(calibrate, original.signature.inputs)
+    kept, _ = references(original, _samples(original, calibrate), recipe.seed)
+    return rewrite_verified(
+        artifact,
+        schedule(recipe.passes, defaults=recipe.defaults),
+        references=kept,
+        workspace=_workspace(),
+        capabilities=capabilities(recipe.target),
+        requested=[spec.name for spec in recipe.passes],
+        calibration=data,
+        seed=recipe.seed,
+        strict=recipe.strict,
+    )
+
+
+def measure(
+    models: Mapping[str, Artifact], original: Original, *, data: Any = None, progress: Progress = silent, **asked: Any
+) -> tuple[Trial, ...]:
+    """Measure artifacts by name, the first is the baseline; ``asked`` may hold metric, target, at and seed."""
+    recipe, live = _asked("python:", None, asked)
+    evaluation = None if data is None else open_data(data, original.signature.inputs, original.signature.outputs)
+    sets = Datasets(None, evaluation)
+    kept, _ = references(original, sets.first_samples(), recipe.seed)
+    run = Run(recipe, _workspace(), progress)
+    return trials_of(models, original=original, sets=sets, metric=metric_of(recipe, live), kept=kept, run=run)
+
+
+def judge(trials: Sequence[Trial], *, shipped: str = "", **limits: Any) -> Judgement:
+    """Judge a trial against ``max_drop``, ``max_latency``, ``min_speedup`` and ``max_size``."""
+    return judge_trials(trials, merge(None, {"source": "python:", **limits}).limits, shipped=shipped)
+
+
+def _asked(source: Any, example: Any, asked: Mapping[str, Any]) -> tuple[Recipe, Live]:
+    """Tell what a recipe can hold from the Python objects that it cannot."""
+    named: dict[str, Any] = {}
+    live: dict[str, Any] = {}
+    for key, given in {"source": source, **asked}.items():
+        is_object = key in {"source", "calibrate", "data", "metric"} and not isinstance(given, str | Path | None)
+        if is_object:
+            live["module" if key == "source" else key] = given
+        named[key] = f"python:{type(given).__name__}" if is_object else str(given) if isinstance(given, Path) else given
+    return merge(None, named), Live(example=example, **live)
+
+
+def _samples(original: Original, data: Any) -> Any:
+    sets = Datasets(None, None if data is None else open_data(data, original.signature.inputs))
+    return sets.first_samples()
+
+
+@cache
+def _workspace() -> Workspace:
+    """Return the folder in which stages called on their own keep their files; it goes with the process."""
+    workspace = Workspace()
+    atexit.register(workspace.__exit__, None, None, None)
+    return workspace

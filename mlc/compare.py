@@ -1,0 +1,183 @@
+"""Are two models the same? The one place that knows tolerance, for export, passes and final files.
+
+Float outputs are judged by their largest error over the rms of the expected value. Integer and boolean outputs are
+judged exactly, unless ``decisions`` (see ``mlc.compare_decisions``) names the float values that decide them: then an
+element may differ where the deciding value lies within the tolerance of its threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlc.compare_flips import Decision, Flipped, Threshold, counted, unexcused
+from mlc.compare_scale import ZERO_SCALE, chunks, is_float, rms, scale_of
+from mlc.types import Sizes
+
+if TYPE_CHECKING:
+    from mlc.types import Array, Arrays
+
+__all__ = [
+    "EXPORT_TOLERANCE", "ZERO_SCALE", "Check", "Decision", "Difference", "Reference", "Threshold",
+    "compare", "compare_one", "is_float", "powers", "ratio_db", "rms", "scale_of", "sqnr",
+]  # fmt: skip
+
+EXPORT_TOLERANCE = 1e-3
+"""Largest error over the rms of a float output that an fp32 export may have."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the original answers: inputs and outputs by name at one size, computed once and kept."""
+
+    sizes: Sizes
+    inputs: Arrays
+    outputs: Arrays
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one output differs: the largest error over the rms of the expected value, and why it does not hold, if so."""
+
+    output: str
+    error: float
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        """Whether the difference is more than is allowed."""
+        return bool(self.reason)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison with the original: which file or graph, at which sizes, and every output's difference."""
+
+    name: str
+    sizes: Sizes
+    tolerance: float
+    differences: tuple[Difference, ...] = field(default_factory=tuple)
+
+    @property
+    def held(self) -> bool:
+        """Whether no output differs more than is allowed."""
+        return not any(self.differences)
+
+    @property
+    def error(self) -> float:
+        """The largest error over the rms of all outputs."""
+        return max((difference.error for difference in self.differences), default=0.0)
+
+
+def compare(
+    expected: Arrays,
+    actual: Arrays,
+    tolerance: float,
+    *,
+    decisions: Mapping[str, Decision] | None = None,
+    exact: bool = False,
+) -> tuple[Difference, ...]:
+    """Compare every expected output with the actual one of the same name.
+
+    ``exact`` asks for the same bits (any NaN equals any other). ``actual`` holds the deciding values too.
+    """
+    known = decisions or {}
+    return tuple(
+        compare_one(name, array, actual.get(name), tolerance, decision=known.get(name), values=actual, exact=exact)
+        for name, array in expected.items()
+    )
+
+
+def compare_one(
+    name: str,
+    expected: Array,
+    actual: Array | None,
+    tolerance: float,
+    *,
+    decision: Decision | None = None,
+    values: Arrays | None = None,
+    exact: bool = False,
+) -> Difference:
+    """Compare one output. An error that has no number (another shape, a flip) is infinite."""
+    if actual is None:
+        return Difference(name, math.inf, f"{name} is missing")
+    if expected.dtype != actual.dtype and not (_is_text(expected) and _is_text(actual)):
+        return Difference(name, math.inf, f"{name} is {actual.dtype}, expected {expected.dtype}")
+    same_shape = expected.shape == actual.shape
+    if exact and same_shape:
+        return _same_bits(name, expected, actual)
+    if same_shape and is_float(expected.dtype):
+        return _float_difference(name, expected, actual, tolerance)
+    if same_shape and (expected.size == 0 or bool(np.all(expected == actual))):
+        return Difference(name, 0.0)
+    reason = unexcused(Flipped(name, expected, actual), tolerance, decision, values or {})
+    return Difference(name, math.inf if reason else 0.0, reason)
+
+
+def sqnr(expected: Array, actual: Array) -> float:
+    """Return the signal to noise ratio in dB: infinite where equal, minus infinite for another shape or NaN and Inf."""
+    if expected.shape != actual.shape:
+        return -math.inf
+    signal, noise = powers(expected, actual)
+    return ratio_db(signal, noise)
+
+
+def powers(expected: Array, actual: Array) -> tuple[float, float]:
+    """Return the summed squares of the expected value and of the error, over the finite elements of the former."""
+    signal, noise = 0.0, 0.0
+    for wanted, given in zip(chunks(expected), chunks(actual), strict=True):
+        finite = np.isfinite(wanted)
+        error = given[finite] - wanted[finite]
+        signal += float(np.dot(wanted[finite], wanted[finite]))
+        noise += float(np.dot(error, error)) if np.isfinite(error).all() else math.inf
+    return signal, noise
+
+
+def ratio_db(signal: float, noise: float) -> float:
+    """Return a ratio of summed squares in dB."""
+    if noise == 0:
+        return math.inf
+    if signal == 0 or not math.isfinite(noise):
+        return -math.inf
+    return 10 * math.log10(signal / noise)
+
+
+def _is_text(array: Array) -> bool:
+    return array.dtype.kind in "OSU"
+
+
+def _same_bits(name: str, expected: Array, actual: Array) -> Difference:
+    if _is_text(expected):
+        same = np.asarray(expected == actual)
+        return Difference(name, 0.0) if same.all() else Difference(name, math.inf, counted(name, ~same))
+    left, right = (np.ascontiguousarray(array).reshape(-1) for array in (expected, actual))
+    width = expected.dtype.itemsize
+    differs = (left.view(np.uint8).reshape(-1, width) != right.view(np.uint8).reshape(-1, width)).any(axis=1)
+    if is_float(expected.dtype):
+        differs &= ~(np.isnan(left) & np.isnan(right))
+    if not differs.any():
+        return Difference(name, 0.0)
+    if not is_float(expected.dtype):
+        return Difference(name, math.inf, counted(name, differs))
+    measured = _float_difference(name, expected, actual, math.inf)
+    return Difference(name, measured.error, measured.reason or f"{counted(name, differs)} in bits")
+
+
+def _float_difference(name: str, expected: Array, actual: Array, tolerance: float) -> Difference:
+    largest = 0.0
+    for wanted, given in zip(chunks(expected), chunks(actual), strict=True):
+        finite = np.isfinite(wanted)
+        if finite.all() and np.isfinite(given).all():
+            largest = max(largest, float(np.abs(given - wanted).max(initial=0.0)))
+            continue
+        other = ~finite | ~np.isfinite(given)
+        if not np.array_equal(wanted[other], given[other], equal_nan=True):
+            return Difference(name, math.inf, f"{name} has NaN or Inf at other positions than expected")
+        largest = max(largest, float(np.abs(given[finite] - wanted[finite]).max(initial=0.0)))
+    error = largest / scale_of(expected) if largest else 0.0
+    if error > tolerance:
+        return Difference(name, error, f"{name} differs by {error:.2g} of its rms, allowed is {tolerance:.2g}")
+    return Difference(name, error)

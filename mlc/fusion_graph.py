@@ -1,0 +1,114 @@
+"""What passes ask of graphs and do to them: walking, shapes, constants, removal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from mlc.types import Array
+
+
+def walk(model: ir.Model) -> Iterator[tuple[str, ir.Graph]]:
+    """Yield the main graph and all subgraphs, outer ones first, each with the prefix of the sites in it.
+
+    The prefix of the main graph is empty, that of an If's branch ``y.then_branch/``, where y is the If's first output.
+    """
+    yield from _walk(model.graph, "")
+
+
+def _walk(graph: ir.Graph, prefix: str) -> Iterator[tuple[str, ir.Graph]]:
+    yield prefix, graph
+    for node in list(graph):
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                yield from _walk(attribute.as_graph(), f"{prefix}{node.outputs[0].name}.{attribute.name}/")
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether a value is the same in every run: a tensor that no caller can override."""
+    return value is not None and value.const_value is not None and not value.is_graph_input()
+
+
+def array_of(value: ir.Value) -> Array:
+    """Return the array of a constant value."""
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Give values without one a dtype and shape, as far as ONNX can tell; what is known stays, the interface too."""
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    inferred = model.clone()
+    with _quiet("onnx_ir.passes.common.shape_inference"):
+        ShapeInferencePass(check_type=False, strict_mode=False)(inferred)
+    for graph, twin in zip(model.graphs(), inferred.graphs(), strict=True):
+        for node, other in zip(graph, twin, strict=True):
+            for value, known in zip(node.outputs, other.outputs, strict=True):
+                value.type = value.type if value.type is not None else known.type
+                value.shape = value.shape if value.shape is not None else known.shape
+
+
+def note_constants(model: ir.Model) -> None:
+    """Let results of Constant nodes show their tensor as ``const_value``."""
+    for graph in model.graphs():
+        for node in graph:
+            tensor = constant_tensor(node)
+            if tensor is not None:
+                node.outputs[0].const_value = tensor
+
+
+def constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
+    """Return the tensor of a Constant node, whichever attribute holds it, or None."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.attributes) != 1:
+        return None
+    (attribute,) = node.attributes.values()
+    if attribute.is_ref() or attribute.name == "sparse_value":
+        return None
+    if attribute.name == "value":
+        return attribute.as_tensor()
+    if attribute.name in ("value_string", "value_strings"):
+        text = attribute.value if attribute.name == "value_strings" else [attribute.value]
+        array = np.array([part.encode() if isinstance(part, str) else part for part in text], dtype=object)
+        return ir.StringTensor(array if attribute.name == "value_strings" else array.reshape(()))
+    dtype = np.float32 if attribute.name in ("value_float", "value_floats") else np.int64
+    return ir.tensor(np.array(attribute.value, dtype=dtype))
+
+
+def drop_unused_constant(value: ir.Value) -> None:
+    """Remove an initializer or a Constant node that nothing uses any more; what is in the interface stays."""
+    if value.uses() or value.is_graph_output() or value.is_graph_input() or value.graph is None:
+        return
+    graph = value.graph
+    producer = value.producer()
+    if value.is_initializer() and value.name is not None:
+        graph.initializers.pop(value.name)
+    elif producer is not None and producer.op_type == "Constant":
+        graph.remove([producer], safe=True)
+
+
+def forget_subgraphs(node: ir.Node) -> None:
+    """Let the nodes inside a removed node no longer count as readers of values outside."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            for inner in list(attribute.as_graph().all_nodes()):
+                for index in range(len(inner.inputs)):
+                    inner.replace_input_with(index, None)
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Keep a library's warnings, which we answer for ourselves, off the terminal."""
+    target = logging.getLogger(logger)
+    before = target.disabled
+    target.disabled = True
+    try:
+        yield
+    finally:
+        target.disabled = before

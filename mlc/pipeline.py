@@ -1,0 +1,110 @@
+"""The whole line on one screen: a recipe goes in, a verified, measured, reported artifact comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlc.artifact import Artifact
+from mlc.compare import Reference
+from mlc.data import Data
+from mlc.directory import check_place
+from mlc.exporting import export
+from mlc.graph_pass import Exactness
+from mlc.judging import Report, choose
+from mlc.pipeline_bench import bench
+from mlc.pipeline_data import datasets, refuse_contradictions, replayable
+from mlc.pipeline_measure import eager_of, metric_of, trials_of
+from mlc.pipeline_run import Live, Progress, Run, silent
+from mlc.pipeline_validate import validate
+from mlc.pipeline_write import Shipped, ship
+from mlc.probes import references
+from mlc.recipe import Recipe, check_sizes
+from mlc.registry import pass_class, schedule
+from mlc.rewriting import rewrite
+from mlc.runtimes.cpu import capabilities
+from mlc.runtimes.one_node import try_target
+from mlc.sources.load import load
+from mlc.types import PassSpec
+from mlc.workspace import Workspace
+
+__all__ = ["Live", "bench", "compile", "validate"]
+
+EXPORTED, REWRITTEN = "unmodified export", "rewritten"
+
+
+def compile(  # noqa: A001 - the word of the field
+    recipe: Recipe, out: Path | None, *, force: bool = False, live: Live | None = None, progress: Progress = silent
+) -> Report:
+    """Load, export, rewrite, measure, judge and write; every step is compared with the original.
+
+    Raises an MlcError that carries the exit code; then nothing is at ``out`` that was not there before. Without ``out``
+    everything is done and nothing is kept.
+    """
+    live = live or Live()
+    specs = schedule(recipe.passes, defaults=recipe.defaults)
+    lossy = [spec for spec in specs if pass_class(spec.name).exactness is Exactness.LOSSY]
+    exact = [spec for spec in specs if spec not in lossy]
+    refuse_contradictions(recipe, live, lossy)
+    metric = metric_of(recipe, live)
+    try_target(recipe.target)
+    if out is not None:
+        check_place(out, force=force)
+    with Workspace() as workspace:
+        run = Run(recipe, workspace, progress)
+        with run.stage("load"):
+            original = load(live.module or recipe.source, recipe.inputs, live.example)
+            check_sizes(recipe.at, original.signature.inputs)
+        with run.stage("read data"):
+            sets = datasets(recipe, live, original.signature, lossy)
+            run.recipe = recipe = replayable(recipe, live, original.source, sets)
+        with run.stage("run the original"):
+            kept, not_run = references(original, sets.first_samples(), recipe.seed)
+        with run.stage("export"):
+            exported, checks = export(original, kept, workspace, recipe.opset)
+        with run.stage("rewrite"):
+            rewritten = rewritten_by(exact, exported, kept, run)
+        with run.stage("quantize"):
+            final = rewritten_by(lossy, rewritten, kept, run, sets.calibration)
+        stages = {EXPORTED: exported, REWRITTEN: rewritten, "+".join(spec.name for spec in lossy): final}
+        models = changed_only(stages)
+        with run.stage("measure"):
+            trials = trials_of(models, original=original, sets=sets, metric=metric, kept=kept, run=run)
+            run.eager = eager_of(original, kept, sets, recipe)
+        asked = tuple(spec.name for spec in recipe.passes)
+        name = choose(trials, bool(asked))
+        notes = (*original.notes, *not_run, *sets.notes)
+        shipped = Shipped(name, models[name], trials, kept, checks, sets, notes)
+        with run.stage("write"):
+            return ship(shipped, out, run, force=force)
+
+
+def rewritten_by(
+    specs: Sequence[PassSpec], artifact: Artifact, kept: Sequence[Reference], run: Run, calibration: Data | None = None
+) -> Artifact:
+    """Run passes over an artifact, each verified against the original's kept answers."""
+    return rewrite(
+        artifact,
+        specs,
+        references=kept,
+        workspace=run.workspace,
+        capabilities=capabilities(run.recipe.target),
+        requested=[spec.name for spec in run.recipe.passes],
+        calibration=calibration,
+        seed=run.recipe.seed,
+        strict=run.recipe.strict,
+        progress=run.progress,
+        keep=run.keep,
+    )
+
+
+def changed_only(stages: dict[str, Artifact]) -> dict[str, Artifact]:
+    """Leave out stages whose passes changed nothing: they are the same model once more."""
+    models: dict[str, Artifact] = {}
+    done = 0
+    for name, artifact in stages.items():
+        changes = sum(1 for step in artifact.steps if step.sites)
+        if not models or changes > done:
+            models[name] = artifact
+        done = changes
+    return models

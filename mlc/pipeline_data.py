@@ -1,0 +1,142 @@
+"""Which samples calibrate and which evaluate: never the same ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlc.data import Batch, Data, open_data, split
+from mlc.errors import UsageError
+from mlc.pipeline_run import Live
+from mlc.recipe import Recipe
+from mlc.types import PassSpec, Signature
+
+if TYPE_CHECKING:
+    from mlc.types import Arrays
+
+CALIBRATION_SHARE = 0.2
+"""Share of the samples that calibrate where calibration and evaluation come from one source."""
+
+PROBED = 8
+"""Samples that probe inputs are made of."""
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Two disjoint streams of samples; each may be missing."""
+
+    calibration: Data | None = None
+    evaluation: Data | None = None
+    notes: tuple[str, ...] = ()
+
+    def first_samples(self) -> Arrays | None:
+        """Return the first real samples, stacked by input name, for inputs that probe a graph; None without data."""
+        data = self.evaluation or self.calibration
+        if data is None:
+            return None
+        batch = next(iter(data.batches(PROBED)))
+        return {name: array[: batch.count] for name, array in batch.inputs.items()}
+
+    def described(self) -> dict[str, str]:
+        """Return what the report says of the data: names and numbers of samples."""
+        parts = {"calibration": self.calibration, "evaluation": self.evaluation}
+        return {role: f"{data.name}, {len(data)} samples" for role, data in parts.items() if data is not None}
+
+
+def refuse_contradictions(recipe: Recipe, live: Live, lossy: Sequence[PassSpec]) -> None:
+    """Raise UsageError where something was asked for that could only be ignored."""
+    calibrate, data, metric = (
+        given is not None
+        for given in (
+            _either(live.calibrate, recipe.calibrate),
+            _either(live.data, recipe.data),
+            _either(live.metric, recipe.metric),
+        )
+    )
+    if lossy and not (calibrate or data):
+        raise UsageError(
+            f"{lossy[0].name} needs data to calibrate on, and none was given",
+            "give --calibrate FILE.npz, or --data for both; random data is never used",
+        )
+    if calibrate and not lossy:
+        raise UsageError("calibration data was given and no pass calibrates", "add --pass int8-static, or leave it out")
+    if metric and not (data or calibrate):
+        raise UsageError("a metric was given and no data to compute it on", "give --data FILE.npz")
+    if recipe.limits.max_drop is not None and not metric:
+        raise UsageError("--max-drop is a drop of a metric, and no metric was given", "give --metric, such as top1")
+
+
+def datasets(recipe: Recipe, live: Live, signature: Signature, lossy: Sequence[PassSpec]) -> Datasets:
+    """Open what was given, each a path, a function or a re-iterable; split where one source has to serve both ends.
+
+    Raises DataError as ``open_data`` does.
+    """
+    calibration = _opened(_either(live.calibrate, recipe.calibrate), signature)
+    evaluation = _opened(_either(live.data, recipe.data), signature)
+    if calibration is not None and evaluation is not None:
+        calibration, notes = _apart(calibration, evaluation)
+        return Datasets(calibration, evaluation, notes)
+    only = calibration or evaluation
+    if only is None or not lossy:
+        return Datasets(None, only)
+    return Datasets(*split(only, CALIBRATION_SHARE, recipe.seed))
+
+
+def _either(live: Any, named: str | None) -> Any:
+    return named if live is None else live
+
+
+def _opened(source: str | Iterable[Any] | None, signature: Signature) -> Data | None:
+    return None if source is None else open_data(source, signature.inputs, signature.outputs)
+
+
+def _apart(calibration: Data, evaluation: Data) -> tuple[Data, tuple[str, ...]]:
+    """Leave out of calibration what is in the evaluation data too, bit for bit, and say so.
+
+    Raises UsageError where nothing is left.
+    """
+    evaluated = {digest for batch in evaluation for digest in _digests(batch)}
+    keep = np.array([digest not in evaluated for batch in calibration for digest in _digests(batch)], bool)
+    shared = int((~keep).sum())
+    if not shared:
+        return calibration, ()
+    if not keep.any():
+        raise UsageError(
+            f"every sample of the calibration data {calibration.name} is in the evaluation data {evaluation.name} too",
+            "evaluate on samples that do not calibrate, or give one source and let mlc split it",
+        )
+    note = f"{shared} calibration samples are evaluation samples too and were left out of calibration"
+    return calibration.subset(keep, calibration.name), (note,)
+
+
+def _digests(batch: Batch) -> list[bytes]:
+    """Return a digest of each sample of a batch."""
+    rows = range(batch.count)
+    parts = [np.ascontiguousarray(array) for array in batch.inputs.values()]
+    return [hashlib.blake2b(b"".join(part[row].tobytes() for part in parts), digest_size=16).digest() for row in rows]
+
+
+def replayable(recipe: Recipe, live: Live, source: str, sets: Datasets) -> Recipe:
+    """Return the recipe with a digest, ``python:<digest>``, in the place of every live Python object."""
+    places: dict[str, Any] = {}
+    if live.module is not None:
+        places["source"] = source
+    for key, data in (("calibrate", sets.calibration), ("data", sets.evaluation)):
+        if getattr(live, key) is not None and data is not None:
+            places[key] = f"python:{_digest_of(data)}"
+    if live.metric is not None:
+        code = getattr(live.metric, "__code__", None)
+        text = code.co_code if code else repr(type(live.metric)).encode()
+        places["metric"] = f"python:{hashlib.sha256(text).hexdigest()[:16]}"
+    return replace(recipe, **places)
+
+
+def _digest_of(data: Data) -> str:
+    digest = hashlib.sha256()
+    for batch in data:
+        digest.update(b"".join(_digests(batch)))
+    return digest.hexdigest()[:16]

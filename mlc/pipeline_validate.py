@@ -1,0 +1,149 @@
+"""A written model against its source: the interface, the numbers, and with data the accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import onnx_ir as ir
+
+from mlc.artifact import Origin
+from mlc.compare import EXPORT_TOLERANCE, Check
+from mlc.emulate import saturation_proof
+from mlc.judging import Report, judge, requirement
+from mlc.machine import machine
+from mlc.manifest import Located, locate
+from mlc.measuring import Candidate, Trial, measure_accuracy, measure_agreement
+from mlc.measuring.files import file_bytes
+from mlc.pipeline_data import datasets, refuse_contradictions
+from mlc.pipeline_measure import metric_of
+from mlc.pipeline_run import Live, Progress, Run, silent
+from mlc.probes import references
+from mlc.recipe import Recipe
+from mlc.rewriting import check_files
+from mlc.sources.load import load
+from mlc.sources.original import Original
+from mlc.types import Drop, InputSpec, Limits, OutputSpec, Signature, Target
+from mlc.workspace import Workspace
+
+
+def validate(
+    model: Path,
+    against: str,
+    *,
+    data: str | None = None,
+    metric: str | None = None,
+    max_drop: Drop | None = None,
+    inputs: tuple[InputSpec, ...] = (),
+    target: Target = Target(),  # noqa: B008 - frozen
+    seed: int = 0,
+    live: Live | None = None,
+    progress: Progress = silent,
+) -> Report:
+    """Compare a written model with its source; the report's outcome is missed where a requirement or a limit is.
+
+    Input ranges are the artifact's own where ``inputs`` gives none. Raises SourceError for a model or source that
+    cannot be used; a model that differs is a verdict, not an error.
+    """
+    live = live or Live()
+    recipe = Recipe(
+        against, inputs, data=data, metric=metric, limits=Limits(max_drop=max_drop), target=target, seed=seed
+    )
+    refuse_contradictions(recipe, live, ())
+    chosen = metric_of(recipe, live)
+    located = locate(model)
+    declared = inputs or (located.signature.inputs if located.signature else ())
+    with Workspace() as workspace:
+        run = Run(recipe, workspace, progress)
+        with run.stage("load"):
+            original = load(live.module or against, declared, live.example)
+            written = load(str(located.path), original.signature.inputs)
+        problems = interface_problems(original.signature, written.signature)
+        if problems:
+            return _report(run, original, located, (Trial(Candidate(str(model), located.path)),), problems=problems)
+        with run.stage("read data"):
+            sets = datasets(recipe, live, original.signature, ())
+        with run.stage("run the original"):
+            kept, not_run = references(original, sets.first_samples(), seed)
+        candidate = Candidate(str(model), located.path, located.session_options)
+        with run.stage("measure"):
+            checks = check_files(
+                located.path, kept, EXPORT_TOLERANCE, None, located.session_options, target
+            )  # fmt: skip
+            if sets.evaluation is not None:
+                ((accuracy, agreement),) = measure_accuracy(
+                    [candidate], original, sets.evaluation, chosen, target, seed=seed, progress=progress
+                )
+            else:
+                accuracy, (agreement,) = None, measure_agreement([candidate], kept, target)
+        trial = Trial(candidate, agreement, accuracy, size_bytes=file_bytes(located.path))
+        described, notes = sets.described(), (*not_run, *sets.notes)
+        return _report(run, original, located, (trial,), checks=checks, described=described, notes=notes)
+
+
+def interface_problems(expected: Signature, actual: Signature) -> tuple[str, ...]:
+    """Return one sentence for each input or output whose name, order, dtype or rank differs from the source's."""
+    return (
+        *_differing("input", expected.inputs, actual.inputs),
+        *_differing("output", expected.outputs, actual.outputs),
+    )
+
+
+def _differing(
+    kind: str, wanted: Sequence[InputSpec | OutputSpec], given: Sequence[InputSpec | OutputSpec]
+) -> Iterator[str]:
+    names = [[spec.name for spec in side] for side in (wanted, given)]
+    if names[0] != names[1]:
+        yield f"the {kind}s are {', '.join(names[1])}, the source's {', '.join(names[0])}"
+        return
+    for ours, theirs in zip(wanted, given, strict=True):
+        if (ours.dtype, len(ours.dims)) != (theirs.dtype, len(theirs.dims)):
+            yield (
+                f"the {kind} {ours.name} is {theirs.dtype} of rank {len(theirs.dims)}, "
+                f"the source's {ours.dtype} of rank {len(ours.dims)}"
+            )
+
+
+def _report(
+    run: Run,
+    original: Original,
+    located: Located,
+    trials: tuple[Trial, ...],
+    *,
+    problems: Sequence[str] = (),
+    checks: tuple[Check, ...] = (),
+    described: Mapping[str, str] = MappingProxyType({}),
+    notes: tuple[str, ...] = (),
+) -> Report:
+    nonfinite = [
+        f"{output.nonfinite} values of {output.output} are NaN or infinite where the source's are finite"
+        for trial in trials
+        for output in trial.agreement
+        if output.nonfinite
+    ]
+    requirements = (
+        requirement("interface", "the source's", problems),
+        requirement("finite values", "finite where the source's are", nonfinite),
+    )
+    judgement = judge(trials, run.recipe.limits, requirements=requirements, written=False)
+    model = ir.load(located.path)
+    origin = Origin(original.source, original.digest, "", model.opset_imports.get("", 0), notes=original.notes)
+    return Report(
+        recipe=run.recipe,
+        origin=origin,
+        signature=original.signature,
+        steps=(),
+        trials=trials,
+        shipped=trials[0].candidate.name,
+        verdicts=judgement.verdicts,
+        outcome=judgement.outcome,
+        first_line=judgement.first_line,
+        checks=checks,
+        saturation=saturation_proof(model),
+        data=described,
+        machine=machine(),
+        notes=(*original.notes, *notes),
+        seconds=run.seconds,
+        command="validate",
+    )

@@ -1,0 +1,173 @@
+"""The end of the line: the measured files are checked once more, judged, described and put in their place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from mlc.artifact import Artifact
+from mlc.compare import Check, Reference
+from mlc.directory import replaced
+from mlc.emulate import saturation_proof
+from mlc.errors import PassError, SourceError
+from mlc.graph_pass import Exactness
+from mlc.judging import Report, judge
+from mlc.layer_errors import LayerError, layer_errors
+from mlc.machine import machine
+from mlc.manifest import write_manifest
+from mlc.measuring import Trial
+from mlc.pipeline_data import Datasets
+from mlc.pipeline_run import Run
+from mlc.plan import plan_toml
+from mlc.recipe import Recipe, recipe_toml
+from mlc.registry import pass_class
+from mlc.report import write_reports
+from mlc.rewriting import check_files
+from mlc.rewriting.line import tolerance_of
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What is to be written, and everything that is known about it."""
+
+    name: str
+    artifact: Artifact
+    trials: tuple[Trial, ...]
+    references: tuple[Reference, ...]
+    checks: tuple[Check, ...]
+    sets: Datasets
+    notes: tuple[str, ...] = ()
+
+    @property
+    def trial(self) -> Trial:
+        """The trial of what is written."""
+        return next(trial for trial in self.trials if trial.candidate.name == self.name)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether something in it was quantized."""
+        return any(step.exactness == Exactness.LOSSY.value and step.sites for step in self.artifact.steps)
+
+
+def ship(shipped: Shipped, out: Path | None, run: Run, *, force: bool) -> Report:
+    """Check the files that were measured, with the options they ship with, and put them in their place with the report.
+
+    Raises SourceError or PassError where they differ from the original; then nothing is written.
+    """
+    with _place(out, run, force=force) as directory:
+        shutil.copytree(shipped.trial.candidate.path.parent, directory, dirs_exist_ok=True)
+        checks = final_checks(shipped, directory / "model.onnx", run.recipe)
+        report = report_of(shipped, checks, directory, out, run)
+        _write_beside(shipped, report, directory, run)
+        write_reports(report, directory)
+        write_manifest(directory, shipped.artifact, machine())
+    return report
+
+
+@contextmanager
+def _place(out: Path | None, run: Run, *, force: bool) -> Iterator[Path]:
+    if out is None:
+        yield run.workspace.folder("out")
+        return
+    with replaced(out, force=force) as directory:
+        yield directory
+
+
+def final_checks(shipped: Shipped, path: Path, recipe: Recipe) -> tuple[Check, ...]:
+    """Compare the written file with the original's kept answers at every size. Raises where one differs."""
+    floors = [
+        pass_class(step.spec.name).floor for step in shipped.artifact.steps if step.exactness == "lossy" and step.sites
+    ]
+    checks = check_files(
+        path,
+        shipped.references,
+        tolerance_of(shipped.artifact.steps),
+        min(floors, default=None),
+        shipped.artifact.session_options,
+        recipe.target,
+    )
+    for check in checks:
+        wrong = next((difference for difference in check.differences if difference), None)
+        if wrong is not None:
+            error = PassError if shipped.lossy else SourceError
+            raise error(
+                f"the written model differs from the original in {wrong.output}: {wrong.reason}",
+                "nothing was written; compile with --pass none to see whether a pass is the cause",
+            )
+    return checks
+
+
+def report_of(shipped: Shipped, checks: tuple[Check, ...], directory: Path, out: Path | None, run: Run) -> Report:
+    """Say everything that is known, computed from the written artifact."""
+    recipe = run.recipe
+    path = directory / "model.onnx"
+    asked = tuple(spec.name for spec in recipe.passes)
+    judgement = judge(shipped.trials, recipe.limits, shipped=shipped.name, requested=asked)
+    place = str(out) if out is not None else ""
+    return Report(
+        recipe=recipe,
+        origin=shipped.artifact.origin,
+        signature=shipped.artifact.signature,
+        steps=shipped.artifact.steps,
+        trials=shipped.trials,
+        shipped=shipped.name,
+        verdicts=judgement.verdicts,
+        outcome=judgement.outcome,
+        first_line=judgement.first_line,
+        checks=(*shipped.checks, *(replace(check, name="written file") for check in checks)),
+        layers=_layers(shipped, path, run),
+        plan=run.plan if shipped.lossy else None,
+        saturation=saturation_proof(ir.load(path)) if shipped.lossy else (),
+        data=shipped.sets.described(),
+        machine=machine(),
+        loading=loading_lines(shipped.artifact, place),
+        notes=shipped.notes,
+        seconds=run.seconds,
+        directory=place,
+        recipe_text=recipe_toml(recipe, out or directory),
+        eager=run.eager,
+    )
+
+
+def _layers(shipped: Shipped, path: Path, run: Run) -> tuple[LayerError, ...]:
+    data = shipped.sets.evaluation or shipped.sets.calibration
+    if not shipped.lossy or data is None:
+        return ()
+    baseline = shipped.trials[0].candidate.path
+    batches = [batch for _, batch in zip(range(2), data.batches(), strict=False)]
+    return layer_errors(baseline, path, batches, run.workspace)
+
+
+def loading_lines(artifact: Artifact, place: str) -> str:
+    """Return the lines that run the written model with plain onnxruntime."""
+    inputs = ", ".join(f'"{spec.name}": {_identifier(spec.name)}' for spec in artifact.signature.inputs)
+    return (
+        "import onnxruntime\n"
+        f'session = onnxruntime.InferenceSession("{Path(place, "model.onnx").as_posix()}")\n'
+        f"outputs = session.run(None, {{{inputs}}})"
+    )
+
+
+def _identifier(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+def _write_beside(shipped: Shipped, report: Report, directory: Path, run: Run) -> None:
+    session = {"provider": run.recipe.target.provider, "session_options": dict(shipped.artifact.session_options)}
+    _write(directory / "session.json", json.dumps(session, indent=2) + "\n")
+    _write(directory / "recipe.toml", report.recipe_text)
+    if report.plan is not None:
+        _write(directory / "plan.toml", plan_toml(report.plan))
+        save = getattr(run.statistics, "save", None)
+        if save is not None:
+            save(directory / "statistics.npz")
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

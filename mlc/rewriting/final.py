@@ -1,0 +1,103 @@
+"""The final check: the written file, with the session options that it ships with, against the kept answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from mlc.compare import Check, Difference, Reference, compare, is_float, sqnr
+from mlc.compare_decisions import deciders, decisions, with_outputs
+from mlc.types import Target
+from mlc.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mlc.types import Arrays
+
+STEP_FLOOR = 20.0
+"""Ratio in dB that an output behind a discontinuity keeps where the optimized runtime flips some of its decisions."""
+
+
+def check_files(  # noqa: PLR0917 - one place calls it
+    path: Path,
+    references: Sequence[Reference],
+    tolerance: float,
+    floor: float | None,
+    session_options: Mapping[str, str],
+    target: Target,
+) -> tuple[Check, ...]:
+    """Run a written model as it ships, at the size of every reference, and compare it with what the original answered.
+
+    ``floor`` (dB) judges float outputs of a lossy artifact by their signal to noise ratio instead of the tolerance;
+    integer outputs of one are counted, not judged. An output behind a discontinuity may flip in the optimized runtime:
+    it holds where it holds without optimizations and keeps ``STEP_FLOOR``.
+    """
+    from mlc.runtimes.onnxruntime import open_session
+
+    with open_session(path, target, options=session_options) as session:
+        answers = [session.run(reference.inputs) for reference in references]
+    checks = []
+    for reference, actual in zip(references, answers, strict=True):
+        if floor is not None:
+            differences = tuple(
+                lossy_difference(name, array, actual, floor) for name, array in reference.outputs.items()
+            )
+        else:
+            differences = compare(reference.outputs, actual, tolerance)
+            if any(differences):
+                differences = _judged_by_deciders(path, reference, actual, differences, tolerance)
+        checks.append(Check(path.name, reference.sizes, tolerance, differences))
+    return tuple(checks)
+
+
+def lossy_difference(name: str, expected: np.ndarray, answers: Arrays, floor: float) -> Difference:
+    """Judge one output of a lossy artifact; the error of an integer output is the share of elements that differ."""
+    actual = answers.get(name)
+    (difference,) = compare({name: expected}, {} if actual is None else {name: actual}, float("inf"))
+    if actual is None or actual.dtype != expected.dtype:
+        return difference
+    if not is_float(expected.dtype):
+        same = actual.shape == expected.shape
+        share = float(np.mean(actual != expected)) if same and expected.size else float(not same)
+        return Difference(name, share)
+    ratio = sqnr(expected, actual) if expected.size else float("inf")
+    if not difference and ratio < floor:
+        return Difference(name, difference.error, f"{name} is at {ratio:.1f} dB, below the floor of {floor:g} dB")
+    return difference
+
+
+def _judged_by_deciders(
+    path: Path, reference: Reference, actual: Arrays, differences: Sequence[Difference], tolerance: float
+) -> tuple[Difference, ...]:
+    """Judge outputs that differ once more, by the floats that decide them, where there are such."""
+    model = ir.load(path)
+    known, behind = decisions(model), deciders(model)
+    if not any(
+        difference and (difference.output in known or difference.output in behind) for difference in differences
+    ):
+        return tuple(differences)
+    extended = with_outputs(model, [name for decision in known.values() for name in decision.values])
+    with Workspace() as workspace:
+        from mlc.rewriting.sessions import Runner
+
+        values = Runner(workspace).run(extended, reference.inputs)
+    plain = {each.output: each for each in compare(reference.outputs, values, tolerance, decisions=known)}
+    shipped = {**values, **actual}
+    judged = []
+    for difference in differences:
+        name = difference.output
+        if difference and name in known:
+            (judged_again,) = compare({name: reference.outputs[name]}, shipped, tolerance, decisions=known)
+            judged.append(judged_again)
+        elif difference and name in behind and not plain[name] and _close(reference.outputs[name], actual[name]):
+            judged.append(Difference(name, difference.error))
+        else:
+            judged.append(difference)
+    return tuple(judged)
+
+
+def _close(expected: np.ndarray, actual: np.ndarray) -> bool:
+    return is_float(expected.dtype) and expected.shape == actual.shape and sqnr(expected, actual) >= STEP_FLOOR

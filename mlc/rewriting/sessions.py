@@ -1,0 +1,52 @@
+"""Running graphs to verify them: the CPU, without the runtime's own optimizations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from mlc.types import Target
+
+if TYPE_CHECKING:
+    from mlc.workspace import Workspace
+
+Feeds: TypeAlias = Mapping[str, "np.ndarray[Any, Any]"]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Opens graphs of one workspace; their weights are mapped, never serialized."""
+
+    workspace: Workspace
+
+    @contextmanager
+    def open(self, model: ir.Model) -> Iterator[Callable[[Feeds], dict[str, np.ndarray]]]:
+        """Give a function that runs a model: inputs that it has by name, to outputs by name.
+
+        Raises TargetError where the model cannot be loaded or run.
+        """
+        from mlc.runtimes.onnxruntime import open_session
+
+        names = [str(value.name) for value in model.graph.inputs]
+        if not model.graph.outputs:
+            yield lambda _feeds: {}
+            return
+        with open_session(self.workspace.save(model, "judged"), Target(), optimize=False) as session:
+            yield lambda feeds: session.run({name: feeds[name] for name in names if name in feeds})
+
+    def run(self, model: ir.Model, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Run a model once."""
+        with self.open(model) as run:
+            return run(feeds)
+
+
+def chosen(references: Sequence[Any], second: Mapping[str, int]) -> list[Any]:
+    """Return the references to verify passes at: the traced sizes (the first) and one other size."""
+    others = [reference for reference in references[1:] if dict(reference.sizes) != dict(references[0].sizes)]
+    preferred = [reference for reference in others if dict(reference.sizes) == dict(second)]
+    return [*references[:1], *(preferred or others[-1:])[:1]]

@@ -1,0 +1,103 @@
+"""What a node on constants gives, and how large it becomes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from mlc.fusion import constant_tensor, evaluate
+
+RANDOM = frozenset(
+    {
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+        "Dropout",
+    }
+)
+QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+GROWING = frozenset({"Expand", "ConstantOfShape", "Tile"})
+"""Operators whose result can be far larger than what they read: its size is known before it is computed."""
+
+Tensors = Sequence[ir.TensorProtocol | None]
+
+
+def foldable(node: ir.Node) -> bool:
+    """Whether a node is of a kind that gives the same in every run, given the same inputs."""
+    standard = node.domain in ("", "ai.onnx") and node.op_type not in RANDOM | QUANTIZATION
+    return standard and not any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
+
+
+def known_inputs(node: ir.Node, known: Callable[[ir.Value], ir.TensorProtocol | None]) -> Tensors | None:
+    """Return the tensors that a node reads, or None where it reads something that is not constant.
+
+    Of some inputs only the type is read (CastLike) or only a shape that is a number (Shape): they are constant too.
+    """
+    tensors: list[ir.TensorProtocol | None] = []
+    for index, value in enumerate(node.inputs):
+        tensor = None if value is None else known(value)
+        if (
+            tensor is None
+            and value is not None
+            and node.op_type == "CastLike"
+            and index == 1
+            and value.dtype is not None
+        ):
+            tensor = ir.tensor(np.zeros((), dtype=value.dtype.numpy()))
+        if tensor is None and value is not None:
+            return None
+        tensors.append(tensor)
+    return tensors or None
+
+
+def result(node: ir.Node, model: ir.Model, inputs: Tensors | None) -> list[ir.TensorProtocol] | None:
+    """Return the named outputs of a node, or None where they are not constant or the runtime cannot compute them."""
+    if node.op_type == "Constant":
+        tensor = constant_tensor(node)
+        return None if tensor is None else [tensor]
+    dims = static_shape(node) if node.op_type == "Shape" else None
+    if dims is not None:
+        return [ir.tensor(dims)]
+    arrays = None if inputs is None else evaluate(node, model, inputs)
+    if arrays is None or not all(isinstance(array, np.ndarray) for array in arrays):
+        return None
+    return [ir.tensor(array) for array in arrays]
+
+
+def static_shape(node: ir.Node) -> np.ndarray | None:
+    """Return what a Shape node gives, where the sizes are numbers."""
+    value = node.inputs[0]
+    if value is None or value.shape is None:
+        return None
+    rank = value.shape.rank()
+    start = node.attributes["start"].as_int() if "start" in node.attributes else 0
+    end = node.attributes["end"].as_int() if "end" in node.attributes else rank
+    first, last = (min(max(at + rank if at < 0 else at, 0), rank) for at in (start, end))
+    dims = list(value.shape)[first:last]
+    return np.array(dims, dtype=np.int64) if all(isinstance(dim, int) for dim in dims) else None
+
+
+def grown(node: ir.Node, inputs: Tensors) -> int:
+    """Return the bytes of the result of a growing operator, 0 for others."""
+    if node.op_type not in GROWING:
+        return 0
+    sizes = inputs[0] if node.op_type == "ConstantOfShape" else inputs[1]
+    source = inputs[0]
+    assert sizes is not None
+    assert source is not None
+    numbers = [int(size) for size in sizes.numpy().reshape(-1)]
+    if node.op_type == "ConstantOfShape":
+        width = node.attributes["value"].as_tensor().dtype.itemsize if "value" in node.attributes else 4
+        return int(math.prod(numbers) * width)
+    if node.op_type == "Tile":
+        return int(math.prod(numbers) * source.nbytes)
+    dims = [int(dim) for dim in source.shape.numpy()]
+    longest = max(len(dims), len(numbers))
+    left, right = ([1] * (longest - len(each)) + each for each in (dims, numbers))
+    return int(math.prod(max(pair) for pair in zip(left, right, strict=True)) * source.dtype.itemsize)

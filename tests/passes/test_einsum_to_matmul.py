@@ -1,0 +1,141 @@
+"""EinsumToMatMul: golden graph, numbers of every form, each refusal by its reason, and what torch exports."""
+
+import pytest
+
+from mlc.rewriting.differences import same_graph
+from passes.einsum_to_matmul import EinsumToMatMul
+from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+SIZES = {"i": 3, "j": 4, "k": 5, "l": 6, "b": 2, "c": 7}
+
+
+def einsum(equation, sizes=None):
+    known = {**SIZES, **(sizes or {})}
+    left, right = equation.split("->")[0].replace(" ", "").split(",")
+    shapes = [",".join(str(known[index]) for index in operand) for operand in (left, right)]
+    result = equation.partition("->")[2].strip()
+    rank = ",".join(f"r{axis}" for axis in range(len(result)))
+    declared = f"float[{rank}] y" if result else "float y"
+    model = graph(f"""g (float[{shapes[0]}] a, float[{shapes[1]}] b) => ({declared}) {{
+        y = Einsum<equation = "{equation}">(a, b)
+    }}""")
+    return model, {
+        name: random(seed, *(known[index] for index in operand))
+        for seed, name, operand in ((1, "a", left), (2, "b", right))
+    }
+
+
+def test_golden(golden):
+    after, change = apply(EinsumToMatMul(), einsum("ikc,jkc->ijc")[0])
+    assert change.sites == ("y",)
+    golden("einsum_to_matmul.onnxtxt", text(after))
+
+
+@pytest.mark.parametrize(
+    "equation",
+    [
+        "ik,kj->ij",
+        "ki,jk->ji",
+        "ikc,jkc->ijc",
+        "bcik,bcjk->bcij",
+        "bick,bjck->bcij",
+        "bik,bk->bi",
+        "bk,bkj->bj",
+        "bk,bk->b",
+        "k,k->",
+        "k,kj->j",
+        "ik,k->i",
+        "bijk,kl->bijl",
+        "kl,bijk->bijl",
+        "kl,bijk->lbij",
+        "ik , kj -> ij",
+    ],
+)
+def test_numbers(equation, workspace):
+    model, feeds = einsum(equation)
+    after, change = apply(EinsumToMatMul(), model)
+    assert change.sites == ("y",), change.refused
+    assert "Einsum" not in ops(after)
+    same_numbers(model, after, feeds, workspace, EinsumToMatMul.tolerance)
+
+
+def test_without_an_arrow_the_result_is_what_stands_once(workspace):
+    model = graph('g (float[3,5] b, float[5,4] a) => (float[r,s] y) { y = Einsum<equation = "zk,ka">(b, a) }')
+    after, change = apply(EinsumToMatMul(), model)
+    assert change.sites == ("y",)
+    same_numbers(model, after, {"b": random(1, 3, 5), "a": random(2, 5, 4)}, workspace, EinsumToMatMul.tolerance)
+
+
+@pytest.mark.parametrize(
+    ("equation", "reason"),
+    [
+        ("iik,kj->ij", "the index i is twice in one operand"),
+        ("ik,kj->j", "the index i is summed in one operand alone"),
+        ("i,j->ij", "no index is summed"),
+        ("bi,bi->bi", "no index is summed"),
+        ("ikl,jkl->ij", "several indices are summed"),
+        ("bkic,bkjl->bicjl", "several rows or columns would have to be joined by a reshape"),
+        ("bijk,bk->bij", "several rows or columns would have to be joined by a reshape"),
+    ],
+)
+def test_refusals_by_equation(equation, reason):
+    model, _ = einsum(equation)
+    after, change = apply(EinsumToMatMul(), model)
+    assert [(refusal.site, refusal.reason) for refusal in change.refused] == [("y", reason)]
+    assert same_graph(after.graph, model.graph)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "equation", "operands", "reason"),
+    [
+        ("float[3,3] a", "ii->i", "a", "it has 1 operands, not two"),
+        ("float[3,4] a, float[4,5] b, float[5,6] c", "ij,jk,kl->il", "a, b, c", "it has 3 operands, not two"),
+        ("float[2,3,4] a, float[2,4,5] b", "...ik,...kj->...ij", "a, b", "it has an ellipsis"),
+        ("float[3,n] a, float[m,5] b", "ik,kj->ij", "a, b", "the sizes of k are not known to be equal"),
+        ("float[3,1] a, float[4,5] b", "ik,kj->ij", "a, b", "the sizes of k are not known to be equal"),
+        ("float[1,3,4] a, float[2,4,5] b", "bik,bkj->bij", "a, b", "the index b is broadcast"),
+        ("float[n,3,4] a, float[2,4,5] b", "bik,bkj->bij", "a, b", "the sizes of b are not known to be equal"),
+    ],
+)
+def test_refusals_by_operands(inputs, equation, operands, reason):
+    rank = ",".join(f"r{axis}" for axis, _ in enumerate(equation.split("->")[1].replace("...", "b")))
+    model = graph(f'g ({inputs}) => (float[{rank}] y) {{ y = Einsum<equation = "{equation}">({operands}) }}')
+    _, change = apply(EinsumToMatMul(), model)
+    assert [refusal.reason for refusal in change.refused] == [reason]
+
+
+def test_an_unknown_rank_is_refused():
+    model = graph("""g (float[3,4] a, int64[r] shape) => (float[i,j] y) {
+        b = Reshape(a, shape)
+        y = Einsum<equation = "ik,kj->ij">(a, b)
+    }""")
+    _, change = apply(EinsumToMatMul(), model)
+    assert [refusal.reason for refusal in change.refused] == ["the rank of an operand is not known"]
+
+
+def test_a_dim_of_one_name_is_one_size(workspace):
+    model = graph("""g (float[n,3,k] a, float[n,k,5] b) => (float[n,3,5] y) {
+        y = Einsum<equation = "bik,bkj->bij">(a, b)
+    }""")
+    feeds = [{"a": random(1, 2, 3, 4), "b": random(2, 2, 4, 5)}, {"a": random(3, 5, 3, 6), "b": random(4, 5, 6, 5)}]
+    after, (step,) = line(model, [EinsumToMatMul()], feeds, workspace)
+    assert step.sites == ("y",)
+    assert ops(after) == ["MatMul"]
+
+
+def test_what_torch_exports(workspace):
+    import torch
+
+    class Evoformer(torch.nn.Module):
+        def forward(self, x, z):
+            pair = torch.einsum("bikc,bjkc->bijc", x, z)
+            return torch.einsum("bijc,bjkc->bikc", pair, x)
+
+    model = torch_model(Evoformer(), (torch.rand(2, 4, 4, 3), torch.rand(2, 4, 4, 3)))
+    feeds = [{"x0": random(1, n, 4, 4, 3), "x1": random(2, n, 4, 4, 3)} for n in (2, 3)]
+    assert ops(model).count("Einsum") == 2
+    after, (step,) = line(model, [EinsumToMatMul()], feeds, workspace)
+    assert (len(step.sites), step.left_out) == (2, ())
+    assert "Einsum" not in ops(after)

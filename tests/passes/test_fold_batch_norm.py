@@ -1,0 +1,171 @@
+"""FoldBatchNorm: golden graph, numbers of both operators and of groups, each refusal, what torch exports."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from mlc.rewriting.differences import same_graph
+from passes.eliminate_dead_code import EliminateDeadCode
+from passes.fold_batch_norm import FoldBatchNorm
+from passes.fold_constants import FoldConstants
+from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+STATISTICS = "float[2] scale = {1,-2}, float[2] bias = {0.5,3}, float[2] mean = {1,-1}, float[2] variance = {4,0.25}"
+NORMALIZE = "y = BatchNormalization<epsilon = 0.001>(c, scale, bias, mean, variance)"
+HEAD = f"""g (float[batch,1,3,3] x) => (float[batch,2,2,2] y)
+    <float[2,1,2,2] w = {{1,2,3,4,5,6,7,8}}, float[2] b = {{1,-3}}, {STATISTICS}>"""
+
+
+@pytest.fixture
+def model():
+    return graph(f"{HEAD} {{ c = Conv<kernel_shape = [2,2]>(x, w, b) {NORMALIZE} }}")
+
+
+def test_golden(model, golden):
+    after, change = apply(FoldBatchNorm(), model)
+    assert change.sites == ("y",)
+    golden("fold_batch_norm.onnxtxt", text(after))
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("bias", ["", ", b"])
+def test_numbers_with_and_without_a_bias(rows, bias, workspace):
+    model = graph(f"{HEAD} {{ c = Conv(x, w{bias}) {NORMALIZE} }}")
+    after, change = apply(FoldBatchNorm(), model)
+    assert change.sites == ("y",)
+    assert ops(after) == ["Conv"]
+    same_numbers(model, after, {"x": random(rows, rows, 1, 3, 3)}, workspace, FoldBatchNorm.tolerance)
+
+
+def normalized(op, weight, groups, channels, bias=True):
+    """A convolution with random weights and its normalization."""
+    weights = {
+        "w": random(1, *weight), "b": random(2, channels), "scale": random(3, channels), "bias": random(4, channels),
+        "mean": random(5, channels), "variance": np.abs(random(6, channels)) + np.float32(0.1),
+    }  # fmt: skip
+    declared = ",".join(f"float[{','.join(map(str, array.shape))}] {name}" for name, array in weights.items())
+    inputs = weight[1] * groups if op == "Conv" else weight[0]
+    model = graph(f"""g (float[batch,{inputs},6,6] x, {declared}) => (float[batch,{channels},h,v] y) {{
+        c = {op}<group = {groups}, strides = [2,2], pads = [1,0,1,0]>(x, w{", b" if bias else ""}) {NORMALIZE}
+    }}""")
+    for name, array in weights.items():
+        value = next(value for value in model.graph.inputs if value.name == name)
+        model.graph.inputs.remove(value)
+        value.const_value = ir.tensor(array)
+        model.graph.register_initializer(value)
+    return model, inputs
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        ("Conv", (6, 4, 3, 3), 1, 6),
+        ("Conv", (6, 2, 3, 3), 2, 6),
+        ("Conv", (4, 1, 3, 3), 4, 4),
+        ("ConvTranspose", (4, 6, 3, 3), 1, 6),
+        ("ConvTranspose", (4, 3, 3, 3), 2, 6),
+        ("ConvTranspose", (4, 1, 3, 3), 4, 4),
+    ],
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_numbers_of_groups(shape, bias, workspace):
+    op, weight, groups, channels = shape
+    model, inputs = normalized(op, weight, groups, channels, bias=bias)
+    after, (step,) = line(
+        model, [FoldBatchNorm()], [{"x": random(seed, seed, inputs, 6, 6)} for seed in (2, 3)], workspace
+    )
+    assert (step.sites, step.left_out) == (("y",), ())
+    assert ops(after) == [op]
+
+
+def test_a_weight_that_two_convolutions_share_is_copied(workspace):
+    model = graph(f"""g (float[batch,1,3,3] x) => (float[batch,2,2,2] y, float[batch,2,2,2] z)
+        <float[2,1,2,2] w = {{1,2,3,4,5,6,7,8}}, {STATISTICS}>
+        {{ c = Conv(x, w) {NORMALIZE} n = Neg(x) z = Conv(n, w) }}""")
+    after, change = apply(FoldBatchNorm(), model)
+    assert change.sites == ("y",)
+    assert set(after.graph.initializers) == {"w", "y.constant", "y.constant_2"}
+    same_numbers(model, after, {"x": random(1, 2, 1, 3, 3)}, workspace, FoldBatchNorm.tolerance)
+
+
+@pytest.mark.parametrize(
+    ("interface", "body", "reason"),
+    [
+        ("(float[n,1,3,3] x) => (float[n,2,2,2] y, float[n,2,2,2] c)", "", "c is a graph output"),
+        ("(float[n,1,3,3] x) => (float[n,2,2,2] y, float[n,2,2,2] z)", "z = Relu(c)", "c is used elsewhere"),
+        ("(float[n,1,3,3] x, float[2,1,2,2] w) => (float[n,2,2,2] y)", "", "the weight is not constant"),
+        ("(float[n,1,3,3] x, float[2] b) => (float[n,2,2,2] y)", "", "the convolution's bias is not constant"),
+        ("(float[n,1,3,3] x, float[2] mean) => (float[n,2,2,2] y)", "", "the mean is not constant"),
+        ("(float[n,1,3,3] x, float[2] variance) => (float[n,2,2,2] y)", "", "the variance is not constant"),
+        ("(float[n,1,3,3] x, float[2] scale) => (float[n,2,2,2] y)", "", "the scale is not constant"),
+        ("(float[n,1,3,3] x, float[2] bias) => (float[n,2,2,2] y)", "", "the bias is not constant"),
+    ],
+)
+def test_refusals_by_use_and_by_what_a_caller_may_override(interface, body, reason):
+    weights = HEAD[HEAD.index("<") :]
+    model = graph(f"g {interface} {weights} {{ c = Conv(x, w, b) {NORMALIZE} {body} }}")
+    after, change = apply(FoldBatchNorm(), model)
+    assert [(refusal.site, refusal.reason) for refusal in change.refused] == [("y", reason)]
+    assert same_graph(after.graph, model.graph)
+
+
+@pytest.mark.parametrize(
+    ("normalize", "reason"),
+    [
+        ("y = BatchNormalization<training_mode = 1>(c, scale, bias, mean, variance)", "it is in training mode"),
+        (
+            "y, m, v = BatchNormalization<training_mode = 1>(c, scale, bias, mean, variance)",
+            "it is in training mode",
+        ),
+        (
+            "y = BatchNormalization<epsilon = -1.0>(c, scale, bias, mean, variance)",
+            "variance + epsilon is not positive",
+        ),
+        (
+            "y = BatchNormalization(c, scale, bias, mean, one)",
+            "the variance does not have one element for each output channel",
+        ),
+        (
+            "y = BatchNormalization(c, scale, bias, wide, variance)",
+            "weight and statistics have different dtypes",
+        ),
+    ],
+)
+def test_refusals_by_statistics(normalize, reason):
+    head = HEAD.replace("<float", "<float[1] one = {1}, double[2] wide = {1,2}, float", 1)
+    model = graph(f"{head} {{ c = Conv(x, w, b) {normalize} }}")
+    _, change = apply(FoldBatchNorm(), model)
+    assert [refusal.reason for refusal in change.refused] == [reason]
+
+
+def test_running_statistics_that_are_read_are_refused():
+    model = graph(f"""<ir_version: 7, opset_import: ["":13]>
+        {HEAD.replace("[batch,2,2,2] y)", "[batch,2,2,2] y, float[2] m)")}
+        {{ c = Conv(x, w, b) y, m, v, p, q = BatchNormalization(c, scale, bias, mean, variance) }}""")
+    _, change = apply(FoldBatchNorm(), model)
+    assert [refusal.reason for refusal in change.refused] == ["m is a graph output"]
+
+
+def test_what_torch_exports_unfolded(workspace):
+    import torch
+
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 8, 3, groups=2), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+        torch.nn.ConvTranspose2d(8, 4, 2, bias=False), torch.nn.BatchNorm2d(4),
+    )  # fmt: skip
+    for layer in network:
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_var = torch.rand(layer.num_features) + 0.5
+            layer.running_mean = torch.randn(layer.num_features)
+            torch.nn.init.normal_(layer.weight)
+            torch.nn.init.normal_(layer.bias)
+    model = torch_model(network, (torch.rand(2, 3, 10, 10),))
+    assert ops(model).count("BatchNormalization") == 3
+    feeds = [{"x0": random(1, 2, 3, 10, 10)}, {"x0": random(2, 3, 3, 10, 10)}]
+    after, steps = line(model, [FoldConstants(), EliminateDeadCode(), FoldBatchNorm()], feeds, workspace)
+    assert [len(step.sites) for step in steps][2] == 3
+    assert [step.left_out for step in steps] == [(), (), ()]
+    assert ops(after) == ["Conv", "Relu", "Conv", "Relu", "ConvTranspose"]

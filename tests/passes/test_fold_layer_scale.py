@@ -1,0 +1,110 @@
+"""FoldLayerScale: golden graph, numbers, each refusal by its reason, and what torch exports."""
+
+import pytest
+
+from mlc.rewriting.differences import same_graph
+from passes.fold_layer_scale import FoldLayerScale
+from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+WEIGHTS = "<float[3,2] w = {1,-2,3,4,-5,6}, float[2] b = {1,-2}, float[2] s = {3,-4}>"
+MATRIX = "float[3,2] w = {1,2,3,4,5,6}"
+HEAD = f"g (float[batch,3] x) => (float[batch,2] y) {WEIGHTS}"
+
+
+@pytest.fixture
+def model():
+    return graph(f"{HEAD} {{ a = MatMul(x, w) d = Add(a, b) y = Mul(d, s) }}")
+
+
+def test_golden(model, golden):
+    after, change = apply(FoldLayerScale(), model)
+    assert change.sites == ("y",)
+    golden("fold_layer_scale.onnxtxt", text(after))
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = MatMul(x, w) d = Add(a, b) y = Mul(d, s)",
+        "a = MatMul(x, w) d = Add(b, a) y = Mul(s, d)",
+        "a = MatMul(x, w) d = Add(b, a) y = Mul(d, s)",
+    ],
+)
+def test_numbers_whichever_way_the_operands_stand(body, rows, workspace):
+    model = graph(f"{HEAD} {{ {body} }}")
+    after, change = apply(FoldLayerScale(), model)
+    assert change.sites == ("y",)
+    assert ops(after) == ["MatMul", "Add"]
+    same_numbers(model, after, {"x": random(1, rows, 3)}, workspace, FoldLayerScale.tolerance)
+
+
+def test_it_works_in_a_branch_on_weights_outside(workspace):
+    import numpy as np
+
+    model = graph(f"""g (float[batch,3] x, bool c) => (float[batch,2] y) {WEIGHTS} {{
+        y = If(c) <then_branch = t () => (float[batch,2] p) {{ a = MatMul(x, w) d = Add(a, b) p = Mul(d, s) }},
+                   else_branch = e () => (float[batch,2] p) {{ a = MatMul(x, w) d = Add(a, b) p = Mul(d, s) }}>
+    }}""")
+    after, (step,) = line(
+        model, [FoldLayerScale()], [{"x": random(i, i + 2, 3), "c": np.array(i == 0)} for i in (0, 1)], workspace
+    )
+    assert step.sites == ("y.then_branch/p", "y.else_branch/p")
+    assert list(after.graph.initializers) == []
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "reason"),
+    [
+        ("(float[n,3] x) => (float[n,2] y, float[n,2] d)", "", "d is a graph output"),
+        ("(float[n,3] x) => (float[n,2] y, float[n,2] z)", "z = Relu(d)", "d is used elsewhere"),
+        ("(float[n,3] x) => (float[n,2] y, float[n,2] z)", "z = Relu(a)", "a is used elsewhere"),
+        ("(float[n,3] x, float[3,2] w) => (float[n,2] y)", "", "the weight is not constant"),
+        ("(float[n,3] x, float[2] b) => (float[n,2] y)", "", "the bias is not constant"),
+        ("(float[n,3] x, float[2] s) => (float[n,2] y)", "", "the scale is not constant"),
+    ],
+)
+def test_refusals_by_use_and_by_what_a_caller_may_override(head, body, reason):
+    model = graph(f"g {head} {WEIGHTS} {{ a = MatMul(x, w) d = Add(a, b) y = Mul(d, s) {body} }}")
+    after, change = apply(FoldLayerScale(), model)
+    assert change.sites == ()
+    assert [(refusal.site, refusal.reason) for refusal in change.refused] == [("y", reason)]
+    assert same_graph(after.graph, model.graph)
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ("float[3] w = {1,2,3}, float[2] b = {1,2}, float[2] s = {3,4}", "the weight is not a matrix"),
+        (f"{MATRIX}, float[2] b = {{1,2}}, float s = {{3}}", "the scale does not run along the last axis"),
+        (f"{MATRIX}, float[2] b = {{1,2}}, float[1] s = {{3}}", "the scale does not run along the last axis"),
+        (f"{MATRIX}, float[1,2] b = {{1,2}}, float[2] s = {{3,4}}", "the bias does not run along the last axis"),
+    ],
+)
+def test_refusals_by_shape(weights, reason):
+    model = graph(f"g (float[n,3] x) => (float[n,2] y) <{weights}> {{ a = MatMul(x, w) d = Add(a, b) y = Mul(d, s) }}")
+    _, change = apply(FoldLayerScale(), model)
+    assert [refusal.reason for refusal in change.refused] == [reason]
+
+
+def test_what_torch_exports(workspace):
+    import torch
+
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList([torch.nn.Linear(6, 6) for _ in range(3)])
+            self.scales = torch.nn.ParameterList([torch.nn.Parameter(torch.rand(6) + 0.5) for _ in range(3)])
+
+        def forward(self, x):
+            for layer, scale in zip(self.layers, self.scales, strict=True):
+                x = x + torch.relu(layer(x) * scale)
+            return x
+
+    model = torch_model(Scaled(), (torch.rand(4, 5, 6),), fold=True)
+    feeds = [{"x0": random(1, 4, 5, 6)}, {"x0": random(2, 3, 5, 6)}]
+    _, (step,) = line(model, [FoldLayerScale()], feeds, workspace)
+    assert len(step.sites) == 3
+    assert step.left_out == ()

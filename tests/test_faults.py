@@ -1,0 +1,101 @@
+"""Interrupted at any stage, out of disk, or killed: what was there stays, and nothing half-written is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mlc import pipeline_run
+from mlc.cli import main
+
+LINEAR = Path(__file__).parents[1] / "sample_models" / "linear"
+QUANTIZE = [
+    "quantize", f"{LINEAR / 'model.py'}:model", "--to", "int8", "--input", "x=float32[batch=1..4,6]",
+    "--calibrate", str(LINEAR / "calibration.npz"), "--data", str(LINEAR / "evaluation.npz"), "-o", "out", "--force",
+]  # fmt: skip
+STAGES = ["load", "read data", "run the original", "export", "rewrite", "quantize", "measure", "write"]
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+    """An artifact that is there already."""
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    Path("out", "manifest.json").write_text("{}")
+    Path("out", "model.onnx").write_text("old")
+    return tmp_path
+
+
+def assert_old_stays(folder):
+    assert sorted(path.name for path in folder.iterdir()) == ["out"]
+    assert Path(folder, "out", "model.onnx").read_text() == "old"
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("stage", "where"), [*((stage, "begin") for stage in STAGES), ("measure", "end")])
+def test_an_interrupt_in_every_stage(old, capsys, monkeypatch, stage, where):
+    timed = pipeline_run.Run.stage
+
+    @contextmanager
+    def interrupted(self, name):
+        with timed(self, name):
+            if name == stage and where == "begin":
+                raise KeyboardInterrupt
+            yield
+            if name == stage:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline_run.Run, "stage", interrupted)
+    assert main(QUANTIZE) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert_old_stays(old)
+
+
+def command_line(old, code=""):
+    """Run the command line in a process of its own, after ``code``."""
+    script = f"import sys; {code}\nfrom mlc.cli import main\nsys.exit(main())"
+    environment = {**os.environ, "TMPDIR": str(old.parent)}
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *QUANTIZE], stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_an_interrupt_from_the_keyboard(old):
+    before = set(old.parent.iterdir())
+    process = command_line(old)
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert_old_stays(old)
+    assert set(old.parent.iterdir()) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_a_disk_that_is_full(old):
+    """A limit on the size of files fails like a full disk does, wherever the first large file is written."""
+    process = command_line(old, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3, errors
+    assert "Traceback" not in errors
+    assert errors.count("mlc: error:") == 1
+    assert_old_stays(old)
+
+
+def test_a_disk_that_fills_up_at_the_end(old, capsys, monkeypatch, quick):
+    def full(_directory, _artifact, _machine):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlc.pipeline_write.write_manifest", full)
+    assert main(QUANTIZE) == 3
+    assert "No space left on device" in capsys.readouterr().err
+    assert_old_stays(old)
