@@ -33,6 +33,7 @@ benchmarks: venv
 	$(BIN)/python -m benchmarks.rewriting
 	$(BIN)/python -m benchmarks.statistics
 	$(BIN)/python -m benchmarks.int8
+	$(BIN)/python -m benchmarks.install
 
 clean:
 	rm -rf build .venv .mypy_cache .pytest_cache .ruff_cache

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from mlc.errors import UsageError
-from mlc.types import Dim, InputSpec, Sizes
+from mlc.types_asked import Dim, InputSpec
+
+if TYPE_CHECKING:
+    from mlc.types import Sizes
 
 
 def named(inputs: Iterable[InputSpec]) -> dict[str, Dim]:

@@ -12,7 +12,7 @@ from mlc.artifact import Artifact, Origin
 from mlc.compare import EXPORT_TOLERANCE, Check, Reference, compare
 from mlc.compare_decisions import decisions, with_outputs
 from mlc.dims import traced_sizes
-from mlc.errors import SourceError, TargetError
+from mlc.errors import SourceError, TargetError, UsageError
 from mlc.exporting_tidy import name_nodes, strip_metadata
 from mlc.probes import sizes_text
 from mlc.runtimes.onnxruntime import open_session
@@ -21,6 +21,9 @@ from mlc.sources.original import Original
 from mlc.types import OutputSpec, Signature, Sizes, Target
 from mlc.workspace import Workspace
 
+OPSET = 20
+"""What a module is written in where nothing else is asked for."""
+
 HALF = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
 
 UNKNOWN = re.compile(r"\bu\d+\b")
@@ -28,16 +31,17 @@ UNKNOWN = re.compile(r"\bu\d+\b")
 
 
 def export(
-    original: Original, references: Iterable[Reference], workspace: Workspace, opset: int
+    original: Original, references: Iterable[Reference], workspace: Workspace, opset: int | None = None
 ) -> tuple[Artifact, tuple[Check, ...]]:
     """Return the original as ONNX, and one check for each reference. Raises SourceError where one differs.
 
-    A torch module is written at ``opset``; an .onnx file keeps its own opset, IR version and interface.
+    A torch module is written at ``opset``, 20 by default; an .onnx file keeps its own opset, IR version and interface.
+    Raises UsageError where another opset than a file's own is asked for.
     """
     inputs = original.signature.inputs
     traced = traced_sizes(inputs, {name: array.shape for name, array in original.example.items()})
     model, exporter, notes = _model(original, traced, opset)
-    written = model.opset_imports.get("", opset)
+    written = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
     origin = Origin(original.source, original.digest, exporter, written, traced, (*original.notes, *notes))
     signature = Signature(inputs, _outputs(original, model))
     workspace.hold(model)
@@ -45,9 +49,15 @@ def export(
     return Artifact({"model": model}, signature, origin), checks
 
 
-def _model(original: Original, traced: Sizes, opset: int) -> tuple[ir.Model, str, tuple[str, ...]]:
+def _model(original: Original, traced: Sizes, opset: int | None) -> tuple[ir.Model, str, tuple[str, ...]]:
     if isinstance(original, OnnxOriginal):
         model = ir.load(original.path)
+        own = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+        if opset not in (None, own):
+            raise UsageError(
+                f"opset {opset} was asked for, and {original.path.name} is written in opset {own}",
+                "leave the opset out: an .onnx file keeps its own",
+            )
         name_nodes(model)
         strip_metadata(model)
         return model, f"read from {original.path.name}", ()
@@ -57,7 +67,7 @@ def _model(original: Original, traced: Sizes, opset: int) -> tuple[ir.Model, str
     from mlc.sources.torch_module import TorchOriginal
 
     assert isinstance(original, TorchOriginal)
-    model, notes = translate(original, traced, opset)
+    model, notes = translate(original, traced, opset or OPSET)
     return model, f"torch.onnx.export(dynamo=True) torch {torch.__version__.partition('+')[0]}", notes
 
 

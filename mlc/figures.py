@@ -10,6 +10,9 @@ from mlc.types import Interval
 PLAIN = range(-6, 15)
 """Powers of ten that are written out; others take the exponent form."""
 
+UNKNOWN = "not known"
+"""In the place of an interval without ends: no sample differs from the others, so none tells how far it may reach."""
+
 SMALL = 0.01
 """Errors below are written in exponent form."""
 
@@ -55,7 +58,9 @@ def middle(interval: Interval) -> str:
 
 
 def ends(interval: Interval) -> str:
-    """Return ``low to high`` with the digits that the interval supports."""
+    """Return ``low to high`` with the digits that the interval supports, or that it is not known."""
+    if not known(interval):
+        return UNKNOWN
     width = spread(interval)
     return f"{supported(interval.low, width)} to {supported(interval.high, width)}"
 
@@ -69,6 +74,11 @@ def measured(interval: Interval, unit: str = "") -> str:
 def short(interval: Interval) -> str:
     """Return ``value (low to high)``, or the value alone where it is exact."""
     return middle(interval) if exact(interval) else f"{middle(interval)} ({ends(interval)})"
+
+
+def known(interval: Interval) -> bool:
+    """Whether the ends of an interval are finite."""
+    return math.isfinite(interval.low) and math.isfinite(interval.high)
 
 
 def exact(interval: Interval) -> bool:

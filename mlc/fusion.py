@@ -23,6 +23,7 @@ from mlc.fusion_graph import (
     infer_shapes,
     is_constant,
     note_constants,
+    quiet,
     walk,
 )
 from mlc.graph_pass import Change, Context, Pass, Refusal
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Builder", "Fusion", "Names", "array_of", "constant", "constant_tensor", "drop_unused_constant", "evaluate",
-    "forget_subgraphs", "infer_shapes", "is_constant", "note_constants", "walk",
+    "forget_subgraphs", "infer_shapes", "is_constant", "note_constants", "quiet", "walk",
 ]  # fmt: skip
 
 ROUNDS = 32

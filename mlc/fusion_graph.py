@@ -13,6 +13,8 @@ import onnx_ir as ir
 if TYPE_CHECKING:
     from mlc.types import Array
 
+TENSOR_FROM_SEQUENCE = frozenset({"ConcatFromSequence", "OptionalHasElement", "SequenceAt", "SequenceLength"})
+
 
 def walk(model: ir.Model) -> Iterator[tuple[str, ir.Graph]]:
     """Yield the main graph and all subgraphs, outer ones first, each with the prefix of the sites in it.
@@ -46,13 +48,25 @@ def infer_shapes(model: ir.Model) -> None:
     from onnx_ir.passes.common import ShapeInferencePass
 
     inferred = model.clone()
-    with _quiet("onnx_ir.passes.common.shape_inference"):
+    with quiet("onnx_ir.passes.common.shape_inference"):
         ShapeInferencePass(check_type=False, strict_mode=False)(inferred)
+    sequences: set[ir.Value] = set()
     for graph, twin in zip(model.graphs(), inferred.graphs(), strict=True):
         for node, other in zip(graph, twin, strict=True):
+            if _may_give_sequences(node, sequences):
+                sequences.update(node.outputs)
+                continue
             for value, known in zip(node.outputs, other.outputs, strict=True):
                 value.type = value.type if value.type is not None else known.type
                 value.shape = value.shape if value.shape is not None else known.shape
+
+
+def _may_give_sequences(node: ir.Node, sequences: set[ir.Value]) -> bool:
+    """Whether a node's outputs may be sequences or optionals, which the inference takes for tensors."""
+    if "Sequence" in node.op_type or "Optional" in node.op_type:
+        return node.op_type not in TENSOR_FROM_SEQUENCE
+    inside = any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
+    return bool(sequences) and (inside or (node.op_type == "Identity" and node.inputs[0] in sequences))
 
 
 def note_constants(model: ir.Model) -> None:
@@ -103,7 +117,7 @@ def forget_subgraphs(node: ir.Node) -> None:
 
 
 @contextmanager
-def _quiet(logger: str) -> Iterator[None]:
+def quiet(logger: str) -> Iterator[None]:
     """Keep a library's warnings, which we answer for ourselves, off the terminal."""
     target = logging.getLogger(logger)
     before = target.disabled

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from mlc.dims import largest, range_text
 from mlc.errors import UsageError
 from mlc.grammar import DIM_NAME, NUMBER, Reader, nearest, number, number_text
-from mlc.types import Dim, InputSpec
+from mlc.types_asked import Dim, InputSpec
 
 INPUT_NAME = r"[A-Za-z0-9_.:/-]+"
 DTYPE = r"[A-Za-z0-9_]+"

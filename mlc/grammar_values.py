@@ -8,7 +8,7 @@ import re
 
 from mlc.errors import UsageError
 from mlc.grammar import NUMBER, Reader, nearest, number, quoted
-from mlc.types import Drop, OptionValue, PassSpec, Target
+from mlc.types_asked import Drop, OptionValue, PassSpec, Target
 
 RUNTIMES = ("onnxruntime", "openvino")
 _SIZE_NAME = r"[A-Za-z_][A-Za-z0-9_.:/-]*"

@@ -257,7 +257,7 @@ def _accuracy_sentence(trial: Trial, verdicts: Sequence[Verdict], *, written: bo
             return ""
         worst = min(trial.agreement, key=lambda output: output.sqnr)
         return f"The outputs agree with the source's at {significant(worst.sqnr)} dB or better."
-    if said or (written and trial.accuracy.drop == Interval(0.0, 0.0, 0.0)):
+    if said:
         return ""
     return f"The drop of {trial.accuracy.metric} is {short(trial.accuracy.drop)}."
 

@@ -24,6 +24,11 @@ TINY = 1e-300
 """Stands for the energy of a signal that is zero everywhere."""
 
 
+def unchanged(mean: Float) -> Float:
+    """Finish a mean that is the figure already."""
+    return mean
+
+
 @dataclass(frozen=True)
 class Metric:
     """A score for each sample, the mean of which is finished to the figure that is reported.
@@ -36,7 +41,7 @@ class Metric:
     name: str
     score: Score
     higher_is_better: bool = True
-    finish: Callable[[Float], Float] = lambda mean: mean
+    finish: Callable[[Float], Float] = unchanged
     needs_answers: bool = True
     against_original: bool = False
     perfect: float | None = None
@@ -103,7 +108,7 @@ def from_function(name: str, function: Callable[..., Any]) -> Metric:
         name=name,
         score=lambda outputs, answers, _: function(_copied(outputs), None if answers is None else answers.copy()),
         higher_is_better=bool(getattr(function, "higher_is_better", True)),
-        finish=(lambda mean: mean) if finish is None else _elementwise(finish),
+        finish=unchanged if finish is None else _elementwise(finish),
         needs_answers=False,
         reads="all outputs",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mlc.artifact import Artifact
@@ -62,6 +63,7 @@ def compile(  # noqa: A001 - the word of the field
             kept, not_run = references(original, sets.first_samples(), recipe.seed)
         with run.stage("export"):
             exported, checks = export(original, kept, workspace, recipe.opset)
+            run.recipe = recipe = replace(recipe, opset=exported.origin.opset)
         with run.stage("rewrite"):
             rewritten = rewritten_by(exact, exported, kept, run)
         with run.stage("quantize"):
@@ -71,10 +73,8 @@ def compile(  # noqa: A001 - the word of the field
         with run.stage("measure"):
             trials = trials_of(models, original=original, sets=sets, metric=metric, kept=kept, run=run)
             run.eager = eager_of(original, kept, sets, recipe)
-        asked = tuple(spec.name for spec in recipe.passes)
-        name = choose(trials, bool(asked))
-        notes = (*original.notes, *not_run, *sets.notes)
-        shipped = Shipped(name, models[name], trials, kept, checks, sets, notes)
+        name = choose(trials, any(step.requested and step.sites for step in final.steps))
+        shipped = Shipped(name, models[name], trials, kept, checks, sets, (*not_run, *sets.notes))
         with run.stage("write"):
             return ship(shipped, out, run, force=force)
 

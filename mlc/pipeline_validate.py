@@ -143,7 +143,7 @@ def _report(
         saturation=saturation_proof(model),
         data=described,
         machine=machine(),
-        notes=(*original.notes, *notes),
+        notes=notes,
         seconds=run.seconds,
         command="validate",
     )

@@ -107,7 +107,7 @@ def report_of(shipped: Shipped, checks: tuple[Check, ...], directory: Path, out:
     """Say everything that is known, computed from the written artifact."""
     recipe = run.recipe
     path = directory / "model.onnx"
-    asked = tuple(spec.name for spec in recipe.passes)
+    asked = tuple(step.spec.name for step in shipped.artifact.steps if step.requested and step.sites)
     judgement = judge(shipped.trials, recipe.limits, shipped=shipped.name, requested=asked)
     place = str(out) if out is not None else ""
     return Report(

@@ -34,7 +34,7 @@ __all__ = [
 
 _TABLE = "limits"
 _HEAD = "# mlc compile --recipe {name} runs this again.\n"
-_HEAD_LIVE = "# {fields} was a live Python object: this recipe cannot be run again.\n"
+_HEAD_LIVE = "# Live Python objects stood in the place of {fields}: this recipe cannot be run again as it is.\n"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Recipe:
     """Everything that decides the model that is written, and the checks that it has to stand.
 
     ``source``, ``calibrate``, ``data`` and ``metric`` are written as on the command line, paths relative to the working
-    directory; a live Python object has ``python:<digest>`` in its place and cannot be replayed.
+    directory; a live Python object has ``python:<digest>`` in its place and cannot be replayed. ``opset`` is None until
+    the source has decided it: an .onnx file has its own.
     """
 
     source: str
@@ -55,7 +56,7 @@ class Recipe:
     metric: str | None = None
     limits: Limits = field(default_factory=Limits)
     at: Mapping[str, int] = field(default_factory=dict)
-    opset: int = 20
+    opset: int | None = None
     seed: int = 0
     strict: bool = False
 
@@ -153,7 +154,7 @@ def recipe_toml(recipe: Recipe, beside: Path) -> str:
         "max_size": recipe.limits.max_size,
     }
     values = _present(values) | ({_TABLE: _present(limits)} if _present(limits) else {})
-    head = _HEAD_LIVE.format(fields=" and ".join(live(recipe))) if live(recipe) else _HEAD.format(name="recipe.toml")
+    head = _HEAD_LIVE.format(fields=", ".join(live(recipe))) if live(recipe) else _HEAD.format(name="recipe.toml")
     return head + tomli_w.dumps(values)
 
 

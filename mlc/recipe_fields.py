@@ -18,7 +18,7 @@ from mlc.grammar_values import (
     sizes_text,
     whole_number,
 )
-from mlc.types import Drop, InputSpec, PassSpec, Target
+from mlc.types_asked import Drop, InputSpec, PassSpec, Target
 
 NO_DEFAULTS = "none"
 """In the place of a pass: switches the default passes off."""

@@ -1,4 +1,4 @@
-"""The nouns that every room shares: plain data, nothing imported but the standard library."""
+"""The nouns that every room shares: plain data. Those of what is asked stand in types_asked."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mlc.types_asked import Dim, Drop, InputSpec, Limits, OptionValue, PassSpec, Target
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -14,37 +16,13 @@ if TYPE_CHECKING:
     Array: TypeAlias = NDArray[Any]
     Arrays: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 
+__all__ = [
+    "Capabilities", "Change", "Dim", "Drop", "Exactness", "InputSpec", "Interval", "Limits", "Machine",
+    "Need", "NodePlan", "OptionValue", "OutputSpec", "PassSpec", "Plan", "Refusal", "Signature", "Sizes", "Target",
+]  # fmt: skip
+
 Sizes: TypeAlias = Mapping[str, int]
 """A size for each independent named dim, such as ``{"batch": 8}``."""
-
-
-@dataclass(frozen=True)
-class Dim:
-    """One axis of an input: fixed (no name), a named range with a step, or a named sum of other named dims.
-
-    A sum has ``terms`` and the range that follows from them; every other dim has none.
-    """
-
-    low: int
-    high: int
-    step: int = 1
-    name: str | None = None
-    terms: tuple[str, ...] = ()
-
-    @property
-    def fixed(self) -> bool:
-        """Whether the exported axis is a number rather than a symbol."""
-        return self.name is None
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """Name, dtype (NumPy's name), axes and, where stated, the inclusive range of values of one model input."""
-
-    name: str
-    dtype: str
-    dims: tuple[Dim, ...]
-    values: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,17 +43,6 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class Target:
-    """What was asked to run on: ``[runtime/]provider[:device][,threads=N][,option=value]``."""
-
-    runtime: str = "onnxruntime"
-    provider: str = "cpu"
-    device: str | None = None
-    threads: int | None = None
-    options: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
 class Capabilities:
     """What may be relied on where the artifact will run.
 
@@ -92,47 +59,6 @@ class Capabilities:
     def saturates(self) -> bool:
         """Whether sums of neighbouring u8*s8 products may saturate at 16 bits."""
         return not (self.vnni or self.arm_dot)
-
-
-OptionValue: TypeAlias = bool | int | float | str
-
-
-@dataclass(frozen=True)
-class PassSpec:
-    """A pass by name with its options, as written ``name:option=value,option=value``."""
-
-    name: str
-    options: tuple[tuple[str, OptionValue], ...] = ()
-
-    def __str__(self) -> str:
-        if not self.options:
-            return self.name
-        return self.name + ":" + ",".join(f"{key}={_option_text(value)}" for key, value in self.options)
-
-
-def _option_text(value: OptionValue) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-@dataclass(frozen=True)
-class Drop:
-    """The largest accepted loss of accuracy: in the metric's units, or relative to the original's value."""
-
-    value: float
-    relative: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.value * 100:g}%" if self.relative else f"{self.value:g}"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the user asked the result to keep; None is no limit. Milliseconds, a ratio, and MB of 10**6 bytes."""
-
-    max_drop: Drop | None = None
-    max_latency: float | None = None
-    min_speedup: float | None = None
-    max_size: float | None = None
 
 
 class Exactness(Enum):

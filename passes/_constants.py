@@ -25,6 +25,11 @@ QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantize
 GROWING = frozenset({"Expand", "ConstantOfShape", "Tile"})
 """Operators whose result can be far larger than what they read: its size is known before it is computed."""
 
+REARRANGING = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators whose result holds the elements of their first input and nothing else."""
+
+MATRIX = 2
+
 Tensors = Sequence[ir.TensorProtocol | None]
 
 
@@ -81,6 +86,17 @@ def static_shape(node: ir.Node) -> np.ndarray | None:
     first, last = (min(max(at + rank if at < 0 else at, 0), rank) for at in (start, end))
     dims = list(value.shape)[first:last]
     return np.array(dims, dtype=np.int64) if all(isinstance(dim, int) for dim in dims) else None
+
+
+def rearranged(node: ir.Node) -> ir.Value | None:
+    """Return the weight (a float initializer with two axes or more) whose elements a node only rearranges, or None."""
+    value: ir.Value | None = node.outputs[0]
+    while value is not None and (producer := value.producer()) is not None:
+        if producer.op_type not in REARRANGING or producer.domain not in ("", "ai.onnx"):
+            return None
+        value = producer.inputs[0]
+    tensor = None if value is None or not value.is_initializer() else value.const_value
+    return value if tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) >= MATRIX else None
 
 
 def grown(node: ir.Node, inputs: Tensors) -> int:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from mlc.fusion import Names, drop_unused_constant, infer_shapes, is_constant, note_constants, walk
 from mlc.graph_pass import Change, Context, Exactness, Pass, Refusal
-from passes._constants import foldable, grown, known_inputs, result
+from passes._constants import foldable, grown, known_inputs, rearranged, result
 from passes._inline_if import inline
 
 
@@ -22,7 +22,8 @@ class FoldConstants(Pass):
 
     Leaves alone: random operators, weights that a caller may override, quantization (a folded DequantizeLinear is a
     float weight again), what the runtime cannot compute, operators of other domains. Refuses a result that makes the
-    model larger by more than ``limit`` bytes. An output of the graph stays the output of a node.
+    model larger by more than ``limit`` bytes, and one that only rearranges a weight that others read too: tied weights
+    stay one. An output of the graph stays the output of a node.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -118,14 +119,21 @@ class _Folding:
 
     def _may(self, node: ir.Node, read: list[ir.Value], folded: dict[ir.Node, None]) -> bool:
         site = self.prefix + str(read[0].name)
-        growth = sum(self.known[value].nbytes for value in read) - self._freed(node, folded)
+        freed = self._freed(node, folded)
+        growth = sum(self.known[value].nbytes for value in read) - sum(
+            value.const_value.nbytes for value in freed if value.const_value is not None
+        )
+        weight = rearranged(node)
+        if weight is not None and weight not in freed:
+            self.found.refused.setdefault(site, f"{weight.name} is read elsewhere and would be stored twice")
+            return False
         if node.op_type != "Constant" and growth > self.limit:
             self._refuse(site, growth)
             return False
         return self.found.may(site)
 
-    def _freed(self, node: ir.Node, folded: dict[ir.Node, None]) -> int:
-        """Return the bytes of the initializers that nothing but the folded nodes behind this one reads."""
+    def _freed(self, node: ir.Node, folded: dict[ir.Node, None]) -> list[ir.Value]:
+        """Return the initializers that nothing but this node and the folded ones before it reads."""
         seen, stack = {node}, [node]
         while stack:
             for source in stack.pop().predecessors():
@@ -133,8 +141,11 @@ class _Folding:
                     seen.add(source)
                     stack.append(source)
         read = {value for each in seen for value in each.inputs if value is not None and is_constant(value)}
-        freed = [value for value in read if value.is_initializer() and all(use.node in seen for use in value.uses())]
-        return sum(value.const_value.nbytes for value in freed if value.const_value is not None)
+        return [
+            value
+            for value in read
+            if value.is_initializer() and not value.is_graph_output() and all(use.node in seen for use in value.uses())
+        ]
 
     def _refuse(self, site: str, growth: int) -> None:
         reason = f"the model would grow by {growth:,} bytes, the limit is {self.limit:,}"

@@ -5,18 +5,30 @@ Activations are unsigned bytes by tensor, weights signed bytes by output channel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from mlc.formats import INT8_STATIC, KEPT_BY_PLAN, Affine, activation_parameters, int8_nodes, static_choices
+from mlc.formats import (
+    INT8_STATIC,
+    KEPT_BY_PLAN,
+    WEIGHTED,
+    Affine,
+    activation_parameters,
+    int8_nodes,
+    site_of,
+    static_choices,
+)
+from mlc.fusion import walk
 from mlc.graph_pass import Change, Context, Exactness, Need, Pass, Refusal
 from passes._codes import Coded, coded_values, possible_values
 from passes._kept_float import keep_float
 from passes._qdq import Shared, Writer, is_fold, write_activations
 from passes._weights import stored_weights, write_weights
+
+INSIDE = "branches and bodies of loops stay float"
 
 LEAST_PERCENT, PERCENT, WHOLE = 50, 99.999, 100
 
@@ -65,6 +77,7 @@ class Int8Static(Pass):
             for choice in choices
             if choice.refused and choice.reason != KEPT_BY_PLAN
         )
+        refused += tuple(Refusal(site, INSIDE) for site in _inside(model))
         if not sites:
             return Change((), refused)
         parameters = self.parameters(coded, ctx)
@@ -100,6 +113,12 @@ def _permitted(ctx: Context) -> Callable[[str], bool]:
     planned = ctx.plan.nodes
     wanted = {entry.node for entry in planned if entry.format == INT8_STATIC}
     return lambda site: (not planned or site in wanted) and ctx.allow(site)
+
+
+def _inside(model: ir.Model) -> Iterator[str]:
+    """Yield the sites of products in branches and bodies of loops."""
+    for prefix, graph in walk(model):
+        yield from (f"{prefix}{site_of(node)}" for node in graph if prefix and node.op_type in WEIGHTED)
 
 
 def _ranges(coded: Mapping[ir.Value, Coded]) -> list[ir.Value]:

@@ -183,7 +183,7 @@ def sample() -> Report:
         saturation=("no product sum saturates on: onnxruntime (x86 without VNNI), OpenVINO",),
         data={"calibration": "calibration.npz: 512 samples", "evaluation": "evaluation.npz: 2,000 samples"},
         machine=Machine("A CPU <with> a name", 2, 7.75, "Linux 6.1", "3.11", {"onnxruntime": "1.32", "onnx": "1.23"}),
-        loading='import onnxruntime\nsession = onnxruntime.InferenceSession("model.onnx")\nsession.run(None, {})\n',
+        loading='import onnxruntime\n\nsession = onnxruntime.InferenceSession("model.onnx")\nsession.run(None, {})\n',
         notes=("data-dependent shapes were not run",),
         seconds={"export": 6.42, "rewrite": 3.1, "measure": 41.7},
         directory="build/demo",

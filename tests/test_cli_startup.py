@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 HEAVY = [
-    "torch", "onnx", "onnxruntime", "onnx_ir", "onnxscript", "pydantic", "numpy", "jinja2", "safetensors", "matplotlib",
+    "torch", "onnx", "onnxruntime", "onnx_ir", "onnxscript", "pydantic", "numpy", "jinja2", "safetensors", "pygal",
     "rich", "tomli_w", "psutil", "cpuinfo", "passes",
 ]  # fmt: skip
 

@@ -36,10 +36,11 @@ from mlc.measuring.agreement import Agreement
 from mlc.measuring.bootstrap import expanded_interval, mean_draws, ratio_interval, student
 from mlc.measuring.files import file_bytes
 from mlc.measuring.latency import measure_latency, measure_load, measure_profile, time_original
+from mlc.measuring.proportions import paired_interval
 from mlc.measuring.timing import timed_block
 from mlc.measuring.worker import plan, thinned
 from mlc.metrics import from_function, load_metric
-from mlc.types import Dim, InputSpec, Target
+from mlc.types import Dim, InputSpec, Interval, Target
 from tests import onnx_models
 
 ONES = {"x": np.ones((2, 4), np.float32)}
@@ -247,7 +248,8 @@ def test_accuracy_is_paired_with_the_original(tmp_path):
         assert (accuracy.samples, accuracy.metric, accuracy.higher_is_better) == (300, "top1", True)
         assert agreement.top1 == (outputs.argmax(1) == arrays["x"].argmax(1)).mean()
         values.append(accuracy)
-    assert (values[0].drop.low, values[0].drop.high) == (0, 0)
+    assert values[0].drop.value == 0
+    assert values[0].drop.high == pytest.approx(-values[0].drop.low)
     assert values[1].drop.high - values[1].drop.low < values[1].value.high - values[1].value.low
     assert original.calls == math.ceil(300 / 32)
 
@@ -269,6 +271,41 @@ def test_metrics_against_the_original_drop_from_one(tmp_path, name):
     assert second.original == 1
     assert second.drop.value == pytest.approx(1 - second.value.value)
     assert 0 < second.drop.low < second.drop.high
+
+
+def test_a_handful_of_samples_is_never_certain(tmp_path):
+    """No sample of 5 differs: a metric of hits still says how many could, another that nothing is known."""
+    arrays = labelled(5)
+    (hits, _), *_ = accuracies(candidates(tmp_path), Same(), open_data(arrays, X), load_metric("top1"), Target())
+    assert hits.drop.value == 0
+    assert hits.drop.high > 0.3
+    assert hits.value.high - hits.value.low > 0.3
+    targets = open_data({"x": arrays["x"], "targets": arrays["x"] + 1}, X)
+    (error, _), *_ = accuracies(candidates(tmp_path), Same(), targets, load_metric("mse"), Target())
+    assert error.drop == Interval(0.0, -math.inf, math.inf)
+    (agreement, _), *_ = accuracies(
+        candidates(tmp_path), Same(), open_data(arrays, X), load_metric("agreement"), Target()
+    )
+    assert (agreement.drop.value, agreement.drop.low) == (0, 0)
+    assert agreement.drop.high > 0.3
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_hits_are_counted_in_both_directions(tmp_path, higher):
+    def metric(outputs, answers):
+        hits = outputs["y"].argmax(1) == answers
+        return (hits if higher else ~hits).astype(float)
+
+    vars(metric)["higher_is_better"] = higher
+    arrays = labelled(300)
+    found = accuracies(candidates(tmp_path, 2.0), Same(), open_data(arrays, X), from_function("mine", metric), Target())
+    coarse = (np.round(arrays["x"] / 2) * 2).argmax(1) == arrays["labels"]
+    fine = arrays["x"].argmax(1) == arrays["labels"]
+    lost, gained = int((fine & ~coarse).sum()), int((coarse & ~fine).sum())
+    drop = found[1][0].drop
+    expected = paired_interval(lost, gained, 300)
+    assert drop.value == pytest.approx(expected.value)
+    assert (drop.low, drop.high) == (expected.low, expected.high)
 
 
 def test_sqnr_has_a_value_and_no_drop(tmp_path):

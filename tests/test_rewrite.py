@@ -11,11 +11,12 @@ from mlc.compare import Reference
 from mlc.errors import PassError, UsageError
 from mlc.fusion import Fusion, constant, walk
 from mlc.graph_pass import Change, Exactness, Pass
-from mlc.rewriting import check_files
-from mlc.rewriting.sessions import chosen
+from mlc.rewriting import check_files, rewrite
+from mlc.rewriting.opset import raised
+from mlc.rewriting.sessions import Runner, chosen
 from mlc.rewriting.trials import culprit, secured
 from mlc.types import Need, PassSpec, Target
-from tests.graphs import answers, apply, graph, line, ops, random, references, same_numbers
+from tests.graphs import ANY_CPU, answers, apply, artifact, graph, line, ops, random, references, same_numbers
 
 pytestmark = pytest.mark.needs_onnxruntime
 
@@ -118,12 +119,60 @@ def test_progress_names_each_pass(model, workspace):
     assert heard == ["replace", "fold-constants"]
 
 
-def test_a_pass_that_needs_a_newer_opset_says_so(workspace):
-    old = graph(f'<ir_version: 7, opset_import: ["":11]> {CHAIN}')
-    _, (step,) = line(old, [PassSpec("fold-layer-scale")], X, workspace)
-    assert step.dropped == "it needs opset 13, the model has 11"
-    with pytest.raises(PassError, match="fold-layer-scale was dropped: it needs opset 13, the model has 11"):
-        line(old, [PassSpec("fold-layer-scale")], X, workspace, requested={"fold-layer-scale"})
+def old(body, opset, head="(float[n,1,5,5] x) => (float[n,1,m,m] y)"):
+    """A model as files of that time are."""
+    return graph(f'<ir_version: 5, opset_import: ["":{opset}]> g {head} {{ {body} }}')
+
+
+RAISED = [
+    (9, 'r = Relu(x) y = Upsample<mode = "nearest">(r, s)', "<float[4] s = {1,1,2,2}>"),
+    (10, "y = Pad<pads = [0,0,1,0,0,0,1,0]>(x)", ""),
+    (10, "y = Clip<min = -0.5, max = 0.5>(x)", ""),
+    (11, "y = Softmax<axis = 2>(x)", ""),
+    (11, "h = Squeeze<axes = [1]>(x) y = Unsqueeze<axes = [1]>(h)", ""),
+]
+
+
+@pytest.mark.parametrize(("opset", "body", "weights"), RAISED)
+def test_an_old_opset_is_raised_to_what_passes_need(opset, body, weights, workspace):
+    head = f"(float[n,1,5,5] x) => (float[n,1,m,k] y) {weights}"
+    model = old(body, opset, head)
+    feeds = [{"x": random(1, 2, 1, 5, 5)}, {"x": random(2, 3, 1, 5, 5)}]
+    kept = references(model, feeds, workspace)
+    done = rewrite(
+        artifact(model), [PassSpec("eliminate-dead-code")], references=kept, workspace=workspace, capabilities=ANY_CPU
+    )
+    assert done.steps[0].dropped == ""
+    assert done.model.opset_imports[""] == 13
+    assert f"opset {opset} was raised to 13" in done.origin.notes[0]
+    assert model.opset_imports[""] == opset
+    for feed in feeds:
+        same_numbers(model, done.model, feed, workspace, 1e-6)
+
+
+RESIZED = 'r = Resize<mode = "linear">(x, s)'
+BRANCHED = (
+    "y = If(f) <then_branch = t () => (float[a] p) { p = Neg(r) }, else_branch = e () => (float[a] p) { p = Abs(r) }>"
+)
+KEPT = [
+    (f"{RESIZED} y = Relu(r)", "r differs by"),
+    (f"{RESIZED} k = Mul(r, t) y = Add(k, u)", "r differs by"),
+    (f"{RESIZED} {BRANCHED}", "it has branches"),
+]
+
+
+@pytest.mark.parametrize(("body", "reason"), KEPT)
+def test_a_conversion_that_changes_a_number_is_not_made_and_the_pass_says_what_it_needs(body, reason, workspace):
+    weights = "<float[4] s = {1,1,1.7,1.7}, float t = {1e-9}, float u = {1}, bool f = {1}>"
+    model = old(body, 10, f"(float[n,1,5,5] x) => (float[n,1,8,8] y) {weights}")
+    feeds = [{"x": random(1, 2, 1, 5, 5)}]
+    after, (step,) = line(model, [PassSpec("fold-constants")], feeds, workspace)
+    assert step.dropped == "it needs opset 13, the model has 10"
+    assert ops(after) == ops(model)
+    _, note = raised(model, 13, Runner(workspace), feeds)
+    assert f"opset 10 could not be raised to 13: {reason}" in note
+    with pytest.raises(PassError, match="fold-constants was dropped: it needs opset 13, the model has 10"):
+        line(model, [PassSpec("fold-constants")], feeds, workspace, requested={"fold-constants"})
 
 
 def test_a_requested_pass_without_a_site_is_no_error(model, workspace):
@@ -377,6 +426,32 @@ def test_a_lossy_pass_below_its_floor_names_the_worst(model, workspace):
     with pytest.raises(PassError, match=r"the pass halves left y at -?\d+\.\d dB, below its floor of 10 dB") as raised:
         line(model, [Halves(step=3.0)], X, workspace, requested={"halves"})
     assert raised.value.hint.startswith("worst: Sin a (")
+
+
+DECIDED = [
+    ("int64[batch]", "y = ArgMax<axis = 1, keepdims = 0>(a)", "y (by a)"),
+    ("bool[batch,3]", "y = Greater(a, k)", "y (by a)"),
+    ("int64[batch,3]", "f = Floor(a) y = Cast<to = 7>(f)", "y (by a)"),
+]
+
+
+@pytest.mark.parametrize(("kind", "body", "judged"), DECIDED)
+def test_an_integer_output_of_a_lossy_pass_is_judged_by_the_float_that_decides(kind, body, judged, workspace):
+    weights = "float[3,3] w = {1,2,3,4,5,6,7,8,9}, float[3] k = {0.1,0.1,0.1}"
+    model = graph(f"g (float[batch,3] x) => ({kind} y) <{weights}> {{ h = MatMul(x, w) a = Sin(h) {body} }}")
+    _, (step,) = line(model, [Halves()], X, workspace)
+    assert list(step.sqnr) == [judged]
+    assert 30 < step.sqnr[judged] < 60
+    with pytest.raises(PassError, match=r"the pass halves left y \(by a\) at -?\d+\.\d dB, below its floor of 10 dB"):
+        line(model, [Halves(step=3.0)], X, workspace)
+
+
+def test_what_cannot_be_judged_after_a_lossy_pass_is_said(workspace):
+    body = "a = Sin(x) i = ArgMax<axis = 1>(a) y = Add(i, i) z = Add(n, n)"
+    model = graph(f"g (float[batch,3] x, int64[batch] n) => (int64[batch,1] y, int64[batch] z) {{ {body} }}")
+    feeds = [{**feed, "n": np.arange(len(feed["x"]))} for feed in X]
+    _, (step,) = line(model, [Halves()], feeds, workspace)
+    assert step.notes == ("nothing tells how much the output y lost: what decides it is not one float",)
 
 
 def test_a_lossy_pass_that_converts_nothing_is_an_error_where_asked_for(model, workspace):

@@ -27,7 +27,7 @@ from mlc.formats.coverage import (
     static_choices,
 )
 from mlc.formats.layout import WeightLayout, layout_of, weight_axis
-from mlc.formats.nodes import Bias, Weight, bias_of, constant, number, product_of, site_of, weight_of
+from mlc.formats.nodes import WEIGHTED, Bias, Weight, bias_of, constant, number, product_of, site_of, weight_of
 from mlc.formats.saturation import ORDERS, Order, pairs, pairs_fit, safe_scales, saturating_pairs
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "KEPT_BY_PLAN",
     "ORDERS",
     "PASSING",
+    "WEIGHTED",
     "Affine",
     "Bias",
     "Choice",

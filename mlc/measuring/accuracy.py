@@ -13,6 +13,8 @@ from mlc.errors import DataError
 from mlc.measuring.agreement import Agreement
 from mlc.measuring.bootstrap import expanded_interval, mean_draws, weighted_mean
 from mlc.measuring.nouns import Accuracy, Candidate, Known, OutputAgreement, Runs
+from mlc.measuring.proportions import paired_interval, share_interval
+from mlc.metrics import unchanged
 from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Interval, Target
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from mlc.types import Array
 
     Float: TypeAlias = NDArray[np.float64]
+    Column: TypeAlias = tuple[Float, Float]
 
 Progress: TypeAlias = Callable[[str], None]
 Measured: TypeAlias = "tuple[Accuracy | None, tuple[OutputAgreement, ...]]"
@@ -58,7 +61,9 @@ def measure_accuracy(
 ) -> tuple[Measured, ...]:
     """Run every sample once through the original and through every candidate; return each candidate's figures.
 
-    The drop is paired per sample, its interval bootstrapped over samples. Raises DataError for unusable data or scores.
+    The drop is paired per sample, its interval from the samples that differ where scores are 0 or 1, else bootstrapped
+    over samples; where all differ alike, and so none of them tells, it is infinite. Raises DataError for unusable data
+    or scores.
     """
     agreements: list[dict[str, Agreement]] = [{} for _ in candidates]
     originals, scores = Scores(), [Scores() for _ in candidates]
@@ -127,23 +132,53 @@ def judged(metric: Metric, originals: Scores, kept: Scores, seed: int) -> Accura
     """Turn scores into the metric's figure, the original's, and the drop, each with its 95 % interval."""
     column = kept.column()
     columns = [column] if metric.against_original else [originals.column(), column]
-    count = len(column[0])
     for _, weights in columns:
         if not weights.any():
             raise DataError(f"the metric {metric.name} gave every sample the weight 0", "one at least must count")
-    drawn = metric.value(mean_draws(columns, seed))
     figures = metric.value(np.array([weighted_mean(*one) for one in columns]))
     original = float(figures[0]) if metric.perfect is None else metric.perfect
-    value, sign = float(figures[-1]), 1 if metric.higher_is_better else -1
-    drop = Interval(np.nan, np.nan, np.nan)
-    if metric.takes_max_drop:
-        draws = sign * ((drawn[0] if metric.perfect is None else original) - drawn[-1])
-        drop = expanded_interval(sign * (original - value), draws, count)
+    intervals = _counted if metric.finish is unchanged and all(map(hits_and_misses, columns)) else _resampled
+    value, drop = intervals(metric, columns, original, float(figures[-1]), seed)
     return Accuracy(
         metric=metric.name,
         higher_is_better=metric.higher_is_better,
-        samples=count,
-        value=expanded_interval(value, drawn[-1], count),
+        samples=len(column[0]),
+        value=value,
         original=original,
-        drop=drop,
+        drop=drop if metric.takes_max_drop else Interval(np.nan, np.nan, np.nan),
     )
+
+
+def hits_and_misses(column: Column) -> bool:
+    """Whether every score is 0 or 1 and every sample weighs as much: the mean is a share."""
+    scores, weights = column
+    return bool(np.isin(scores, (0.0, 1.0)).all() and (weights == weights[0]).all())
+
+
+def _counted(
+    metric: Metric, columns: Sequence[Column], original: float, value: float, seed: int  # noqa: ARG001
+) -> tuple[Interval, Interval]:  # fmt: skip
+    """Return the intervals of shares and of their difference, from the samples that only one of the models gets."""
+    scores = columns[-1][0]
+    share = share_interval(int(scores.sum()), len(scores))
+    if metric.against_original:
+        return share, Interval(original - value, original - share.high, original - share.low)
+    only_one = columns[0][0] - scores if metric.higher_is_better else scores - columns[0][0]
+    return share, paired_interval(int((only_one > 0).sum()), int((only_one < 0).sum()), len(scores))
+
+
+def _resampled(
+    metric: Metric, columns: Sequence[Column], original: float, value: float, seed: int
+) -> tuple[Interval, Interval]:
+    """Return the bootstrapped intervals; samples that all differ alike say nothing of how far a drop may reach."""
+    count = len(columns[0][0])
+    drawn = metric.value(mean_draws(columns, seed))
+    sign = 1 if metric.higher_is_better else -1
+    drop = sign * (original - value)
+    differences = columns[-1][0] - (0.0 if metric.against_original else columns[0][0])
+    if np.ptp(differences) == 0:
+        interval = Interval(drop, -np.inf, np.inf)
+    else:
+        draws = sign * ((drawn[0] if metric.perfect is None else original) - drawn[-1])
+        interval = expanded_interval(drop, draws, count)
+    return expanded_interval(value, drawn[-1], count), interval

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mlc.figures import (
     ends,
     milliseconds,
@@ -16,6 +18,8 @@ from mlc.measuring import Accuracy, Trial
 from mlc.report.table import plain
 
 UNKNOWN = "not measured"
+NONE = "has none"
+"""In the place of the drop of a metric whose best value is infinite."""
 BASELINE = "unmodified export"
 
 
@@ -56,7 +60,9 @@ def original_accuracy(accuracy: Accuracy) -> str:
 
 def drop_text(trial: Trial) -> str:
     """Return the loss against the original with its interval."""
-    return short(trial.accuracy.drop) if trial.accuracy else UNKNOWN
+    if trial.accuracy is None:
+        return UNKNOWN
+    return NONE if math.isnan(trial.accuracy.drop.value) else short(trial.accuracy.drop)
 
 
 def p50_text(trial: Trial) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlc.figures import counted, decibels, error, percent
+from mlc.figures import counted, decibels, error, milliseconds, percent
 from mlc.judging import Report
 from mlc.measuring import Trial
 from mlc.report import history, results
@@ -52,7 +52,8 @@ def _block(title: str, built: Table, *, header: bool = True) -> list[str]:
 
 def _figures(report: Report) -> list[str]:
     built = results.figures(report)
-    return ["figures", *aligned(built)] if built else []
+    eager = [f"  torch eager, alone: p50 {milliseconds(report.eager[0])}"] if report.eager else []
+    return ["figures", *aligned(built), *eager] if built else []
 
 
 def _agreement(report: Report) -> list[str]:

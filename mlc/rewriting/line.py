@@ -18,6 +18,7 @@ from mlc.graph_pass import Context, Exactness, Pass, Statistics
 from mlc.invariants import snapshot
 from mlc.registry import available, build, pass_class
 from mlc.rewriting.lossy import Collected, settle_lossy
+from mlc.rewriting.opset import opset_of, raised
 from mlc.rewriting.outputs import OutputJudge
 from mlc.rewriting.sessions import Feeds, Runner, chosen
 from mlc.rewriting.sites import SiteJudge, measure_with
@@ -48,9 +49,8 @@ class Line:
 
     def run(self, subject: Pass, spec: PassSpec, model: ir.Model, tolerance: float) -> tuple[ir.Model, Step]:
         """Run one pass and say how it went; the graph that comes back is right, whatever the pass did."""
-        opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
-        if opset < subject.min_opset:
-            note = f"it needs opset {subject.min_opset}, the model has {opset}"
+        if opset_of(model) < subject.min_opset:
+            note = f"it needs opset {subject.min_opset}, the model has {opset_of(model)}"
             return model, self.step(subject, spec, model, Settled(model, dropped=note))
         path = self.workspace.save(model, "before")
         context = Context(self.capabilities, seed=self.seed, progress=self.progress)
@@ -68,6 +68,14 @@ class Line:
         sites = SiteJudge(runner, measure_with(subject.tolerance, exact=exact))
         settled = Verifier(trials, sites, outputs, self.feeds(model), tolerance + subject.tolerance).settle()
         return settled.model, self.step(subject, spec, model, settled)
+
+    def raised(self, artifact: Artifact, model: ir.Model, opset: int) -> tuple[Artifact, ir.Model]:
+        """Raise the opset of a model that is below what its passes need, if that is right, and note how it went."""
+        if opset_of(model) >= opset:
+            return artifact, model
+        model, note = raised(model, opset, Runner(self.workspace), [reference.inputs for reference in self.references])
+        notes = tuple(dict.fromkeys((*artifact.origin.notes, note)))
+        return replace(artifact, origin=replace(artifact.origin, notes=notes)), model
 
     def feeds(self, model: ir.Model) -> list[Feeds]:
         """Return the inputs to judge sites with; the last also overrides the float defaults that a caller may."""
@@ -133,11 +141,12 @@ def rewrite(
         workspace, chosen(references, second), capabilities, requested, calibration, seed, progress, keep
     )  # fmt: skip
     (component,) = artifact.components
-    model = secured(artifact.model, workspace)
+    subjects = [spec if isinstance(spec, Pass) else build(spec) for spec in specs]
+    needed = max((subject.min_opset for subject in subjects), default=0)
+    artifact, model = line.raised(artifact, secured(artifact.model, workspace), needed)
     steps: list[Step] = []
     tolerance = EXPORT_TOLERANCE + sum(_tolerance_of(step) for step in artifact.steps)
-    for spec in specs:
-        subject = spec if isinstance(spec, Pass) else build(spec)
+    for subject, spec in zip(subjects, specs, strict=True):
         progress(subject.name)
         model, step = line.run(subject, _spec_of(spec), model, tolerance)
         refuse(step, subject, strict=strict)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.compare import Difference, is_float, powers, ratio_db, sqnr
+from mlc.compare_decisions import deciders, decisions, with_outputs
 from mlc.errors import MlcError, PassError, UsageError
 from mlc.graph_pass import Pass, Statistics
 from mlc.plan import FORMATS, make_plan
@@ -85,7 +86,7 @@ def settle_lossy(trials: Trials, given: Collected, outputs: OutputJudge, feeds: 
         if not trials.repeats(attempt):
             return dropped("two applications to the same graph give different results")
         applied = time.perf_counter()
-        ratios = output_ratios(outputs, attempt.model)
+        ratios = {**output_ratios(outputs, attempt.model), **decider_ratios(outputs, before, attempt.model)}
     except PassError as error:
         return dropped(error.message)
     except MlcError as error:
@@ -96,9 +97,14 @@ def settle_lossy(trials: Trials, given: Collected, outputs: OutputJudge, feeds: 
         name, ratio = min(low.items(), key=lambda pair: pair[1])
         sentence = f"the pass {subject.name} left {name} at {ratio:.1f} dB, below its floor of {subject.floor:g} dB"
         raise PassError(sentence, f"worst: {', '.join(worst)}" if worst else "")
+    notes = tuple(
+        f"nothing tells how much the output {name} lost: what decides it is not one float"
+        for name in deciders(before)
+        if attempt.change.sites and name not in ratios and not any(key.startswith(f"{name} (by ") for key in ratios)
+    )
     spent = time.perf_counter() - applied
     settled = Settled(attempt.model, attempt.change, seconds=applied - start, verify_seconds=spent)
-    return Lossy(settled, plan, statistics, ratios)
+    return Lossy(settled, plan, statistics, ratios, notes)
 
 
 def output_ratios(outputs: OutputJudge, model: ir.Model) -> dict[str, float]:
@@ -114,6 +120,33 @@ def output_ratios(outputs: OutputJudge, model: ir.Model) -> dict[str, float]:
                     total = sums.get(name, (0.0, 0.0))
                     sums[name] = (total[0] + signal, total[1] + noise)
     return {name: ratio_db(*total) for name, total in sums.items()}
+
+
+def decider_ratios(outputs: OutputJudge, before: ir.Model, after: ir.Model) -> dict[str, float]:
+    """Return, for integer and boolean outputs, the ratios of the float values that decide them, in dB.
+
+    They are named ``output (by value)``.
+    """
+    old, new = decisions(before), decisions(after)
+    pairs = [
+        (f"{name} (by {value})", value, twin)
+        for name, decision in old.items()
+        if name in new
+        for value, twin in zip(decision.values, new[name].values, strict=False)
+        if value not in before.graph.initializers
+    ]
+    sums = {key: np.zeros(2) for key, _, _ in pairs}
+    if not pairs:
+        return {}
+    models = (with_outputs(before, [pair[1] for pair in pairs]), with_outputs(after, [pair[2] for pair in pairs]))
+    with outputs.runner.open(models[0]) as run_before, outputs.runner.open(models[1]) as run_after:
+        for reference in outputs.references:
+            expected, actual = run_before(reference.inputs), run_after(reference.inputs)
+            for key, value, twin in pairs:
+                known = value in expected and twin in actual and is_float(expected[value].dtype)
+                if known and expected[value].shape == actual[twin].shape:
+                    sums[key] += powers(expected[value], actual[twin])
+    return {key: ratio_db(*total) for key, total in sums.items() if total.any()}
 
 
 def worst_nodes(

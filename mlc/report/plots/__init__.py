@@ -1,4 +1,4 @@
-"""The plots of the page, drawn by matplotlib as SVG: accuracy, latency, time by operator, error by layer."""
+"""The plots of the page, drawn by pygal as SVG: accuracy, latency, time by operator, error by layer."""
 
 from __future__ import annotations
 

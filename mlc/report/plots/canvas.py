@@ -1,71 +1,40 @@
-"""What the plots are drawn on: one pair of matplotlib's axes, small enough that its text is legible on a phone."""
+"""What the plots share: a chart of pygal that the page's style sheet colours, small enough to be legible on a phone.
+
+A series is added under the name of what it shows, which is the class that the style sheet knows it by.
+"""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import Any
+from xml.etree import ElementTree as ET
 
-from mlc.report.plots.inline import inlined
+from mlc.report.table import plain
 from mlc.types import Interval
-
-if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 WIDTH = 420
 """Width of a plot in CSS pixels before the page scales it: about 0.85 on a phone, 1.15 at a desk."""
 
-INCH = 72
-"""Units of matplotlib's SVG in one inch."""
+FONT = 13
+"""Size of the text that room is made for; pygal counts 0.6 of it for a letter, more than the page's fonts take."""
 
+GAP = 8
+"""CSS pixels between text and what it belongs to."""
 
-class Ink(StrEnum):
-    """Colours that nothing else is drawn in; the page puts its variable of the same name in their place."""
+AXIS = 2 * (FONT + GAP)
+"""CSS pixels below a plot that the figures of the axis and its title take."""
 
-    TEXT = "#010001"
-    MUTED = "#010002"
-    LINE = "#010003"
-    ACCENT = "#010004"
-    BEFORE = "#010005"
-    WARN = "#010006"
-    BAND = "#010007"
-    PAGE = "#010008"
+ABOVE = FONT + GAP
+"""CSS pixels above a plot that what was asked for takes."""
 
+LONG = re.compile(r"-?\d+\.\d+")
+KEPT = {"x", "y", "guides", "title", "hollow"}
+"""Classes of pygal's that the style sheet speaks of, beside the names of the series."""
 
-SETTINGS = {
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 13,
-    "text.parse_math": False,
-    "text.color": Ink.MUTED,
-    "axes.facecolor": "none",
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "x",
-    "axes.labelcolor": Ink.MUTED,
-    "axes.formatter.useoffset": False,
-    "axes.formatter.limits": (-5, 6),
-    "grid.color": Ink.LINE,
-    "grid.linewidth": 1,
-    "xtick.color": Ink.MUTED,
-    "ytick.color": Ink.MUTED,
-    "xtick.bottom": False,
-    "ytick.left": False,
-    "savefig.facecolor": "none",
-    **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
-}
-"""Over matplotlib's defaults, whatever the user's own are.
-
-Text is laid out in the font that comes with matplotlib; it is wider than the page's, so nothing overlaps there.
-"""
-
-NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -79,53 +48,66 @@ class Plot:
     note: str = ""
 
 
-class Canvas:
-    """Axes to draw on, and what is said where the pointer rests."""
+def chart(kind: str, height: int, **options: Any) -> Any:
+    """Return an empty chart of pygal; ``options`` are pygal's."""
+    import pygal
 
-    def __init__(self, figure: Figure) -> None:
-        self.axes: Axes = figure.subplots()
-        self._figure = figure
-        self._tips: dict[str, Sequence[str]] = {}
-
-    def tip(self, artist: Artist, texts: Sequence[str]) -> None:
-        """Give each mark of an artist its text, in the order in which they were drawn."""
-        name = f"tip{len(self._tips)}"
-        artist.set_gid(name)
-        self._tips[name] = texts
-
-    def interval(self, interval: Interval, height: float, text: str) -> None:
-        """Draw an interval and its middle, where they are finite."""
-        if finite(interval):
-            ends = self.axes.hlines(height, interval.low, interval.high, color=Ink.TEXT, linewidth=3, zorder=3)
-            value = self.axes.scatter([interval.value], [height], s=60, color=Ink.TEXT, zorder=3)
-            for artist in (ends, value):
-                self.tip(artist, [text])
-
-    def asked(self, value: float, text: str) -> None:
-        """Draw a vertical line at what was asked for, with its text above."""
-        low, high = self.axes.get_xlim()
-        place = (value - low) / (high - low)
-        side = "left" if place < 0.2 else "right" if place > 0.8 else "center"  # noqa: PLR2004 - near the edges
-        self.axes.axvline(value, color=Ink.WARN, linewidth=1.6)
-        across = self.axes.get_xaxis_transform()
-        self.axes.text(value, 1.03, text, transform=across, color=Ink.WARN, horizontalalignment=side)
-
-    def svg(self, label: str) -> str:
-        """Return the plot as an element of the page; ``label`` says what it shows to those who do not see it."""
-        drawn = io.StringIO()
-        self._figure.savefig(drawn, format="svg", metadata=NO_METADATA)
-        colours = {str(ink): f"var(--{ink.name.lower()})" for ink in Ink}
-        return inlined(drawn.getvalue(), label, colours, self._tips)
+    text = pygal.style.Style(label_font_size=FONT, title_font_size=FONT, value_font_size=0)
+    usual = {"style": text, "js": [], "show_legend": False, "truncate_label": -1, "print_labels": True, "spacing": GAP}
+    around = {"margin": 5, "margin_right": 16, **options}
+    return getattr(pygal, kind)(width=WIDTH, height=height, **usual, **around)
 
 
-@contextmanager
-def canvas(name: str, height: float) -> Iterator[Canvas]:
-    """Give axes of ``height`` CSS pixels; the ids within the SVG follow from ``name``, which is unique in the page."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
+def dot(x: float, y: float, tip: str, **attributes: object) -> dict[str, object]:
+    """Return a value of a chart that says ``tip`` where the pointer rests; ``attributes`` are those of its mark."""
+    return {"value": (x, y), "tooltip": plain(tip), "node": attributes}
 
-    with style.context(["default", {**SETTINGS, "svg.hashsalt": name}]):
-        yield Canvas(Figure(figsize=(WIDTH / INCH, height / INCH), layout="constrained"))
+
+def add_interval(drawing: Any, interval: Interval, height: float, text: str) -> None:
+    """Draw an interval and its middle, where they are finite."""
+    if finite(interval):
+        sized = ((interval.low, 1.5), (interval.value, 5), (interval.high, 1.5))
+        drawing.add("interval", [dot(value, height, text, r=radius) for value, radius in sized])
+
+
+def add_lines(drawing: Any, span: Point, equal: float, asked: float | None, text: str) -> None:
+    """Draw a vertical line where nothing has changed, and one at what was asked for with its text above."""
+    drawing.add("equal", [(equal, span[0]), (equal, span[1])], show_dots=False)
+    if asked is not None:
+        drawing.add("asked", [{"value": (asked, span[1]), "label": text}, (asked, span[0])])
+
+
+def inlined(drawing: Any, label: str) -> str:
+    """Return the ``<svg>`` element of a chart for the body of a page; ``label`` is for those who do not see it.
+
+    What pygal means for a file of its own is left out: style sheet, scripts, ids, and data for its scripts.
+    """
+    root = ET.fromstring(drawing.render(disable_xml_declaration=True))  # noqa: S314 - as pygal wrote it a moment ago
+    _localize(root, [options["title"] for _, options in drawing.raw_series])
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": plain(label)}
+    return ET.tostring(root, encoding="unicode")
+
+
+def _localize(element: ET.Element, series: Sequence[str]) -> None:
+    """Take off an element what the page has no use for, and name its series."""
+    kinds = element.attrib.pop("class", "").split()
+    named = [series[int(kind.removeprefix("serie-"))] for kind in kinds if kind.startswith("serie-")]
+    names = " ".join(named or [kind for kind in kinds if kind in KEPT])
+    element.tag = element.tag.rpartition("}")[2]
+    element.attrib = {name: LONG.sub(_rounded, value) for name, value in element.attrib.items() if name != "id"}
+    if names:
+        element.set("class", names)
+    for child in list(element):
+        _localize(child, series)
+        needless = child.tag in {"defs", "desc"} or (child.tag == "g" and len(child) == 0)
+        of_pygal = child.tag == "title" and (element.tag == "svg" or "guides" in kinds)
+        background = child.tag == "rect" and element.tag == "g" and "bar" not in kinds
+        if needless or of_pygal or background:
+            element.remove(child)
+
+
+def _rounded(match: re.Match[str]) -> str:
+    return f"{float(match[0]):.1f}".removesuffix(".0")
 
 
 def finite(interval: Interval) -> bool:
@@ -133,15 +115,25 @@ def finite(interval: Interval) -> bool:
     return all(math.isfinite(value) for value in (interval.low, interval.value, interval.high))
 
 
-def limits(values: Iterable[float]) -> tuple[float, float]:
+def limits(values: Iterable[float]) -> Point:
     """Return the ends of an axis that holds all finite values with a little air."""
     kept = [value for value in values if math.isfinite(value)]
     low, high = min(kept), max(kept)
-    air = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    size = max(abs(low), abs(high))
+    air = (high - low) * 0.06 if high - low > 1e-6 * size else size * 0.1 or 1.0
     return low - air, high + air
 
 
-def drawable(text: str, most: int = 24) -> str:
-    """Return a name out of the model as the font that the plots are laid out in has it, and not too long."""
-    known = text.encode("ascii", "replace").decode()
-    return known if len(known) <= most else f"{known[: most - 3]}..."
+def ticks(span: Point, most: int = 6) -> list[float]:
+    """Return the multiples of 1, 2 or 5 times a power of ten within a span, at most about ``most`` of them."""
+    rough = (span[1] - span[0]) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    numbers = range(math.ceil(span[0] / step), math.floor(span[1] / step) + 1)
+    return [float(f"{number * step:.12g}") for number in numbers]
+
+
+def shortened(text: str, most: int = 24) -> str:
+    """Return a name out of the model, not too long to stand beside a plot."""
+    known = plain(text)
+    return known if len(known) <= most else f"{known[: most - 1]}\N{HORIZONTAL ELLIPSIS}"

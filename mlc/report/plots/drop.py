@@ -6,10 +6,21 @@ from mlc.figures import short
 from mlc.judging import Report, allowed_drop
 from mlc.measuring import Accuracy
 from mlc.report.cells import shipped_of, shown_trials
-from mlc.report.plots.canvas import Ink, Plot, canvas, finite, limits
-from mlc.types import Interval
+from mlc.report.plots.canvas import (
+    ABOVE,
+    AXIS,
+    Plot,
+    add_interval,
+    add_lines,
+    chart,
+    finite,
+    inlined,
+    limits,
+    ticks,
+)
 
-HEIGHT = 92
+HEIGHT = 46
+"""CSS pixels above the axis."""
 
 
 def drop_plots(report: Report) -> list[Plot]:
@@ -18,29 +29,21 @@ def drop_plots(report: Report) -> list[Plot]:
     shown = [
         (heading, trial.accuracy)
         for heading, trial in shown_trials(report)
-        if trial.accuracy
-        and finite(trial.accuracy.drop)
-        and (trial is shipped or trial.accuracy.drop != Interval(0.0, 0.0, 0.0))
+        if trial.accuracy and finite(trial.accuracy.drop) and (trial is shipped or trial.accuracy.drop.value != 0)
     ]
     asked = report.recipe.limits.max_drop
     limit = allowed_drop(asked, shown[0][1].original) if asked is not None and shown else None
     reach = [end for _, accuracy in shown for end in (accuracy.drop.low, accuracy.drop.high)]
     span = limits([0.0, *reach, *([] if limit is None else [limit])])
-    return [
-        Plot(heading, short(accuracy.drop), _drawn(f"drop{number}", heading, accuracy, limit, span))
-        for number, (heading, accuracy) in enumerate(shown)
-    ]
+    return [Plot(heading, short(accuracy.drop), _drawn(heading, accuracy, limit, span)) for heading, accuracy in shown]
 
 
-def _drawn(name: str, heading: str, accuracy: Accuracy, limit: float | None, span: tuple[float, float]) -> str:
+def _drawn(heading: str, accuracy: Accuracy, limit: float | None, span: tuple[float, float]) -> str:
     figure = f"loss of {accuracy.metric}: {short(accuracy.drop)}"
-    said = "" if limit is None else f"; the limit is {limit:.4g}"
-    with canvas(name, HEIGHT) as drawing:
-        axes = drawing.axes
-        axes.set(xlim=span, ylim=(-1, 1), yticks=[], xlabel="loss; right is worse")
-        axes.locator_params(axis="x", nbins=5)
-        axes.axvline(0, color=Ink.TEXT, linewidth=1.2, linestyle="--")
-        if limit is not None:
-            drawing.asked(limit, f"limit {limit:.4g}")
-        drawing.interval(accuracy.drop, 0, figure)
-        return drawing.svg(f"{heading}: {figure}{said}")
+    limited = "" if limit is None else f"limit {limit:.4g}"
+    across = {"xrange": span, "x_labels": ticks(span), "x_title": "loss; right is worse", "show_x_guides": True}
+    drawing = chart("XY", HEIGHT + AXIS, range=(-1, 1), show_y_labels=False, margin_left=16, margin_top=ABOVE, **across)
+    add_lines(drawing, (-1, 1), 0, limit, limited)
+    add_interval(drawing, accuracy.drop, 0, figure)
+    said = f"; the limit is {limit:.4g}" if limited else ""
+    return inlined(drawing, f"{heading}: {figure}{said}")

@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from mlc.figures import counted, decibels
 from mlc.judging import Report
 from mlc.layer_errors import LayerError
-from mlc.report.plots.canvas import Canvas, Ink, Plot, canvas, limits
+from mlc.report.plots.canvas import Plot, chart, dot, inlined, limits, ticks
 
 MOST_DOTS = 500
 HEIGHT = 250
-
-Dot = tuple[int, float, str]
-"""A place along the network, the height in dB where it is drawn, and what is said of it."""
 
 
 def layer_plots(report: Report) -> list[Plot]:
@@ -33,27 +30,17 @@ def layer_plots(report: Report) -> list[Plot]:
 
 
 def _drawn(placed: Sequence[tuple[int, LayerError]], span: tuple[float, float], label: str) -> str:
-    dots = [(place, min(max(layer.sqnr, span[0]), span[1]), _said(layer)) for place, layer in placed]
-    equal = {place for place, layer in placed if layer.sqnr == math.inf}
-    with canvas("layers", HEIGHT) as drawing:
-        axes = drawing.axes
-        axes.grid(visible=False, axis="x")
-        axes.grid(visible=True, axis="y")
-        axes.set(ylim=span, xticks=[], xlabel="from input to output", ylabel="SQNR, dB")
-        axes.margins(x=0.02)
-        axes.plot([dot[0] for dot in dots], [dot[1] for dot in dots], color=Ink.ACCENT, alpha=0.6, linewidth=1.4)
-        _scatter(drawing, [dot for dot in dots if dot[0] not in equal], facecolor=Ink.ACCENT)
-        _scatter(drawing, [dot for dot in dots if dot[0] in equal], facecolor=Ink.PAGE)
-        return drawing.svg(label)
+    titles = {"x_title": "from input to output", "y_title": "SQNR, dB"}
+    drawing = chart("XY", HEIGHT, range=span, y_labels=ticks(span), show_x_labels=False, dots_size=3.5, **titles)
+    drawing.add("values", [_dot(place, layer, span) for place, layer in placed])
+    return inlined(drawing, label)
 
 
-def _scatter(drawing: Canvas, dots: Sequence[Dot], facecolor: Ink) -> None:
-    if dots:
-        places, heights, texts = zip(*dots, strict=True)
-        marks = drawing.axes.scatter(
-            places, heights, s=32, facecolor=facecolor, edgecolor=Ink.ACCENT, clip_on=False, zorder=3
-        )
-        drawing.tip(marks, texts)
+def _dot(place: int, layer: LayerError, span: tuple[float, float]) -> dict[str, object]:
+    """Return a dot, at the end of the axis where the ratio is infinite, and hollow where the two are equal."""
+    height = min(max(layer.sqnr, span[0]), span[1])
+    look = {"class": "hollow"} if layer.sqnr == math.inf else {}
+    return dot(place, height, _said(layer), **look)
 
 
 def _said(layer: LayerError) -> str:

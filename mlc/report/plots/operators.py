@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TypedDict
 
 from mlc.figures import counted, milliseconds
 from mlc.judging import Report
 from mlc.measuring import Trial
 from mlc.report.cells import shown_trials
-from mlc.report.plots.canvas import Ink, Plot, canvas, drawable
+from mlc.report.plots.canvas import AXIS, Plot, chart, inlined, limits, shortened, ticks
+from mlc.report.table import plain
 
 MOST_ROWS = 14
 ROW = 30
 """CSS pixels from one operator to the next."""
 
-AROUND = 46
-"""CSS pixels of the axis below the bars."""
 
-THICK = 0.36
-"""Height of a bar, of the distance between two operators."""
+class Bar(TypedDict):
+    """Milliseconds of one operator as pygal takes them, and what is said of them."""
 
-
-@dataclass(frozen=True)
-class Spent:
-    """Milliseconds by operator of one trial, and what is said of each."""
-
-    heading: str
-    milliseconds: tuple[float, ...]
-    texts: tuple[str, ...]
+    value: float
+    tooltip: str
 
 
 def operator_plots(report: Report) -> list[Plot]:
@@ -38,34 +31,34 @@ def operator_plots(report: Report) -> list[Plot]:
     if not any(totals.values()):
         return []
     names = sorted(totals, key=lambda op: (-totals[op], op))[:MOST_ROWS]
-    columns = [_column(heading, trial, names) for heading, trial in shown]
     keys = tuple(heading for heading, _ in shown)
     note = f"The {len(names)} operators that take longest; all are in the table." if len(totals) > len(names) else ""
-    return [Plot("", "", _drawn(names, columns), keys, note)]
+    return [Plot("", "", _drawn(names, [_bars(heading, trial, names) for heading, trial in shown]), keys, note)]
 
 
-def _drawn(names: Sequence[str], columns: Sequence[Spent]) -> str:
-    with canvas("operators", AROUND + ROW * len(names)) as drawing:
-        axes = drawing.axes
-        for number, (column, ink) in enumerate(zip(columns, (Ink.BEFORE, Ink.ACCENT), strict=False)):
-            rows = [place + (number - (len(columns) - 1) / 2) * (THICK + 0.03) for place in range(len(names))]
-            bars = axes.barh(rows, column.milliseconds, height=THICK, color=ink)
-            for bar, text in zip(bars, column.texts, strict=True):
-                drawing.tip(bar, [text])
-        axes.set_yticks(range(len(names)), labels=[drawable(name) for name in names])
-        axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="ms in one run")
-        axes.locator_params(axis="x", nbins=5)
-        slowest = "; ".join(column.texts[0] for column in columns)
-        return drawing.svg(f"Time by operator. {slowest}. The table has all of them.")
+def _drawn(names: Sequence[str], columns: Sequence[Sequence[Bar]]) -> str:
+    """Draw bars from the top down; pygal counts from the bottom."""
+    span = (0.0, limits(bar["value"] for bars in columns for bar in bars)[1])
+    drawing = chart(
+        "HorizontalBar",
+        AXIS + ROW * len(names),
+        x_labels=[shortened(name) for name in reversed(names)],
+        range=span,
+        y_labels=ticks(span, 5),
+        x_title="ms in one run",
+    )
+    for series, bars in zip(("before", "after"), columns, strict=False):
+        drawing.add(series, bars[::-1])
+    slowest = "; ".join(bars[0]["tooltip"] for bars in columns)
+    return inlined(drawing, f"Time by operator. {slowest}. The table has all of them.")
 
 
-def _column(heading: str, trial: Trial, names: Sequence[str]) -> Spent:
-    spent = [_spent(trial, name) for name in names]
-    texts = [
-        f"{name}, {heading}: {milliseconds(ms)} in {counted(count, 'node')}"
-        for name, (ms, count) in zip(names, spent, strict=True)
+def _bars(heading: str, trial: Trial, names: Sequence[str]) -> list[Bar]:
+    spent = [(name, *_spent(trial, name)) for name in names]
+    return [
+        {"value": ms, "tooltip": plain(f"{name}, {heading}: {milliseconds(ms)} in {counted(count, 'node')}")}
+        for name, ms, count in spent
     ]
-    return Spent(heading, tuple(ms for ms, _ in spent), tuple(texts))
 
 
 def _operators(trials: Sequence[Trial]) -> set[str]:

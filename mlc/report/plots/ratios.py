@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -12,23 +12,28 @@ from mlc.figures import counted, ends, short, significant
 from mlc.judging import Report, noise_band
 from mlc.measuring import Latency, Trial
 from mlc.report.cells import baseline_of
-from mlc.report.plots.canvas import Canvas, Ink, Plot, canvas, limits
+from mlc.report.plots.canvas import (
+    ABOVE,
+    AXIS,
+    Plot,
+    add_interval,
+    add_lines,
+    chart,
+    dot,
+    inlined,
+    limits,
+    ticks,
+)
 from mlc.types import Interval
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MOST_PLOTS = 8
 MOST_DOTS = 1500
 """Rounds drawn in all plots together; of more, every second, third and so on, and each process's extremes."""
 
-LANE = 17
+LANE = 19
 """CSS pixels from one process to the next."""
 
-AROUND = 66
-"""CSS pixels above and below the lanes: what was asked, and the axis."""
-
-Dot = tuple[float, int, str]
+Round = tuple[float, int, str]
 """A ratio, the number of its process, and what is said of it."""
 
 
@@ -39,55 +44,58 @@ def ratio_plots(report: Report) -> list[Plot]:
     ][:MOST_PLOTS]
     step = -(-sum(len(lane) for _, latency in timed for lane in latency.ratios) // MOST_DOTS)
     asked = report.recipe.limits.min_speedup
-    return [
-        _plot(f"ratio{number}", trial, latency, asked, step, itself=trial is baseline_of(report))
-        for number, (trial, latency) in enumerate(timed)
-    ]
+    return [_plot(trial, latency, asked, step, itself=trial is baseline_of(report)) for trial, latency in timed]
 
 
-def _plot(name: str, trial: Trial, latency: Latency, asked: float | None, step: int, *, itself: bool) -> Plot:
+def _plot(trial: Trial, latency: Latency, asked: float | None, step: int, *, itself: bool) -> Plot:
     interval, asked = (latency.noise, None) if itself else (latency.speedup, asked)
     heading = f"{trial.candidate.name}, beside itself" if itself else trial.candidate.name
     figure = f"noise {ends(interval)}" if itself else f"{short(interval)} times as fast as the baseline"
-    dots = [dot for number, lane in enumerate(latency.ratios, 1) for dot in _dots(number, lane, step)]
+    rounds = [round_ for number, lane in enumerate(latency.ratios, 1) for round_ in _rounds(number, lane, step)]
     span = limits([1.0, *([] if asked is None else [asked]), *_extent(latency, interval)])
-    beyond = [dot for dot in dots if not span[0] <= dot[0] <= span[1]]
-    with canvas(name, AROUND + LANE * (len(latency.ratios) + 1)) as drawing:
-        _lanes(drawing.axes, len(latency.ratios), span)
-        _marks(drawing, noise_band(latency.noise), asked)
-        _scatter(drawing, [dot for dot in dots if dot not in beyond], color=Ink.ACCENT, alpha=0.55, linewidths=0)
-        held = [(min(max(ratio, span[0]), span[1]), number, text) for ratio, number, text in beyond]
-        _scatter(drawing, held, facecolor=Ink.PAGE, edgecolor=Ink.ACCENT)
-        drawing.interval(interval, len(latency.ratios) + 1, f"95 % interval: {short(interval)}")
-        count = sum(len(_finite(lane)) for lane in latency.ratios)
-        svg = drawing.svg(f"{heading}: {figure}, in {counted(count, 'round')}")
-    return Plot(heading, figure, svg, note=_note(step, len(beyond)))
-
-
-def _marks(drawing: Canvas, band: tuple[float, float], asked: float | None) -> None:
-    """Draw what the rounds are compared with: the baseline beside itself, equal speed, and what was asked."""
+    last, band = len(latency.ratios) + 1, noise_band(latency.noise)
+    drawing = _lanes(last, span)
     if math.isfinite(band[1]):
-        drawing.axes.axvspan(*band, color=Ink.BAND, linewidth=0, zorder=0)
-    drawing.axes.axvline(1, color=Ink.TEXT, linewidth=1.2, linestyle="--", zorder=1)
-    if asked is not None:
-        drawing.asked(asked, f"asked {asked:g}x")
+        drawing.add("band", [(end, last + 0.5) for end in band], show_dots=False, fill=True)
+    add_lines(drawing, (last + 0.5, 0.5), 1, asked, f"asked {asked:g}x" if asked is not None else "")
+    drawing.add("rounds", [_dot(each, span) for each in rounds], stroke=False)
+    add_interval(drawing, interval, last, f"95 % interval: {short(interval)}")
+    count = sum(len(_finite(lane)) for lane in latency.ratios)
+    svg = inlined(drawing, f"{heading}: {figure}, in {counted(count, 'round')}")
+    return Plot(heading, figure, svg, note=_note(step, sum(_beyond(each[0], span) for each in rounds)))
 
 
-def _lanes(axes: Axes, count: int, span: tuple[float, float]) -> None:
-    """Name the lanes from the top down, the interval below them."""
-    rows = range(1, count + 2)
-    axes.set(xlim=span, ylim=(count + 1.7, 0.4), xlabel="times as fast as the baseline")
-    axes.set_yticks(rows, labels=[*(f"process {number}" for number in rows[:-1]), "all, 95 %"])
-    axes.locator_params(axis="x", nbins=6)
+def _lanes(last: int, span: tuple[float, float]) -> Any:
+    """Return a chart whose lanes are named from the top down, the interval below them."""
+    named = [*(f"process {number}" for number in range(1, last)), "all, 95 %"]
+    down = [{"value": number, "label": name} for number, name in enumerate(named, 1)]
+    across = {"xrange": span, "x_labels": ticks(span), "x_title": "times as fast as the baseline"}
+    return chart(
+        "XY",
+        ABOVE + LANE * last + AXIS,
+        range=(0.5, last + 0.5),
+        y_labels=down,
+        inverse_y_axis=True,
+        show_x_guides=True,
+        show_y_guides=False,
+        dots_size=3.2,
+        margin_top=ABOVE,
+        **across,
+    )
 
 
-def _scatter(drawing: Canvas, dots: Sequence[Dot], **look: object) -> None:
-    if dots:
-        ratios, numbers, texts = zip(*dots, strict=True)
-        drawing.tip(drawing.axes.scatter(ratios, numbers, s=30, clip_on=False, **look), texts)  # type: ignore[arg-type]
+def _dot(round_: Round, span: tuple[float, float]) -> dict[str, object]:
+    """Return a dot, hollow at the end of the axis where the ratio is beyond it."""
+    ratio, number, text = round_
+    look = {"class": "hollow"} if _beyond(ratio, span) else {}
+    return dot(min(max(ratio, span[0]), span[1]), number, text, **look)
 
 
-def _dots(number: int, lane: Sequence[float], step: int) -> list[Dot]:
+def _beyond(ratio: float, span: tuple[float, float]) -> bool:
+    return not span[0] <= ratio <= span[1]
+
+
+def _rounds(number: int, lane: Sequence[float], step: int) -> list[Round]:
     """Return every ``step``-th round of a process, and its fastest and slowest."""
     finite = _finite(lane)
     ends_of_lane = {min(finite), max(finite)} if finite else set()

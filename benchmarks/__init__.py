@@ -1,0 +1,1 @@
+"""Measurements of mlc itself: ``python -m benchmarks.NAME`` measures one thing and writes ``results/NAME.json``."""

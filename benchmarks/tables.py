@@ -1,0 +1,67 @@
+"""Write the tables of README.md and results/*.md from results/*.json; ``--check`` only says whether they differ."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+from benchmarks import install, int8_summary, rewriting, startup, statistics
+from benchmarks.common import RESULTS, ROOT
+
+SUMMARIES = {
+    "startup": startup.summary,
+    "rewriting": rewriting.summary,
+    "statistics": statistics.summary,
+    "int8": int8_summary.summary,
+    "install": install.summary,
+}
+
+README = ROOT / "benchmarks" / "README.md"
+PLACE = re.compile(r"(<!-- results of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MISSING = "Not measured yet."
+
+
+def tables(name: str, *, brief: bool) -> str:
+    """Return what the committed result of a benchmark says, as Markdown."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return MISSING
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    return SUMMARIES[name](measured).markdown(measured, brief=brief)
+
+
+def readme(text: str) -> str:
+    """Return the text of README.md with the tables of the committed results in it."""
+    return PLACE.sub(lambda found: f"{found[1]}\n{tables(found[2], brief=True)}\n\n{found[3]}", text)
+
+
+def expected() -> dict[str, str]:
+    """Return the text of every file that holds tables, by its path below benchmarks/."""
+    files = {"README.md": readme(README.read_text(encoding="utf-8"))}
+    for name in SUMMARIES:
+        if (RESULTS / f"{name}.json").exists():
+            files[f"results/{name}.md"] = f"# {name}\n\n{tables(name, brief=False)}\n"
+    return files
+
+
+def differing() -> list[str]:
+    """Return the files whose tables are not those of the results."""
+    folder = README.parent
+    return [
+        name
+        for name, text in expected().items()
+        if not (folder / name).exists() or (folder / name).read_text(encoding="utf-8") != text
+    ]
+
+
+def write_tables() -> None:
+    """Bring every table up to date with the results."""
+    for name, text in expected().items():
+        (README.parent / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv[1:]:
+        sys.exit(f"out of date: {', '.join(differing())}" if differing() else 0)
+    write_tables()

@@ -1,0 +1,68 @@
+"""Raising the opset of a file to what the passes need: believed only where every value stays what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from mlc.compare import EXPORT_TOLERANCE, compare
+from mlc.compare_decisions import graph_values, with_outputs
+from mlc.errors import MlcError, PassError, foreign
+from mlc.fusion import quiet
+from mlc.invariants import interface
+from mlc.rewriting.sessions import Feeds, Runner
+from mlc.rewriting.sites import TOGETHER
+
+
+def opset_of(model: ir.Model) -> int:
+    """Return the version of the standard operators that a model uses."""
+    return model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+
+
+def raised(model: ir.Model, opset: int, runner: Runner, feeds: Sequence[Feeds]) -> tuple[ir.Model, str]:
+    """Return the model at a higher opset, or as it was, and a sentence that says which.
+
+    ONNX's converter is wrong in places (Resize from 10 to 13), so every value that both graphs have is compared. What a
+    branch or the body of a loop computes may not be seen in these runs, so a model that has one stays as it is.
+    """
+    from onnxscript.version_converter import convert_version
+
+    old, after = opset_of(model), model.clone()
+    if next(model.graph.subgraphs(), None) is not None:
+        return model, f"opset {old} could not be raised to {opset}: it has branches or loops, which cannot be compared"
+    try:
+        with foreign("the converter of ONNX", PassError), quiet("onnxscript.version_converter"):
+            convert_version(after, opset, fallback=True)
+        for value, kept in zip(after.graph.outputs, model.graph.outputs, strict=False):
+            value.type, value.shape = kept.type, kept.shape
+        reason = _difference(model, after, opset, runner, feeds)
+    except MlcError as error:
+        reason = error.message
+    if reason:
+        return model, f"opset {old} could not be raised to {opset}: {reason}"
+    return after, f"opset {old} was raised to {opset}, which passes need; every value stayed what it was"
+
+
+def _difference(model: ir.Model, after: ir.Model, opset: int, runner: Runner, feeds: Sequence[Feeds]) -> str:
+    """Return how the converted model differs, or nothing."""
+    if opset_of(after) != opset:
+        return "ONNX has no conversion for one of its operators"
+    if interface(after) != interface(model):
+        return "its inputs or outputs changed"
+    known = {value.name for value in graph_values(model.graph)}
+    names = [value.name for node in after.graph for value in node.outputs if value.name in known and value.name]
+    for start in range(0, len(names), TOGETHER):
+        part = names[start : start + TOGETHER]
+        expected, actual = ([_values(each, part, runner, feed) for feed in feeds] for each in (model, after))
+        for wanted, given in zip(expected, actual, strict=True):
+            wrong = next(filter(None, compare(wanted, given, EXPORT_TOLERANCE)), None)
+            if wrong is not None:
+                return wrong.reason
+    return ""
+
+
+def _values(model: ir.Model, names: Sequence[str], runner: Runner, feed: Feeds) -> dict[str, np.ndarray]:
+    found = runner.run(with_outputs(model, names), feed)
+    return {name: found[name] for name in names}

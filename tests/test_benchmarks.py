@@ -1,0 +1,174 @@
+"""The benchmarks run in small and sum up what they measured; no figure is judged here."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import (
+    common,
+    install,
+    int8,
+    int8_settings,
+    int8_summary,
+    models,
+    rewriting,
+    startup,
+    statistics,
+    tables,
+)
+from benchmarks.common import INCONCLUSIVE, MET, MISSED
+from benchmarks.statistics_worker import COLLECTORS
+from mlc.measuring import latency
+
+OUTCOMES = {MET, MISSED, INCONCLUSIVE, "reported"}
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return models.sample()
+
+
+def quiet(_text):
+    """Hear nothing."""
+
+
+def kept(measured, summary, folder):
+    """Write a result, read it back, and return what the one that was read says."""
+    path = common.save(measured, folder)
+    again = json.loads(path.read_text())
+    assert again == json.loads(json.dumps(measured))
+    assert {"benchmark", "date", "machine", "settings"} <= set(again)
+    assert again["machine"]["versions"]["onnxruntime"]
+    said = summary(again)
+    assert said.claims
+    assert {claim.outcome for claim in said.claims} <= OUTCOMES
+    text = said.markdown(again, brief=False)
+    assert all(claim.measured in text for claim in said.claims)
+    assert str(folder) not in path.read_text() + text
+    assert str(common.ROOT) not in path.read_text() + text
+    return again, said
+
+
+def test_startup(tmp_path):
+    measured, said = kept(startup.measure(True, quiet), startup.summary, tmp_path)
+    assert {len(blocks) for blocks in measured["seconds"].values()} == {2}
+    assert len(said.claims) == len(startup.EXPECTED)
+
+
+def test_startup_refuses_a_command_that_ends_otherwise():
+    with pytest.raises(RuntimeError, match="ended with 2, not 0"):
+        startup.seconds_of("mlc compil", 0)
+
+
+def test_install(tmp_path):
+    measured, _ = kept(install.measure(True, quiet), install.summary, tmp_path)
+    assert {"mlc-toolchain", "typer", "onnx-ir"} <= set(measured["added"])
+    assert not set(measured["added"]) & {"torch", "numpy", "onnx", "onnxruntime"}
+    assert all(one["bytes"] > 0 for one in measured["added"].values())
+
+
+def test_install_finds_what_is_imported_and_not_named(tmp_path, monkeypatch):
+    for folder in install.OURS:
+        (tmp_path / folder).mkdir()
+    (tmp_path / "mlc" / "one.py").write_text("def late():\n    import hypothesis.strategies\n")
+    (tmp_path / "passes" / "two.py").write_text("import json\nfrom mlc.one import late\nfrom . import one\n")
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    assert install.imported() == {"hypothesis"}
+
+
+def test_rewriting(tmp_path):
+    measured, said = kept(rewriting.measure(True, quiet), rewriting.summary, tmp_path)
+    for rounds in measured["rounds"].values():
+        assert all(one["export"] > 0 and one["stages"]["rewrite"] > 0 and one["writing"] > 0 for one in rounds)
+    assert any("onnx.export" in cell for table in said.tables for row in table.rows for cell in row)
+
+
+@pytest.mark.needs_onnxruntime
+def test_statistics(tmp_path, sample, monkeypatch):
+    chosen = ("session", "mlc, extremes", "mlc, histograms", "onnxruntime Percentile")
+    monkeypatch.setattr(statistics, "COLLECTORS", {name: COLLECTORS[name] for name in chosen})
+    measured, said = kept(statistics.measure(True, quiet, sample), statistics.summary, tmp_path)
+    assert set(measured["rounds"]) == set(chosen)
+    assert all(one["peak"] > 0 for runs in measured["rounds"].values() for each in runs.values() for one in each)
+    assert [claim.text.partition(":")[0] for claim in said.claims] == ["mlc, extremes", "mlc, histograms"]
+
+
+def test_statistics_leaves_out_what_would_not_fit():
+    growing = {"100": [{"peak": 1e8}], "1000": [{"peak": 1e8 + 900 * 1e9}]}
+    assert statistics.too_much(growing, 10_000).startswith("would take about 9")
+    assert statistics.too_much({"100": [{"peak": 1e8}], "1000": [{"peak": 1e8}]}, 10_000) == ""
+    assert statistics.too_much({}, 100) == ""
+
+
+@pytest.mark.needs_onnxruntime
+def test_int8(tmp_path, sample, monkeypatch):
+    monkeypatch.setattr(latency, "PROCESSES", 2)
+    monkeypatch.setattr(latency, "BLOCK", (0.001, 0.001))
+    measured, _ = kept(int8.measure(True, quiet, sample), int8_summary.summary, tmp_path)
+    good, refused, dynamic = (setting.name for setting in int8_settings.few())
+    assert "doesn't support data format" in measured["failed"][refused]
+    assert {good, dynamic, int8_summary.NATIVE} <= set(measured["accuracy"])
+    assert all(len(blocks) == 2 for one in measured["sets"] for blocks in one.values())
+    assert measured["saturation"][int8_summary.TRAVELS][0].startswith("no product sum saturates")
+
+
+def test_int8_settings_have_names_of_their_own():
+    chosen = int8_settings.settings()
+    assert len({setting.name for setting in chosen}) == len(chosen) > 200
+
+
+def test_int8_finds_a_setting_that_is_better_in_both():
+    def blocks(milliseconds):
+        rng = np.random.default_rng(0)
+        return [[round(milliseconds * 1e6 * noise) for noise in rng.uniform(0.99, 1.01, 16)] for _ in range(5)]
+
+    figures = {ours: {"top1": [0.01, 0.002, 0.02], "sqnr_db": [-1.0, -2.0, -0.5]} for ours in int8_summary.OURS}
+    rounds = {name: blocks(1) for name in int8_summary.FIXED} | {"fast": blocks(0.5), "slow": blocks(2)}
+    measured = {
+        "settings": {"settings": 2, "timed_batch": 2},
+        "accuracy": {
+            name: {"images": 10, "top1": 0.9, "sqnr_db": 30.0, "against": figures}
+            for name in (*int8_summary.OURS, int8_summary.FP32, "fast", "slow")
+        },
+        "same": {},
+        "failed": {},
+        "saturation": {name: [] for name in (*int8_summary.OURS, "fast", "slow")},
+        "sets": [rounds],
+        "afresh": [rounds],
+    }
+    for ours in int8_summary.OURS:
+        assert int8_summary.ahead(measured, ours, "sets") == ["fast"]
+        assert int8_summary.beyond(measured, ours, "top1") == ["fast"]
+        assert int8_summary.beyond(measured, ours, "sqnr_db") == []
+    outcomes = [claim.outcome for claim in int8_summary.summary(measured).claims]
+    assert outcomes == [MISSED, MET, MISSED, MET]
+
+
+def test_resnet18_is_one():
+    network, image = models.resnet18()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 11_689_512
+    assert image.shape == (2, 3, 224, 224)
+    assert not any(
+        (buffer == 0).all() or (buffer == 1).all() for name, buffer in network.named_buffers() if "running" in name
+    )
+
+
+def test_lists_of_numbers_are_kept_on_one_line(tmp_path):
+    path = common.save({"benchmark": "x", "rounds": [[1, 2.5], [-3e-5]], "names": ["a", "b"]}, tmp_path)
+    assert "[1, 2.5]" in path.read_text().replace("[ ", "[").replace(" ]", "]")
+    assert json.loads(path.read_text())["names"] == ["a", "b"]
+
+
+def test_tables_are_those_of_the_results():
+    assert tables.differing() == [], "run `python -m benchmarks.tables`"
+
+
+def test_no_quick_result_is_committed():
+    for path in common.RESULTS.glob("*.json"):
+        measured = json.loads(path.read_text())
+        assert path.stem == measured["benchmark"]
+        assert not measured["settings"].get("quick")
+        assert measured["settings"].get("rounds", 2) > 1
