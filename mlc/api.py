@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mlc.artifact import Artifact
 from mlc.data import open_data
+from mlc.errors import UsageError
 from mlc.exporting import export as export_checked
+from mlc.grammar import nearest
 from mlc.judging import Judgement, Report
 from mlc.judging import judge as judge_trials
 from mlc.measuring import Trial
 from mlc.pipeline import Live
 from mlc.pipeline import compile as compile_recipe
-from mlc.pipeline_data import Datasets
+from mlc.pipeline_data import Datasets, refuse_contradictions
 from mlc.pipeline_measure import metric_of, trials_of
 from mlc.pipeline_run import Progress, Run, silent
 from mlc.probes import references
-from mlc.recipe import Recipe, merge
-from mlc.registry import schedule
+from mlc.recipe import LIMITS, Recipe, check_sizes, merge
+from mlc.registry import lossy_of, schedule
 from mlc.rewriting import rewrite as rewrite_verified
 from mlc.runtimes.cpu import capabilities
 from mlc.sources.load import load as load_source
@@ -54,7 +57,7 @@ def load(source: Any, example: Any = None, *, inputs: Sequence[str] = ()) -> Ori
     return load_source(source, merge(None, {"source": "python:", "inputs": list(inputs)}).inputs, example)
 
 
-def export(original: Original, *, data: Any = None, opset: int = 20, seed: int = 0) -> Artifact:
+def export(original: Original, *, data: Any = None, opset: int | None = None, seed: int = 0) -> Artifact:
     """Export to ONNX, compared with the original at every verified size. Raises SourceError where it differs."""
     kept, _ = references(original, _samples(original, data), seed)
     artifact, _ = export_checked(original, kept, _workspace(), opset)
@@ -66,14 +69,17 @@ def rewrite(
 ) -> Artifact:
     """Run the default passes and those asked for, each verified against the original; the steps say how each went.
 
-    ``asked`` may hold ``target``, ``seed`` and ``strict``. Raises PassError where a pass did not do what was asked.
+    ``asked`` may hold ``target``, ``seed`` and ``strict``. Raises PassError where a pass did not do what was asked,
+    UsageError for a lossy pass without ``calibrate`` and the other way round.
     """
-    recipe = merge(None, {"source": "python:", "passes": list(passes), **asked})
+    recipe = merge(None, {"source": "python:", "passes": list(passes), **_only(("target", "seed", "strict"), asked)})
+    specs = schedule(recipe.passes, defaults=recipe.defaults)
+    refuse_contradictions(recipe, Live(calibrate=calibrate), lossy_of(specs))
     data = None if calibrate is None else open_data(calibrate, original.signature.inputs)
     kept, _ = references(original, _samples(original, calibrate), recipe.seed)
     return rewrite_verified(
         artifact,
-        schedule(recipe.passes, defaults=recipe.defaults),
+        specs,
         references=kept,
         workspace=_workspace(),
         capabilities=capabilities(recipe.target),
@@ -88,7 +94,9 @@ def measure(
     models: Mapping[str, Artifact], original: Original, *, data: Any = None, progress: Progress = silent, **asked: Any
 ) -> tuple[Trial, ...]:
     """Measure artifacts by name, the first is the baseline; ``asked`` may hold metric, target, at and seed."""
-    recipe, live = _asked("python:", None, asked)
+    recipe, live = _asked("python:", None, _only(("metric", "target", "at", "seed"), asked))
+    refuse_contradictions(recipe, replace(live, data=data), ())
+    check_sizes(recipe.at, original.signature.inputs)
     evaluation = None if data is None else open_data(data, original.signature.inputs, original.signature.outputs)
     sets = Datasets(None, evaluation)
     kept, _ = references(original, sets.first_samples(), recipe.seed)
@@ -98,7 +106,15 @@ def measure(
 
 def judge(trials: Sequence[Trial], *, shipped: str = "", **limits: Any) -> Judgement:
     """Judge a trial against ``max_drop``, ``max_latency``, ``min_speedup`` and ``max_size``."""
-    return judge_trials(trials, merge(None, {"source": "python:", **limits}).limits, shipped=shipped)
+    return judge_trials(trials, merge(None, {"source": "python:", **_only(LIMITS, limits)}).limits, shipped=shipped)
+
+
+def _only(known: Iterable[str], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what is given, all of which a stage must know: what it could only ignore is an error."""
+    for key in given:
+        if key not in known:
+            raise UsageError(f"there is no {key!r} in this stage", nearest(key, known))
+    return given
 
 
 def _asked(source: Any, example: Any, asked: Mapping[str, Any]) -> tuple[Recipe, Live]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlc.compare_flips import Decision, Flipped, Threshold, counted, unexcused
-from mlc.compare_scale import ZERO_SCALE, chunks, is_float, rms, scale_of
+from mlc.compare_scale import ALIKE, ZERO_SCALE, chunks, is_float, mask_level, rms, scale_of
 from mlc.types import Sizes
 
 if TYPE_CHECKING:
@@ -54,12 +54,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison with the original: which file or graph, at which sizes, and every output's difference."""
+    """One comparison with the original: which file or graph, at which sizes, and every output's difference.
+
+    Float outputs are held to ``tolerance``, those of a quantized model to the ratio ``floor`` in dB instead.
+    """
 
     name: str
     sizes: Sizes
     tolerance: float
     differences: tuple[Difference, ...] = field(default_factory=tuple)
+    floor: float | None = None
 
     @property
     def held(self) -> bool:
@@ -126,12 +130,19 @@ def sqnr(expected: Array, actual: Array) -> float:
 
 
 def powers(expected: Array, actual: Array) -> tuple[float, float]:
-    """Return the summed squares of the expected value and of the error, over the finite elements of the former."""
-    signal, noise = 0.0, 0.0
+    """Return the summed squares of the expected value and of the error, over the finite elements of the former.
+
+    Elements of a mask do not count while they stay masked: beside them all else would be as nothing.
+    """
+    signal, noise, level = 0.0, 0.0, mask_level(expected)
     for wanted, given in zip(chunks(expected), chunks(actual), strict=True):
         finite = np.isfinite(wanted)
-        error = given[finite] - wanted[finite]
-        signal += float(np.dot(wanted[finite], wanted[finite]))
+        counted_in = finite & (np.abs(wanted) < level)
+        signal += float(np.dot(wanted[counted_in], wanted[counted_in]))
+        masked = finite & ~counted_in
+        still = np.zeros_like(masked)
+        still[masked] = np.abs(given[masked] / wanted[masked] - 1) <= 1 - ALIKE
+        error = given[finite & ~still] - wanted[finite & ~still]
         noise += float(np.dot(error, error)) if np.isfinite(error).all() else math.inf
     return signal, noise
 
@@ -167,17 +178,21 @@ def _same_bits(name: str, expected: Array, actual: Array) -> Difference:
 
 
 def _float_difference(name: str, expected: Array, actual: Array, tolerance: float) -> Difference:
-    largest = 0.0
+    largest, level = 0.0, mask_level(expected)
+    scale = scale_of(expected)
     for wanted, given in zip(chunks(expected), chunks(actual), strict=True):
         finite = np.isfinite(wanted)
-        if finite.all() and np.isfinite(given).all():
-            largest = max(largest, float(np.abs(given - wanted).max(initial=0.0)))
-            continue
-        other = ~finite | ~np.isfinite(given)
-        if not np.array_equal(wanted[other], given[other], equal_nan=True):
-            return Difference(name, math.inf, f"{name} has NaN or Inf at other positions than expected")
-        largest = max(largest, float(np.abs(given[finite] - wanted[finite]).max(initial=0.0)))
-    error = largest / scale_of(expected) if largest else 0.0
+        if not (finite.all() and np.isfinite(given).all()):
+            other = ~finite | ~np.isfinite(given)
+            if not np.array_equal(wanted[other], given[other], equal_nan=True):
+                return Difference(name, math.inf, f"{name} has NaN or Inf at other positions than expected")
+            wanted, given = wanted[finite], given[finite]  # noqa: PLW2901 - the rest is judged
+        size = np.abs(given - wanted)
+        if level < math.inf:
+            masked = np.abs(wanted) >= level
+            size[masked] *= scale / np.abs(wanted[masked])
+        largest = max(largest, float(size.max(initial=0.0)))
+    error = largest / scale
     if error > tolerance:
         return Difference(name, error, f"{name} differs by {error:.2g} of its rms, allowed is {tolerance:.2g}")
     return Difference(name, error)

@@ -79,16 +79,17 @@ def deciders(model: ir.Model) -> dict[str, tuple[ir.Node, ...]]:
     order = {node: index for index, node in enumerate(model.graph)}
     found = {}
     for output in model.graph.outputs:
-        cone = _cone(output)
-        nodes = sorted((node for node in cone if node in order and is_discontinuous(node)), key=order.__getitem__)
+        behind = (node for node in cone([output]) if node in order and is_discontinuous(node))
+        nodes = sorted(behind, key=order.__getitem__)
         if nodes and output.name is not None:
             found[output.name] = tuple(nodes)
     return found
 
 
-def _cone(value: ir.Value) -> set[ir.Node]:
+def cone(values: Iterable[ir.Value | None]) -> set[ir.Node]:
+    """Return all nodes that these values come from, through subgraphs too."""
     seen: set[ir.Node] = set()
-    stack = [value.producer()]
+    stack = [value.producer() for value in values if value is not None]
     while stack:
         node = stack.pop()
         if node is None or node in seen:

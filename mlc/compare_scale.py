@@ -17,6 +17,15 @@ ZERO_SCALE = 1e-4
 SMALLEST_SCALE = 1e-30
 """Below this an rms is taken as zero: squares of smaller float32 values vanish."""
 
+MASKED = 1e4
+"""No mask is smaller than this."""
+
+GAP = 1e3
+"""So many times larger than everything else is a mask."""
+
+ALIKE = 0.99
+"""The smallest element of a mask over its largest: scores that a mask was added to hardly move it."""
+
 _CHUNK = 1 << 20
 """Elements that are widened to float64 at once."""
 
@@ -26,19 +35,41 @@ def is_float(dtype: np.dtype[np.generic]) -> bool:
     return dtype.kind in "fc" or dtype.name.startswith(("bfloat", "float"))
 
 
-def rms(array: Array) -> float:
-    """Return the root mean square of the finite elements in float64; 0 for none."""
-    total, count = 0.0, 0
+def mask_level(array: Array) -> float:
+    """Return the magnitude from which elements are a mask's, or infinity where there is no mask.
+
+    A mask is two or more elements of one sign and almost one size, beside others ``GAP`` times smaller: -1e9 where
+    nothing is to be looked at. Such elements would hide whatever happens to the others in an rms.
+    """
+    least = largest = 0.0
     for chunk in chunks(array):
         finite = chunk[np.isfinite(chunk)]
+        least, largest = min(least, float(finite.min(initial=0.0))), max(largest, float(finite.max(initial=0.0)))
+    size, sign = max(-least, largest), -1.0 if -least > largest else 1.0
+    if size < MASKED:
+        return math.inf
+    level, count, others, rest = ALIKE * size, 0, 0, 0.0
+    for chunk in chunks(array):
+        finite = chunk[np.isfinite(chunk)]
+        inside = sign * finite >= level
+        count, others = count + int(inside.sum()), others + int((~inside).sum())
+        rest = max(rest, float(np.abs(finite[~inside]).max(initial=0.0)))
+    return level if count > 1 and others and rest * GAP <= size else math.inf
+
+
+def rms(array: Array, below: float = math.inf) -> float:
+    """Return the root mean square in float64 of the finite elements smaller than ``below``; 0 for none."""
+    total, count = 0.0, 0
+    for chunk in chunks(array):
+        finite = chunk[np.isfinite(chunk) & (np.abs(chunk) < below)]
         total += float(np.dot(finite, finite))
         count += finite.size
     return math.sqrt(total / count) if count else 0.0
 
 
 def scale_of(array: Array) -> float:
-    """Return what an error of a value is divided by: its rms, or ``ZERO_SCALE`` where it is zero everywhere."""
-    size = rms(array)
+    """Return what an error of a value is divided by: its rms, a mask left out, or ``ZERO_SCALE`` where that is zero."""
+    size = rms(array, mask_level(array))
     return size if size > SMALLEST_SCALE else ZERO_SCALE
 
 

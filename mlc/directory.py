@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +29,11 @@ def check_place(place: Path, *, force: bool) -> None:
     parent = next(folder for folder in place.parents if folder.exists())
     if not parent.is_dir():
         raise UsageError(f"{parent} is a file, so {place} cannot be written in it", "choose another -o")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UsageError(f"the folder {parent} cannot be written", "choose another -o, or change its permissions")
+    try:
+        Path(tempfile.mkdtemp(prefix=".mlc-", dir=parent)).rmdir()
+    except OSError as error:
+        hint = "choose another -o, or change its permissions"
+        raise UsageError(f"the folder {parent} cannot be written: {error.strerror}", hint) from error
     if parent != place.parent:
         return
     recover(place)

@@ -86,11 +86,16 @@ def integer_products(model: ir.Model) -> tuple[Product, ...]:
 def unproven(model: ir.Model) -> tuple[str, ...]:
     """Return the sites of integer products whose weights cannot be seen in the file.
 
-    These are products of two dequantized activations, or of weights that are not s8; integer operators written out; and
-    Conv, ConvTranspose and Gemm nodes with a float weight between a dequantizer with one scale and a quantizer, for
-    which onnxruntime makes int8 weights of its own when it loads the file.
+    These are products of two dequantized activations, or of weights that are not s8; integer operators written out;
+    calls of functions that read dequantized activations, since the runtime inlines what is in them; and Conv,
+    ConvTranspose and Gemm nodes with a float weight between a dequantizer with one scale and a quantizer, for which
+    onnxruntime makes int8 weights of its own when it loads the file.
     """
-    return tuple(site_of(node) for node in _nodes(model) if _is_unproven(node))
+    return tuple(site_of(node) for node in _nodes(model) if _is_unproven(node) or _calls(node, model))
+
+
+def _calls(node: ir.Node, model: ir.Model) -> bool:
+    return node.op_identifier() in model.functions and any(_dequantizer(value) is not None for value in node.inputs)
 
 
 def _nodes(model: ir.Model) -> Iterator[ir.Node]:
@@ -139,15 +144,15 @@ def _dequantizer(value: ir.Value | None) -> ir.Node | None:
 
 
 def _array(value: ir.Value | None) -> Array | None:
-    """Return a constant, or the transpose of one."""
+    """Return a constant that no caller may override, or the transpose of one."""
     tensor = constant(value)
     if tensor is not None:
-        return tensor.numpy()
+        return None if value is not None and value.is_graph_input() else tensor.numpy()
     node = None if value is None else value.producer()
     if node is None or node.op_type != "Transpose":
         return None
-    stored = constant(node.inputs[0])
-    return None if stored is None else stored.numpy().transpose(integers(node, "perm") or None)
+    stored = _array(node.inputs[0])
+    return None if stored is None else stored.transpose(integers(node, "perm") or None)
 
 
 def exact_sums(activations: NDArray[np.uint8], codes: NDArray[np.int8]) -> NDArray[np.int32]:

@@ -18,9 +18,12 @@ class MlcError(Exception):
     exit_code: ClassVar[int] = 70
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
+        super().__init__(message, hint)
         self.message = message
         self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
 class UsageError(MlcError):

@@ -14,7 +14,7 @@ from mlc.compare_decisions import decisions, with_outputs
 from mlc.dims import traced_sizes
 from mlc.errors import SourceError, TargetError, UsageError
 from mlc.exporting_tidy import name_nodes, strip_metadata
-from mlc.probes import sizes_text
+from mlc.figures import sizes_text
 from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.onnx_file import OnnxOriginal
 from mlc.sources.original import Original

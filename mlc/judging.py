@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mlc.artifact import Origin, Step
 from mlc.compare import Check
+from mlc.errors import UsageError
 from mlc.figures import ends, measured, megabytes, middle, milliseconds, short, significant
+from mlc.grammar import nearest
 from mlc.layer_errors import LayerError
 from mlc.measuring import Accuracy, Latency, Trial
 from mlc.recipe import Recipe
@@ -101,15 +104,22 @@ def judge(
     """Judge the trial called ``shipped`` (by default the one that ``choose`` picks) against the limits.
 
     ``requested`` names the passes asked for by name; ``requirements`` are verdicts on what is not a limit of the user's
-    (see ``requirement``); ``written`` is false where nothing ships, as in ``mlc validate``.
+    (see ``requirement``); ``written`` is false where nothing ships, as in ``mlc validate``. Raises UsageError without
+    trials, and for a name that none of them has.
     """
+    if not trials:
+        raise UsageError("nothing was measured, so nothing can be judged", "give the trials of mlc.measure")
     name = shipped or choose(trials, bool(requested))
-    trial = next(each for each in trials if each.candidate.name == name)
-    verdicts = (*requirements, *verdicts_on(trial, limits))
+    named = {trial.candidate.name: trial for trial in trials}
+    if name not in named:
+        raise UsageError(f"no trial is called {name!r}", nearest(name, named))
+    trial = named[name]
+    asked = verdicts_on(trial, limits)
+    verdicts = (*requirements, *asked)
     outcomes = {verdict.outcome for verdict in verdicts}
     outcome, sentence = _speed(trials, trial, requested) if written else (DONE, "")
     outcome = next((worse for worse in (MISSED, INCONCLUSIVE) if worse in outcomes), outcome)
-    sentences = (_limits_sentence(verdicts), sentence, _accuracy_sentence(trial, verdicts, written=written))
+    sentences = (_limits_sentence(verdicts, asked), sentence, _accuracy_sentence(trial, verdicts, written=written))
     line = " ".join(text for text in _worst_first(sentences, outcomes) if text)
     return Judgement(verdicts, outcome, line or "Nothing was measured, and no limit was set.")
 
@@ -237,27 +247,30 @@ def _noise_text(latency: Latency) -> str:
     return f"the export beside itself {ends(latency.noise)}"
 
 
-def _limits_sentence(verdicts: Sequence[Verdict]) -> str:
+def _limits_sentence(verdicts: Sequence[Verdict], limits: Sequence[Verdict]) -> str:
+    """Name what failed of all verdicts, or say that the limits are met, if there are any."""
     for outcome, word in ((MISSED, "Missed"), (INCONCLUSIVE, "Inconclusive")):
         failed = [
             f"{each.limit} {each.asked}, measured {each.measured}" for each in verdicts if each.outcome == outcome
         ]
         if failed:
             return f"{word}: {'; '.join(failed)}."
-    if not verdicts:
+    if not limits:
         return ""
-    return "The limit is met." if len(verdicts) == 1 else "All limits are met."
+    return "The limit is met." if len(limits) == 1 else "All limits are met."
 
 
 def _accuracy_sentence(trial: Trial, verdicts: Sequence[Verdict], *, written: bool) -> str:
     """Say the drop, unless a verdict that failed has said it already."""
     said = any(verdict.limit == "max-drop" and verdict.outcome != MET for verdict in verdicts)
     if trial.accuracy is None:
-        if written or not trial.agreement:
+        if written or not trial.agreement or any(output.nonfinite for output in trial.agreement):
             return ""
-        worst = min(trial.agreement, key=lambda output: output.sqnr)
-        return f"The outputs agree with the source's at {significant(worst.sqnr)} dB or better."
-    if said:
+        worst = min(output.sqnr for output in trial.agreement)
+        if worst == math.inf:
+            return "The outputs equal the source's."
+        return f"The outputs agree with the source's at {significant(worst)} dB or better."
+    if said or math.isnan(trial.accuracy.drop.value):
         return ""
     return f"The drop of {trial.accuracy.metric} is {short(trial.accuracy.drop)}."
 

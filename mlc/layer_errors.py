@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from mlc.compare import powers, ratio_db
 from mlc.runtimes.onnxruntime import open_session
 from mlc.statistics import Batches, valid_rows
 from mlc.statistics_taps import in_chunks, tapped, values_by_name
@@ -54,14 +54,7 @@ def layer_errors(baseline: Path, final: Path, batches: Batches, workspace: Works
     energies = {name: np.zeros(2) for name in names}
     for chunk in in_chunks(models[1], names, shapes):
         _accumulate([tapped(model, chunk, workspace) for model in models], chunk, batches, energies)
-    return tuple(LayerError(name, before[name], sqnr(*energies[name])) for name in names)
-
-
-def sqnr(signal: float, noise: float) -> float:
-    """Return ``10 log10(signal / noise)`` in dB; inf where there is no noise."""
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    return tuple(LayerError(name, before[name], ratio_db(*energies[name])) for name in names)
 
 
 def _computed(model: ir.Model) -> dict[str, str]:
@@ -85,6 +78,4 @@ def _accumulate(paths: Sequence[Path], chunk: Sequence[str], batches: Batches, e
         for batch in batches:
             expected, actual = before.run(batch.inputs), after.run(batch.inputs)
             for name in chunk:
-                signal = valid_rows(expected[name], batch).astype(np.float64)
-                noise = valid_rows(actual[name], batch) - signal
-                energies[name] += (np.vdot(signal, signal), np.vdot(noise, noise))
+                energies[name] += powers(valid_rows(expected[name], batch), valid_rows(actual[name], batch))

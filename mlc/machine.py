@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from mlc.types import Machine
+
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux says what a container may use."""
 
 PACKAGES = ("mlc-toolchain", "torch", "onnx", "onnxruntime", "onnx-ir", "onnxscript", "numpy")
 
@@ -54,10 +59,23 @@ def cores() -> int:
 
 
 def memory_bytes() -> int:
-    """Return the size of the machine's memory."""
+    """Return the bytes of memory that this process may use: the machine's, or what its container is limited to."""
     import psutil
 
-    return int(psutil.virtual_memory().total)
+    memory = int(psutil.virtual_memory().total)
+    for file in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+            memory = min(memory, int(Path(file).read_text(encoding="ascii")))
+    return memory
+
+
+def process_bytes(key: str) -> int:
+    """Return a figure of this process's memory from Linux: ``VmRSS`` is resident now, ``VmHWM`` the peak; else 0."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
 
 
 def installed(package: str) -> str | None:

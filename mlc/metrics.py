@@ -103,6 +103,8 @@ def load_metric(text: str) -> Metric:
 
 def from_function(name: str, function: Callable[..., Any]) -> Metric:
     """Return the user's ``metric(outputs, answers)`` with its attributes ``higher_is_better`` and ``finish``."""
+    if not callable(function):
+        raise UsageError(f"the metric is a {type(function).__name__}, not a function", "write metric(outputs, answers)")
     finish = getattr(function, "finish", None)
     return Metric(
         name=name,

@@ -11,7 +11,6 @@ from mlc.compare import Reference
 from mlc.data import Data
 from mlc.directory import check_place
 from mlc.exporting import export
-from mlc.graph_pass import Exactness
 from mlc.judging import Report, choose
 from mlc.pipeline_bench import bench
 from mlc.pipeline_data import datasets, refuse_contradictions, replayable
@@ -21,7 +20,7 @@ from mlc.pipeline_validate import validate
 from mlc.pipeline_write import Shipped, ship
 from mlc.probes import references
 from mlc.recipe import Recipe, check_sizes
-from mlc.registry import pass_class, schedule
+from mlc.registry import lossy_of, schedule
 from mlc.rewriting import rewrite
 from mlc.runtimes.cpu import capabilities
 from mlc.runtimes.one_node import try_target
@@ -44,7 +43,7 @@ def compile(  # noqa: A001 - the word of the field
     """
     live = live or Live()
     specs = schedule(recipe.passes, defaults=recipe.defaults)
-    lossy = [spec for spec in specs if pass_class(spec.name).exactness is Exactness.LOSSY]
+    lossy = lossy_of(specs)
     exact = [spec for spec in specs if spec not in lossy]
     refuse_contradictions(recipe, live, lossy)
     metric = metric_of(recipe, live)

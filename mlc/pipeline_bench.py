@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import onnx_ir as ir
+import numpy as np
 
 from mlc.dims import named, smallest
-from mlc.errors import SourceError, UsageError, foreign
+from mlc.errors import UsageError
 from mlc.manifest import Located, locate
 from mlc.measuring import Candidate, Trial, measure
 from mlc.pipeline_run import Progress, silent
 from mlc.probes import probe
 from mlc.recipe import check_sizes
-from mlc.types import Dim, InputSpec, Sizes, Target
+from mlc.sources.declared import OPEN, declared
+from mlc.types import InputSpec, Sizes, Target
 
 
 def bench(
@@ -43,41 +45,19 @@ def bench(
     return measure(candidates, values, target, sizes, seconds=seconds, progress=progress)
 
 
-LARGEST = 2**20
-"""The upper end of a dim that an .onnx file leaves open."""
-
-
 def _inputs(located: Located) -> tuple[InputSpec, ...]:
-    return located.signature.inputs if located.signature else file_inputs(located.path)
+    """Return the inputs as the manifest has them, or as the file does, which says nothing of values.
 
-
-def file_inputs(path: Path) -> tuple[InputSpec, ...]:
-    """Return what an .onnx file without a manifest says of its inputs.
-
-    Open dims keep their symbol. Integers are all zero: the one value that every index and id may have.
+    Integers are all zero then: the one value that every index and id may have.
     """
-    with foreign(f"reading {path}", SourceError, "the file is corrupt or not an ONNX model"):
-        graph = ir.load(path).graph
-    specs = []
-    for value in graph.inputs:
-        if value.const_value is not None:
-            continue
-        if value.dtype is None or value.shape is None:
-            raise SourceError(f"{path} does not say dtype and rank of its input {value.name}", "export it again")
-        dims = tuple(_dim(size, f"{value.name}.{axis}") for axis, size in enumerate(value.shape))
-        dtype = value.dtype.numpy().name
-        specs.append(InputSpec(str(value.name), dtype, dims, (0, 0) if dtype.startswith(("int", "uint")) else None))
-    return tuple(specs)
-
-
-def _dim(size: int | ir.SymbolicDim, place: str) -> Dim:
-    if isinstance(size, int):
-        return Dim(size, size)
-    return Dim(1, LARGEST, name=size.value or place)
+    if located.signature:
+        return located.signature.inputs
+    inputs = declared(located.path).inputs
+    return tuple(replace(spec, values=(0, 0)) if np.dtype(spec.dtype).kind in "iu" else spec for spec in inputs)
 
 
 def _sizes(inputs: Sequence[InputSpec], at: Sizes) -> dict[str, int]:
-    return {**{name: 1 if dim.high == LARGEST else smallest(dim, above=1) for name, dim in named(inputs).items()}, **at}
+    return {**{name: 1 if dim.high == OPEN else smallest(dim, above=1) for name, dim in named(inputs).items()}, **at}
 
 
 def _kinds(inputs: Sequence[InputSpec]) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from mlc.data import Batch, Data, open_data, split
 from mlc.errors import UsageError
 from mlc.pipeline_run import Live
-from mlc.recipe import Recipe
+from mlc.recipe import LIVE, Recipe
 from mlc.types import PassSpec, Signature
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ PROBED = 8
 
 @dataclass(frozen=True)
 class Datasets:
-    """Two disjoint streams of samples; each may be missing."""
+    """Two disjoint streams of samples; each may be missing. ``digests`` are those of live Python objects, by role."""
 
     calibration: Data | None = None
     evaluation: Data | None = None
     notes: tuple[str, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def first_samples(self) -> Arrays | None:
         """Return the first real samples, stacked by input name, for inputs that probe a graph; None without data."""
@@ -77,13 +79,17 @@ def datasets(recipe: Recipe, live: Live, signature: Signature, lossy: Sequence[P
     """
     calibration = _opened(_either(live.calibrate, recipe.calibrate), signature)
     evaluation = _opened(_either(live.data, recipe.data), signature)
+    opened = {"calibrate": calibration, "data": evaluation}
+    digests = {
+        key: _digest_of(data) for key, data in opened.items() if data is not None and getattr(live, key) is not None
+    }
     if calibration is not None and evaluation is not None:
         calibration, notes = _apart(calibration, evaluation)
-        return Datasets(calibration, evaluation, notes)
+        return Datasets(calibration, evaluation, notes, digests)
     only = calibration or evaluation
     if only is None or not lossy:
-        return Datasets(None, only)
-    return Datasets(*split(only, CALIBRATION_SHARE, recipe.seed))
+        return Datasets(None, only, digests=digests)
+    return Datasets(*split(only, CALIBRATION_SHARE, recipe.seed), digests=digests)
 
 
 def _either(live: Any, named: str | None) -> Any:
@@ -125,18 +131,30 @@ def replayable(recipe: Recipe, live: Live, source: str, sets: Datasets) -> Recip
     places: dict[str, Any] = {}
     if live.module is not None:
         places["source"] = source
-    for key, data in (("calibrate", sets.calibration), ("data", sets.evaluation)):
-        if getattr(live, key) is not None and data is not None:
-            places[key] = f"python:{_digest_of(data)}"
+    places |= {key: f"{LIVE}{digest}" for key, digest in sets.digests.items()}
     if live.metric is not None:
-        code = getattr(live.metric, "__code__", None)
-        text = code.co_code if code else repr(type(live.metric)).encode()
-        places["metric"] = f"python:{hashlib.sha256(text).hexdigest()[:16]}"
+        code = getattr(live.metric, "__code__", None) or getattr(type(live.metric).__call__, "__code__", None)
+        parts = [repr(type(live.metric)).encode()] if code is None else _code_parts(code)
+        places["metric"] = f"{LIVE}{hashlib.sha256(b' '.join(parts)).hexdigest()[:16]}"
     return replace(recipe, **places)
+
+
+def _code_parts(code: CodeType) -> Iterator[bytes]:
+    """Yield what a function computes: its instructions, names and constants, those of inner functions too."""
+    yield code.co_code
+    yield repr(code.co_names).encode()
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _code_parts(constant)
+        else:
+            ordered = sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
+            yield repr(ordered).encode()
 
 
 def _digest_of(data: Data) -> str:
     digest = hashlib.sha256()
     for batch in data:
         digest.update(b"".join(_digests(batch)))
+        if batch.answers is not None:
+            digest.update(np.ascontiguousarray(batch.answers).tobytes())
     return digest.hexdigest()[:16]

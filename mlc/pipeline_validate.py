@@ -11,6 +11,8 @@ import onnx_ir as ir
 from mlc.artifact import Origin
 from mlc.compare import EXPORT_TOLERANCE, Check
 from mlc.emulate import saturation_proof
+from mlc.errors import UsageError
+from mlc.graph_pass import Pass
 from mlc.judging import Report, judge, requirement
 from mlc.machine import machine
 from mlc.manifest import Located, locate
@@ -22,10 +24,15 @@ from mlc.pipeline_run import Live, Progress, Run, silent
 from mlc.probes import references
 from mlc.recipe import Recipe
 from mlc.rewriting import check_files
+from mlc.sources.declared import declared
 from mlc.sources.load import load
+from mlc.sources.onnx_safety import check_values
 from mlc.sources.original import Original
+from mlc.sources.specs import dim_text
 from mlc.types import Drop, InputSpec, Limits, OutputSpec, Signature, Target
 from mlc.workspace import Workspace
+
+QUANTIZERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 
 
 def validate(
@@ -38,7 +45,6 @@ def validate(
     inputs: tuple[InputSpec, ...] = (),
     target: Target = Target(),  # noqa: B008 - frozen
     seed: int = 0,
-    live: Live | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Compare a written model with its source; the report's outcome is missed where a requirement or a limit is.
@@ -46,31 +52,29 @@ def validate(
     Input ranges are the artifact's own where ``inputs`` gives none. Raises SourceError for a model or source that
     cannot be used; a model that differs is a verdict, not an error.
     """
-    live = live or Live()
     recipe = Recipe(
         against, inputs, data=data, metric=metric, limits=Limits(max_drop=max_drop), target=target, seed=seed
     )
-    refuse_contradictions(recipe, live, ())
-    chosen = metric_of(recipe, live)
+    refuse_contradictions(recipe, Live(), ())
+    chosen = metric_of(recipe, Live())
     located = locate(model)
-    declared = inputs or (located.signature.inputs if located.signature else ())
     with Workspace() as workspace:
         run = Run(recipe, workspace, progress)
         with run.stage("load"):
-            original = load(live.module or against, declared, live.example)
-            written = load(str(located.path), original.signature.inputs)
-        problems = interface_problems(original.signature, written.signature)
+            original = _original(recipe, located)
+            problems = interface_problems(original.signature, declared(located.path))
+            check_values(located.path, ir.load(located.path))
         if problems:
             return _report(run, original, located, (Trial(Candidate(str(model), located.path)),), problems=problems)
         with run.stage("read data"):
-            sets = datasets(recipe, live, original.signature, ())
+            sets = datasets(recipe, Live(), original.signature, ())
         with run.stage("run the original"):
             kept, not_run = references(original, sets.first_samples(), seed)
         candidate = Candidate(str(model), located.path, located.session_options)
         with run.stage("measure"):
             checks = check_files(
-                located.path, kept, EXPORT_TOLERANCE, None, located.session_options, target
-            )  # fmt: skip
+                located.path, kept, EXPORT_TOLERANCE, _floor(located.path), located.session_options, target
+            )
             if sets.evaluation is not None:
                 ((accuracy, agreement),) = measure_accuracy(
                     [candidate], original, sets.evaluation, chosen, target, seed=seed, progress=progress
@@ -82,11 +86,28 @@ def validate(
         return _report(run, original, located, (trial,), checks=checks, described=described, notes=notes)
 
 
+def _floor(path: Path) -> float | None:
+    """Return the ratio in dB that outputs of a quantized model are held to; None for a model of floats."""
+    quantized = any(node.op_type in QUANTIZERS for graph in ir.load(path).graphs() for node in graph)
+    return Pass.floor if quantized else None
+
+
+def _original(recipe: Recipe, located: Located) -> Original:
+    """Load the source, with the artifact's own input ranges where none are given and they fit."""
+    if recipe.inputs or located.signature is None:
+        return load(recipe.source, recipe.inputs)
+    try:
+        return load(recipe.source, located.signature.inputs)
+    except UsageError:  # the interface differs: a verdict, where the source says itself what it takes
+        return load(recipe.source)
+
+
 def interface_problems(expected: Signature, actual: Signature) -> tuple[str, ...]:
-    """Return one sentence for each input or output whose name, order, dtype or rank differs from the source's."""
+    """Return one sentence for each input or output whose name, order, dtype, rank or fixed size is not the source's."""
     return (
         *_differing("input", expected.inputs, actual.inputs),
         *_differing("output", expected.outputs, actual.outputs),
+        *_fixed(expected.inputs, actual.inputs),
     )
 
 
@@ -103,6 +124,15 @@ def _differing(
                 f"the {kind} {ours.name} is {theirs.dtype} of rank {len(theirs.dims)}, "
                 f"the source's {ours.dtype} of rank {len(ours.dims)}"
             )
+
+
+def _fixed(wanted: Sequence[InputSpec], given: Sequence[InputSpec]) -> Iterator[str]:
+    by_name = {spec.name: spec for spec in given}
+    for spec in wanted:
+        theirs = by_name[spec.name].dims if spec.name in by_name else ()
+        for axis, (ours, own) in enumerate(zip(spec.dims, theirs, strict=False)):
+            if own.fixed and not own.low == ours.low == ours.high:
+                yield f"the input {spec.name} is fixed at {own.low} along axis {axis}, the source's is {dim_text(ours)}"
 
 
 def _report(

@@ -13,6 +13,8 @@ import numpy as np
 from mlc.compare import Reference
 from mlc.dims import named, second_sizes, shapes, size_of, traced_sizes, verified_sizes
 from mlc.errors import SourceError, UsageError
+from mlc.figures import sizes_text
+from mlc.machine import memory_bytes, process_bytes
 from mlc.types import InputSpec, Signature, Sizes
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ SECONDS = 120.0
 
 MEMORY_SHARE = 0.25
 """Share of the machine's memory that one run of the original may be expected to take."""
+
+
+PEAK = "VmHWM"
+"""What Linux calls the peak of a process's resident memory."""
 
 
 class Runs(Protocol):
@@ -121,11 +127,6 @@ def references(original: Runs, samples: Arrays | None, seed: int) -> tuple[tuple
     return tuple(done[index] for index in sorted(done)), tuple(skipped)
 
 
-def sizes_text(sizes: Sizes) -> str:
-    """Return sizes as they are written: ``batch=8, seq=128``."""
-    return ", ".join(f"{name}={size}" for name, size in sizes.items()) or "the fixed sizes"
-
-
 def _answer(original: Runs, sizes: Sizes, samples: Arrays | None, seed: int) -> Reference:
     inputs = probe(original.signature.inputs, sizes, original.example, samples, seed)
     try:
@@ -156,34 +157,17 @@ class _Budget:
         if sizes == self.traced:
             self.seconds = time.monotonic() - start
             held = sum(array.nbytes for arrays in (reference.inputs, reference.outputs) for array in arrays.values())
-            self.bytes = max(held, _peak() - before)
+            self.bytes = max(held, process_bytes(PEAK) - before)
         return reference
 
     def refuses(self, sizes: Sizes) -> str:
         """Return why a size is not to be run, or nothing."""
         growth = math.prod(max(1.0, size / max(1, self.traced[name])) for name, size in sizes.items())
-        memory = total_memory()
-        if memory and self.bytes * growth > memory * MEMORY_SHARE:
+        if self.bytes * growth > memory_bytes() * MEMORY_SHARE:
             return f"it would take about {self.bytes * growth / 1e9:.1f} GB of memory"
         if time.monotonic() + self.seconds * growth > self.end:
             return f"it would take more than the {SECONDS:.0f} s that all sizes may take"
         return ""
-
-
-def total_memory() -> int:
-    """Return the bytes of memory that this process may use, or 0 where the system does not say."""
-    import os
-
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 0
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            memory = min(memory, int(Path(file).read_text()))
-        except (OSError, ValueError):
-            continue
-    return memory
 
 
 def _reset_peak() -> int:
@@ -191,20 +175,8 @@ def _reset_peak() -> int:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return _peak()
-    return _status("VmRSS")
-
-
-def _peak() -> int:
-    return _status("VmHWM")
-
-
-def _status(key: str) -> int:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
+        return process_bytes(PEAK)
+    return process_bytes("VmRSS")
 
 
 def check_example(inputs: Sequence[InputSpec], example: Arrays) -> Mapping[str, int]:

@@ -27,9 +27,9 @@ from mlc.recipe_files import FILES, LIVE, from_folder, to_folder
 from mlc.types import InputSpec, Limits, PassSpec, Target
 
 __all__ = [
-    "NO_DEFAULTS", "Recipe", "changed", "check_sizes", "drop_text", "input_text", "live", "merge", "parse_drop",
-    "parse_inputs", "parse_pass", "parse_sizes", "parse_target", "pass_text", "read_recipe", "recipe_toml",
-    "sizes_text", "target_text",
+    "LIMITS", "LIVE", "NO_DEFAULTS", "Recipe", "changed", "check_sizes", "drop_text", "input_text", "live", "merge",
+    "parse_drop", "parse_inputs", "parse_pass", "parse_sizes", "parse_target", "pass_text", "read_recipe",
+    "recipe_toml", "sizes_text", "target_text",
 ]  # fmt: skip
 
 _TABLE = "limits"

@@ -53,6 +53,13 @@ def from_folder(part: str, folder: Path) -> str:
 
 
 def to_folder(part: str, folder: Path) -> str:
-    """Return a path relative to a folder; links are followed in folders, not in the file itself."""
+    """Return a path relative to a folder; links are followed in folders, not in the file itself.
+
+    It is written with forward slashes, which every system reads; from another drive of Windows it is absolute.
+    """
     path = Path(part)
-    return os.path.relpath(Path(os.path.realpath(path.parent)) / path.name, os.path.realpath(folder))
+    real = Path(os.path.realpath(path.parent)) / path.name
+    try:
+        return Path(os.path.relpath(real, os.path.realpath(folder))).as_posix()
+    except ValueError:
+        return real.as_posix()

@@ -83,6 +83,10 @@ def schedule(requested: Iterable[PassSpec], *, defaults: bool = True) -> tuple[P
         raise UsageError(f"the pass {twice} is asked for twice", "give it once, with all its options")
     first = [by_name.get(name, PassSpec(name)) for name in DEFAULT_PASSES if defaults or name in by_name]
     rest = [spec for spec in asked if spec.name not in DEFAULT_PASSES]
-    exact = [spec for spec in rest if pass_class(spec.name).exactness is not Exactness.LOSSY]
-    lossy = [spec for spec in rest if pass_class(spec.name).exactness is Exactness.LOSSY]
-    return (*first, *exact, *lossy)
+    lossy = lossy_of(rest)
+    return (*first, *(spec for spec in rest if spec not in lossy), *lossy)
+
+
+def lossy_of(specs: Iterable[PassSpec]) -> tuple[PassSpec, ...]:
+    """Return the passes that lose something on purpose, in order."""
+    return tuple(spec for spec in specs if pass_class(spec.name).exactness is Exactness.LOSSY)

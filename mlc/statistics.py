@@ -7,7 +7,7 @@ dropped. Two halves of the data merge into exactly what the whole gives.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -21,29 +21,14 @@ from mlc.types import Need, Target
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mlc.data import Batch
     from mlc.types import Array
     from mlc.workspace import Workspace
 
-__all__ = ["BatchLike", "Batches", "CollectedStatistics", "collect", "merge"]
+__all__ = ["Batches", "CollectedStatistics", "collect", "merge"]
 
 
-class BatchLike(Protocol):
-    """A batch of samples along axis 0."""
-
-    @property
-    def inputs(self) -> Mapping[str, Array]:
-        """Arrays by input name, every one with the whole batch on axis 0."""
-
-    @property
-    def count(self) -> int:
-        """How many rows are samples; the rest fills up and repeats some."""
-
-    @property
-    def indexes(self) -> Array:
-        """The place of each sample in the user's data, int64 [count]."""
-
-
-Batches: TypeAlias = Iterable[BatchLike]
+Batches: TypeAlias = "Iterable[Batch]"
 """Data that can be read again and again, batch by batch."""
 
 
@@ -102,7 +87,7 @@ def _run(
     return samples
 
 
-def valid_rows(array: Array, batch: BatchLike) -> Array:
+def valid_rows(array: Array, batch: Batch) -> Array:
     """Drop the rows of a batch that only fill it up, where axis 0 is the batch.
 
     Elsewhere they stay: a filling repeats real samples, so no extreme moves.
@@ -113,7 +98,7 @@ def valid_rows(array: Array, batch: BatchLike) -> Array:
     return array
 
 
-def _refuse_non_finite_inputs(batch: BatchLike) -> None:
+def _refuse_non_finite_inputs(batch: Batch) -> None:
     for name, array in batch.inputs.items():
         if np.issubdtype(array.dtype, np.floating):
             refuse_non_finite(valid_rows(array, batch), f"the input {name}", batch.indexes)

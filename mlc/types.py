@@ -109,14 +109,6 @@ class Plan:
 
     nodes: tuple[NodePlan, ...] = ()
 
-    def format_of(self, node: str) -> str:
-        """Return the format of a node by the name of its first output; ``float`` where the plan is silent."""
-        return self._by_node.get(node, "float")
-
-    @property
-    def _by_node(self) -> dict[str, str]:
-        return {entry.node: entry.format for entry in self.nodes}
-
 
 @dataclass(frozen=True)
 class Interval:

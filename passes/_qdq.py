@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from mlc.formats import FOLDING, Affine, carries, constant, number
+from mlc.formats import FOLDING, Affine, carries, number
+from mlc.fusion import Names, drop_unused_constant
 from passes._codes import Coded
 
 
@@ -25,20 +26,11 @@ class Writer:
 
     def __init__(self, model: ir.Model) -> None:
         self.graph = model.graph
-        self._taken = set(_names(model))
-
-    def name(self, wanted: str) -> str:
-        """Return ``wanted``, or it with a number behind it where the model has that name already."""
-        name, number = wanted, 1
-        while name in self._taken:
-            number += 1
-            name = f"{wanted}_{number}"
-        self._taken.add(name)
-        return name
+        self.names = Names.of(model)
 
     def constant(self, wanted: str, array: np.ndarray) -> ir.Value:
         """Add an initializer."""
-        name = self.name(wanted)
+        name = self.names.free(wanted)
         tensor = ir.tensor(array, name=name)
         value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.graph.register_initializer(value)
@@ -69,7 +61,7 @@ class Writer:
         **attributes: int | list[int],
     ) -> ir.Node:
         """Return a new node with one output; the node's name is the output's."""
-        name = self.name(output)
+        name = self.names.free(output)
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=None if shape is None else shape.copy())
         return ir.node(op, list(inputs), attributes, outputs=[value], name=name)
 
@@ -84,28 +76,8 @@ class Writer:
         assert node is not None
         inputs = [value for value in node.inputs if value is not None]
         self.graph.remove(node, safe=True)
-        self.discard(value for value in dict.fromkeys(inputs) if constant(value) is not None)
-
-    def discard(self, values: Iterable[ir.Value]) -> None:
-        """Remove the constants among ``values`` that nobody reads any more."""
-        for value in tuple(values):
-            if value.uses() or value.is_graph_output() or value.is_graph_input():
-                continue
-            producer = value.producer()
-            if producer is not None:
-                self.graph.remove(producer, safe=True)
-            elif value.name is not None and value.name in self.graph.initializers:
-                del self.graph.initializers[value.name]
-
-
-def _names(model: ir.Model) -> Iterable[str]:
-    for graph in model.graphs():
-        for value in (*graph.inputs, *graph.initializers.values()):
-            yield value.name or ""
-        for node in graph:
-            yield node.name or ""
-            for output in node.outputs:
-                yield output.name or ""
+        for value in dict.fromkeys(inputs):
+            drop_unused_constant(value)
 
 
 def is_fold(node: ir.Node | None) -> bool:
@@ -167,7 +139,8 @@ def _average(writer: Writer, node: ir.Node, parameters: tuple[ir.Value, ir.Value
     keeps = bool(number(node, "keepdims", 1))
     node.attributes.clear()
     node.resize_inputs(1)
-    writer.discard(axes)
+    for value in axes:
+        drop_unused_constant(value)
     if keeps:
         node.op_type = "GlobalAveragePool"
         return
@@ -193,7 +166,7 @@ def _quantize_native(writer: Writer, value: ir.Value, parameters: tuple[ir.Value
     value.replace_all_uses_with(result, replace_graph_outputs=True)
     quantizer.replace_input_with(0, value)
     if output:
-        value.name, result.name = writer.name(f"{name}.float"), name
+        value.name, result.name = writer.names.free(f"{name}.float"), name
 
 
 def _quantize_for(writer: Writer, value: ir.Value, parameters: tuple[ir.Value, ir.Value], chosen: set[ir.Node]) -> None:

@@ -21,6 +21,7 @@ from mlc.formats import (
     site_of,
     weight_of,
 )
+from mlc.fusion import drop_unused_constant
 from passes._qdq import Shared, Writer
 
 
@@ -69,7 +70,8 @@ def write_weights(writer: Writer, weights: list[Stored], *, saturates: bool) -> 
         for table in stored.tables:
             _write_table(writer, table, constants)
         replaced.append(stored.weight.value)
-    writer.discard(dict.fromkeys(replaced))
+    for value in dict.fromkeys(replaced):
+        drop_unused_constant(value)
 
 
 def weight_codes(stored: Stored, *, saturates: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -42,7 +42,7 @@ class Exported:
         return [str(getattr(dim, "value", dim)) for dim in value.shape]
 
 
-def exported(workspace: Workspace, source, example=None, *specs: str, opset: int = 20) -> Exported:
+def exported(workspace: Workspace, source, example=None, *specs: str, opset: int | None = None) -> Exported:
     """Load a source, run it at every size, export and check it."""
     original = load(source, parse_inputs(specs), example)
     answers, skipped = references(original, None, 0)

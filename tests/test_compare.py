@@ -192,3 +192,52 @@ def test_without_its_deciding_value_nothing_is_excused(workspace):
 def test_what_floats_do_not_decide_alone_is_exact(body):
     model = graph(f"g (float[4] x) => (int64[n] y) <int64[1] w = {{1}}> {{ {body} }}")
     assert decisions(model) == {}
+
+
+MASKS = [-1e9, -1e4, float(np.finfo(np.float32).min), 3e38]
+
+
+@pytest.mark.parametrize("level", MASKS)
+def test_a_mask_hides_nothing(level):
+    scores = random(1, 6, 50)
+    masked = np.triu(np.ones((50, 50), bool), 1)[:6]
+    expected, right, wrong = (np.where(masked, level, array) for array in (scores, scores * (1 + 1e-6), scores * 1.02))
+    expected, right, wrong = (array.astype(np.float32) for array in (expected, right, wrong))
+    assert not one(expected, right, 1e-5)
+    assert one(expected, wrong).error == pytest.approx(
+        0.02 * np.abs(scores[~masked]).max() / rms(scores[~masked]), rel=0.01
+    )
+    assert sqnr(expected, wrong) == pytest.approx(34, abs=0.1)
+    lost = np.where(masked, scores, expected)
+    assert one(expected, lost)
+    assert sqnr(expected, lost) < -40
+    moved = np.where(masked, np.float32(level) * np.float32(0.995), expected)
+    assert one(expected, moved).error == pytest.approx(0.005, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        floats(1e9, 1),
+        floats(1e6, -1e6, 1),
+        floats(2e4, 2e4, 30),
+        floats(1e5, 8e4, 1),
+        floats(1e5, 1e5),
+        floats(9e3, 9e3, 1),
+    ],
+)
+def test_what_is_no_mask_counts_in_the_rms(array):
+    wrong = array.copy()
+    wrong[-1] += np.abs(array).max() * 1e-6
+    assert one(array, wrong).error < 1e-5
+
+
+def test_a_ranking_of_masked_scores_is_not_excused():
+    model = graph("g (float[n,5] x) => (int64[n,1] y) { y = ArgMax<axis = 1>(x) }")
+    values = {"x": floats([-1e9, 1, 1.0001, 2, -1e9])}
+    known = decisions(model)
+    expected = {"y": np.array([[3]])}
+    (near,) = compare(expected, {"y": np.array([[2]]), **values}, 1e-3, decisions=known)
+    assert near
+    (near,) = compare({"y": np.array([[1]])}, {"y": np.array([[2]]), **values}, 1e-3, decisions=known)
+    assert not near

@@ -91,6 +91,12 @@ def test_a_parent_without_permission_is_named(tmp_path):
         directory.check_place(tmp_path / "out", force=False)
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no file system here that refuses everyone")
+def test_a_file_system_that_takes_no_folders_is_named(tmp_path):
+    with pytest.raises(UsageError, match="/proc cannot be written"):
+        directory.check_place(Path("/proc/out"), force=False)
+
+
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), ValueError("bug"), OSError(errno.ENOSPC, "No space left")])
 def test_whatever_is_raised_keeps_the_old_one(tmp_path, raised):
     out = artifact(tmp_path / "out", "old")

@@ -55,9 +55,11 @@ def test_json_holds_everything():
 
 @pytest.fixture
 def mlcflow(monkeypatch, tmp_path):
-    """Install another distribution that has our package and our command, as far as its metadata says."""
+    """Install another distribution that has our package and our command; one file of it is there."""
     information = tmp_path / "site" / "mlcflow-1.3.8.dist-info"
     information.mkdir(parents=True)
+    (tmp_path / "site" / "mlc").mkdir()
+    (tmp_path / "site" / "mlc" / "__init__.py").touch()  # importlib_metadata, where it is imported, skips missing ones
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: mlcflow\nVersion: 1.3.8\n")
     (information / "RECORD").write_text("mlc/__init__.py,,\nmlc/main.py,,\n")
     (information / "entry_points.txt").write_text("[console_scripts]\nmlc = mlc.main:main\n")

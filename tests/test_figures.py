@@ -64,3 +64,4 @@ def test_units(function, value, written):
 def test_an_interval_is_short():
     assert short(Interval(2.413, 2.352, 2.471)) == "2.41 (2.35 to 2.47)"
     assert short(Interval(0.0, 0.0, 0.0)) == "0"
+    assert short(Interval(0.0, -math.inf, math.inf)) == "0 (not known)"

@@ -9,11 +9,13 @@ from mlc.emulate import exact_sums, saturating_sums
 from mlc.errors import DataError, PassError
 from mlc.formats import Order, layout_of
 from mlc.graph_pass import Context
+from mlc.rewriting import rewrite
 from mlc.runtimes.onnxruntime import capabilities
 from mlc.statistics import CollectedStatistics
 from mlc.statistics_observers import Observer
-from mlc.types import Plan, Target
+from mlc.types import PassSpec, Plan, Target
 from passes.int8_static import Int8Static
+from tests.graphs import artifact, references
 from tests.quantizing import ANY_CPU, batches, build, quantized, run, weights
 
 pytestmark = pytest.mark.needs_onnxruntime
@@ -67,6 +69,22 @@ CONV = """agraph (float[batch,3,h,w] x) => (float[batch,4,oh,ow] y) {
     y = Conv(r, w2, b2)
 }"""
 CONV_WEIGHTS = {"w1": (4, 3, 3, 3), "b1": (4,), "w2": (4, 4, 3, 3), "b2": (4,)}
+
+
+@pytest.mark.parametrize("opset", [9, 10, 11, 12])
+@pytest.mark.parametrize("clamp", ["Relu(a)", "Clip<min = -0.5, max = 2.0>(a)", "LeakyRelu(a)"])
+def test_a_file_older_than_channels_in_the_quantizers_is_raised_first(opset, clamp, workspace):
+    if clamp.startswith("Clip") and opset > 10:
+        clamp = "Clip(a, low, high)"
+    text = CONV.replace("Relu(a)", clamp)
+    bounds = {"low": np.array(-0.5, np.float32), "high": np.array(2, np.float32)} if "low" in clamp else {}
+    model = build(text, {**weights(0, **CONV_WEIGHTS), **bounds}, opset=opset)
+    kept = references(model, [images(1), images(2, count=3)], workspace)
+    given = {"references": kept, "workspace": workspace, "capabilities": ANY_CPU, "calibration": batches(images(3))}
+    done = rewrite(artifact(model), [PassSpec("int8-static")], requested=["int8-static"], **given)
+    assert done.model.opset_imports[""] == 13
+    assert {"a", "y"} <= set(done.steps[0].sites)
+    assert done.steps[0].sqnr["y"] > 25
 
 
 def images(seed, count=2, size=9):

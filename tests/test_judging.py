@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from mlc.errors import UsageError
 from mlc.judging import (
     DONE,
     INCONCLUSIVE,
@@ -196,6 +197,16 @@ def test_a_missed_limit_still_says_that_it_is_slower():
 def test_met_limits_are_said():
     judged = judge([BASELINE, candidate()], Limits(Drop(0.01), min_speedup=2.0), requested=("int8-static",))
     assert judged.first_line.endswith("The drop of top1 is 0.002 (-0.001 to 0.005). All limits are met.")
+
+
+def test_a_metric_without_a_drop_says_none():
+    nothing = Interval(float("nan"), float("nan"), float("nan"))
+    assert "drop" not in judge([BASELINE, candidate(drop=nothing)], Limits()).first_line
+
+
+def test_a_name_that_no_trial_has():
+    with pytest.raises(UsageError, match="no trial is called 'int9'"):
+        judge([BASELINE, candidate("int8")], Limits(), shipped="int9")
 
 
 def test_a_validation_says_nothing_of_shipping():

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mlc.layer_errors import layer_errors, sqnr
+from mlc.layer_errors import layer_errors
 from mlc.workspace import Workspace
 from tests.quantizing import build, quantized, weights
 
@@ -55,7 +55,14 @@ def test_no_data_no_errors(tmp_path):
     assert errors(model, model, [], tmp_path) == ()
 
 
-def test_sqnr():
-    assert sqnr(100, 1) == 20
-    assert sqnr(0, 0) == math.inf
-    assert sqnr(0, 1) == -math.inf
+def test_a_mask_of_infinities_is_judged_by_its_finite_elements(tmp_path):
+    text = """agraph (float[4] x) => (float[4] y) {{
+        m = Mul(x, c)
+        y = Add(m, mask)
+    }}"""
+    mask = np.array([0, -np.inf, 0, -np.inf], np.float32)
+    model, wrong = (build(text.format(), {"c": np.array(value, np.float32), "mask": mask}) for value in (2.0, 2.2))
+    from tests.quantizing import batches
+
+    layers = errors(model, wrong, batches({"x": np.arange(4, dtype=np.float32)}), tmp_path)
+    assert [layer.sqnr for layer in layers] == pytest.approx([20, 20], abs=1e-3)

@@ -35,7 +35,7 @@ from mlc.measuring import (
 from mlc.measuring.agreement import Agreement
 from mlc.measuring.bootstrap import expanded_interval, mean_draws, ratio_interval, student
 from mlc.measuring.files import file_bytes
-from mlc.measuring.latency import measure_latency, measure_load, measure_profile, time_original
+from mlc.measuring.latency import latencies_of, measure_load, measure_profile, time_original
 from mlc.measuring.proportions import paired_interval
 from mlc.measuring.timing import timed_block
 from mlc.measuring.worker import plan, thinned
@@ -545,6 +545,12 @@ def answers(times):
     return run_job, seen
 
 
+def latencies(models, peak=1e6):
+    """The latencies of models that each take as many bytes of memory."""
+    with bench({"x": np.ones((2, 3), np.float32)}, Target(), SIZES) as shared:
+        return latencies_of(models, shared, [peak] * len(models))[0]
+
+
 @pytest.fixture
 def three(tmp_path):
     return [Candidate(name, onnx_models.scaled(tmp_path / f"{name}.onnx", 2.0)) for name in ("base", "slow", "fast")]
@@ -553,7 +559,7 @@ def three(tmp_path):
 def test_the_baseline_is_in_the_set_twice_and_the_order_alternates(three, monkeypatch):
     run_job, seen = answers({"base.onnx": 4.0, "slow.onnx": 8.0, "fast.onnx": 2.0})
     monkeypatch.setattr(latency, "run_job", run_job)
-    base, slow, fast = measure_latency(three, {"x": np.ones((2, 3), np.float32)}, Target(), SIZES)
+    base, slow, fast = latencies(three)
     forward = ["base.onnx", "base.onnx", "slow.onnx", "fast.onnx"]
     timed = [names for kind, names in seen if kind == "time"]
     assert timed[:5] == [forward, forward[::-1], forward, forward[::-1], forward]
@@ -569,7 +575,7 @@ def test_the_baseline_is_in_the_set_twice_and_the_order_alternates(three, monkey
 def test_one_candidate_is_not_measured_again(three, monkeypatch):
     run_job, seen = answers({"base.onnx": 4.0, "slow.onnx": 8.0})
     monkeypatch.setattr(latency, "run_job", run_job)
-    measure_latency(three[:2], {"x": np.ones((2, 3), np.float32)}, Target(), SIZES)
+    latencies(three[:2])
     assert [kind for kind, _ in seen] == ["time"] * 5 + ["alone"] * 2
 
 
@@ -577,7 +583,7 @@ def test_a_set_that_does_not_fit_in_memory_runs_in_pairs(three, monkeypatch):
     run_job, seen = answers({"base.onnx": 4.0, "slow.onnx": 8.0, "fast.onnx": 2.0})
     monkeypatch.setattr(latency, "run_job", run_job)
     monkeypatch.setattr(latency, "memory_bytes", lambda: 500_000_000)
-    found = measure_latency(three, {"x": np.ones((2, 3), np.float32)}, Target(), SIZES)
+    found = latencies(three, 1e8)
     sets = [tuple(sorted(names)) for kind, names in seen if kind == "time"]
     assert list(dict.fromkeys(sets)) == [
         ("base.onnx", "base.onnx"), ("base.onnx", "slow.onnx"), ("base.onnx", "fast.onnx"),

@@ -13,8 +13,11 @@ from tests.planted.wrong import (
     Nondeterministic,
     Raises,
     RenamedOutput,
+    Shifted,
     Silent,
+    Slightly,
     SlyInPlaceEdit,
+    WrongElsewhere,
     WrongNumber,
     WrongType,
 )
@@ -95,6 +98,15 @@ def test_a_wrong_number_is_named_wherever_it_is(model, workspace, site):
     assert ops(after).count("Relu") == 1
 
 
+def test_more_wrong_numbers_than_there_are_rounds_are_all_named_at_once(workspace):
+    count = 40
+    body = "".join(f"s{each} = Sin(r{each - 1})\nr{each} = Relu(s{each})\n" for each in range(1, count))
+    model = graph(f"g (float[batch,8] x) => (float[batch,8] y) {{ r0 = Relu(x)\n{body} y = Relu(r{count - 1}) }}")
+    _, step = caught(model, WrongElsewhere(at="r7"), workspace)
+    assert step.sites == ("r7",)
+    assert [left.site for left in step.left_out] == [*(f"r{each}" for each in range(count) if each != 7), "y"]
+
+
 def peak(model, site, workspace):
     """Largest value over the rms, of the worse of both sizes."""
     from mlc.compare_decisions import with_outputs
@@ -110,6 +122,49 @@ def test_the_drowned_error_is_invisible_in_the_output(model, workspace):
     after, _ = apply(WrongNumber(at="b"), model)
     for feed in FEEDS:
         assert not any(compare(answers(model, feed, workspace), answers(after, feed, workspace), 1e-5))
+
+
+MASKED = """
+g (float[batch,8] x) => (float[batch,8] y)
+<float[8] mask = {0,0,0,1e9,0,1e9,0,0}, float tiny = {1e-8}>
+{
+    h = Add(x, mask)
+    a = Relu(h)
+    s = Softmax(a)
+    drowned = Mul(s, tiny)
+    c = Relu(x)
+    y = Add(c, drowned)
+}"""
+
+
+def test_a_mask_beside_a_wrong_number_does_not_hide_it(workspace):
+    _, step = caught(graph(MASKED), Shifted(at="a"), workspace)
+    assert [left.site for left in step.left_out] == ["a"]
+    assert 0.01 < step.left_out[0].error < 0.1
+    assert step.sites == ("c",)
+
+
+CANCELS = """
+g (float[batch,8] x) => (float[batch,8] y)
+<float much = {10000}>
+{
+    f = Sin(x)
+    c = Relu(f)
+    h = Add(x, much)
+    a = Relu(h)
+    d = Sub(a, much)
+    y = Add(d, c)
+}"""
+
+
+def test_an_error_within_the_tolerance_of_its_site_that_grows_on_the_way_is_found_by_the_output(workspace):
+    model = graph(CANCELS)
+    _, step = caught(model, Slightly(at="a"), workspace)
+    assert [left.site for left in step.left_out] == ["a"]
+    assert step.left_out[0].reason.startswith("y differs by")
+    assert step.sites == ("c",)
+    _, (step,) = line(model, [Slightly(at="c")], FEEDS, workspace)
+    assert (step.sites, step.left_out) == (("c", "a"), ())
 
 
 def test_a_renamed_output(model, workspace):

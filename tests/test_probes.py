@@ -109,7 +109,7 @@ def test_a_model_without_dims_has_one_reference():
 
 
 def test_what_memory_forbids_is_listed_and_the_rest_runs(monkeypatch):
-    monkeypatch.setattr(probes, "total_memory", lambda: 4 * 2**20)
+    monkeypatch.setattr(probes, "memory_bytes", lambda: 4 * 2**20)
     big = parse_inputs(["x=float32[batch=1..4096,256]"])
     original = Twice(big)
     answers, skipped = references(original, None, 0)

@@ -206,7 +206,7 @@ def test_a_live_object_is_said_in_the_file(tmp_path):
     recipe = Recipe("python:0123", data="python:4567", calibrate="c.npz")
     assert live(recipe) == ("source", "data")
     text = recipe_toml(recipe, tmp_path)
-    assert text.startswith("# source and data")
+    assert text.startswith("# Live Python objects stood in the place of source, data:")
     assert "cannot be run again" in text.splitlines()[0]
     path = written(tmp_path, text)
     assert live(read_recipe(path)) == ("source", "data")
@@ -277,6 +277,7 @@ def test_every_field_is_written(tmp_path):
             metric="top1",
             limits=Limits(Drop(0.1), 1.0, 1.0, 1.0),
             at={"n": 1},
+            opset=20,
         ),
         tmp_path,
     )

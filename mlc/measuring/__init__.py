@@ -1,7 +1,7 @@
 """How good and how fast: accuracy per sample, latency over a set of sessions in fresh processes."""
 
 from mlc.measuring.accuracy import measure_accuracy, measure_agreement
-from mlc.measuring.latency import bench, measure_latency, measure_load, measure_profile, time_original
+from mlc.measuring.latency import bench, measure_load, measure_profile, time_original
 from mlc.measuring.nouns import Accuracy, Candidate, Latency, OutputAgreement, Trial
 from mlc.measuring.trials import measure
 
@@ -15,7 +15,6 @@ __all__ = [
     "measure",
     "measure_accuracy",
     "measure_agreement",
-    "measure_latency",
     "measure_load",
     "measure_profile",
     "time_original",

@@ -14,7 +14,6 @@ import numpy as np
 from mlc.errors import UsageError
 from mlc.machine import memory_bytes
 from mlc.measuring.bootstrap import ratio_interval
-from mlc.measuring.files import file_bytes
 from mlc.measuring.jobs import job, nodes_of, profile_of, run_job
 from mlc.measuring.nouns import Candidate, Latency, Runs
 from mlc.measuring.timing import timed_block
@@ -46,7 +45,6 @@ SPINNING = {"session.force_spinning_stop": "1"}
 SECONDS = 10.0
 LOADS = 3
 NANOSECONDS_IN_MS = 1e6
-RUNTIME_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -95,30 +93,14 @@ def bench(
         yield Bench(target, files, sizes, seconds, seed, progress)
 
 
-def measure_latency(
-    candidates: Sequence[Candidate],
-    inputs: Arrays,
-    target: Target,
-    sizes: Sizes,
-    *,
-    seconds: float = SECONDS,
-    seed: int = 0,
-    progress: Progress = lambda _: None,
-) -> tuple[Latency, ...]:
-    """Return the latency of every candidate; the first is the baseline, which is measured against itself too.
-
-    The fastest of several is measured afresh, and so is the baseline with it. Raises TargetError where a worker dies.
-    """
-    with bench(inputs, target, sizes, seconds=seconds, seed=seed, progress=progress) as shared:
-        peaks = [2 * file_bytes(candidate.path) + RUNTIME_BYTES for candidate in candidates]
-        latencies, _ = latencies_of(candidates, shared, peaks)
-        return tuple(latencies)
-
-
 def latencies_of(
     candidates: Sequence[Candidate], shared: Bench, peaks: Sequence[float]
 ) -> tuple[list[Latency], list[tuple[NodeRun, ...]]]:
-    """Return latencies and graph assignments; ``peaks`` are bytes of memory that each candidate needs."""
+    """Return latencies and graph assignments; ``peaks`` are bytes of memory that each candidate needs.
+
+    The first candidate is the baseline, which is measured against itself too. The fastest of several is measured
+    afresh, and so is the baseline with it. Raises TargetError where a worker dies.
+    """
     together = peaks[0] + sum(peaks) <= memory_bytes() / 2
     latencies, assigned = _together(candidates, shared) if together else _in_pairs(candidates, shared)
     others = range(1, len(candidates))

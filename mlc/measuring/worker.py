@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mlc.errors import MlcError, TargetError
+from mlc.machine import process_bytes
 from mlc.measuring.jobs import error_answer, target_of
 from mlc.measuring.timing import NANOSECONDS, Run, timed_block
 from mlc.runtimes.onnxruntime import OnnxRuntimeSession, open_session
@@ -114,11 +115,8 @@ def peak_memory() -> int:
 
     Linux's getrusage starts from the peak of the process that started this one, so the memory's own mark is read there.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if own := process_bytes("VmHWM"):
+        return own
     if sys.platform == "win32":
         import psutil
 

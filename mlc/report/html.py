@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mlc.figures import counted, ends, megabytes, middle, milliseconds, percent
@@ -91,7 +92,7 @@ def _speed(shipped: Trial, other: Trial | None) -> Tile | None:
 
 def _drop(shipped: Trial) -> Tile | None:
     accuracy = shipped.accuracy
-    if accuracy is None:
+    if accuracy is None or math.isnan(accuracy.drop.value):
         return None
     detail = f"{ends(accuracy.drop)}; original {original_accuracy(accuracy)}"
     return Tile(f"Drop of {accuracy.metric}", middle(accuracy.drop), detail)

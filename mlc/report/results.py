@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from mlc.compare import Check
 from mlc.figures import (
     counted,
     decibels,
@@ -139,9 +140,14 @@ def checks(report: Report) -> Table:
     for check in report.checks:
         reasons = [f"{each.output}: {each.reason}" for each in check.differences if each]
         outcome = "held" if check.held else "; ".join(reasons)
-        rows.append((check.name, sizes_text(check.sizes), error(check.error), error(check.tolerance), outcome))
-    header = ("what", "sizes", "largest error / rms", "tolerance", "outcome")
+        rows.append((check.name, sizes_text(check.sizes), error(check.error), asked_of(check), outcome))
+    header = ("what", "sizes", "largest error / rms", "asked", "outcome")
     return table("Checks against the original", "ttnnt", header, rows)
+
+
+def asked_of(check: Check) -> str:
+    """Return what a comparison had to hold."""
+    return f"at most {error(check.tolerance)}" if check.floor is None else f"at least {decibels(check.floor)}"
 
 
 def _operator_cells(values: Sequence[float]) -> list[str]:

@@ -49,7 +49,7 @@ def check_files(  # noqa: PLR0917 - one place calls it
             differences = compare(reference.outputs, actual, tolerance)
             if any(differences):
                 differences = _judged_by_deciders(path, reference, actual, differences, tolerance)
-        checks.append(Check(path.name, reference.sizes, tolerance, differences))
+        checks.append(Check(path.name, reference.sizes, tolerance, differences, floor))
     return tuple(checks)
 
 

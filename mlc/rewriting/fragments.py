@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from mlc.compare_decisions import captured, graph_values, used_values
+from mlc.compare_decisions import captured, cone, graph_values, used_values
 from mlc.fusion import is_constant
 
 AFTER = "after::"
@@ -83,13 +83,13 @@ def alone(model: ir.Model, node_output: str, attribute: str) -> tuple[ir.Model, 
 
 def prune(graph: ir.Graph) -> None:
     """Remove nodes and initializers that no output needs; inputs stay."""
-    needed = _closure(graph, graph.outputs)
+    needed = cone(graph.outputs)
     unneeded = [node for node in graph if node not in needed]
     graph.remove(unneeded)
     for node in unneeded:
         for index in range(len(node.inputs)):
             node.replace_input_with(index, None)
-    used = {value for node in needed for value in used_values(node)} | set(graph.outputs)
+    used = {value for node in graph for value in used_values(node)} | set(graph.outputs)
     for name, value in list(graph.initializers.items()):
         if value not in used and not value.is_graph_input():
             graph.initializers.pop(name)
@@ -108,23 +108,9 @@ def _by_name(graph: ir.Graph) -> dict[str, ir.Value]:
     return {str(value.name): value for value in graph_values(graph)}
 
 
-def _closure(graph: ir.Graph, values: Collection[ir.Value]) -> set[ir.Node]:
-    """Return the nodes of a graph that the values need."""
-    inside = set(graph)
-    found: set[ir.Node] = set()
-    stack = [value.producer() for value in values]
-    while stack:
-        node = stack.pop()
-        if node is None or node in found or node not in inside:
-            continue
-        found.add(node)
-        stack += [value.producer() for value in used_values(node)]
-    return found
-
-
 def _move(source: ir.Graph, target: ir.Graph, values: Collection[ir.Value]) -> None:
     """Move what the values need from one graph to another, under names that cannot meet others."""
-    needed = _closure(source, values)
+    needed = cone(values)
     nodes = [node for node in source if node in needed]
     used = {value for node in nodes for value in used_values(node)}
     for name, value in list(source.initializers.items()):

@@ -145,7 +145,7 @@ def rewrite(
     needed = max((subject.min_opset for subject in subjects), default=0)
     artifact, model = line.raised(artifact, secured(artifact.model, workspace), needed)
     steps: list[Step] = []
-    tolerance = EXPORT_TOLERANCE + sum(_tolerance_of(step) for step in artifact.steps)
+    tolerance = tolerance_of(artifact.steps)
     for subject, spec in zip(subjects, specs, strict=True):
         progress(subject.name)
         model, step = line.run(subject, _spec_of(spec), model, tolerance)

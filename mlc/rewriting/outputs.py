@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from mlc.compare import Difference, Reference, compare, compare_one, is_float
-from mlc.compare_decisions import deciders, decisions, graph_values, with_outputs
+from mlc.compare_decisions import cone, deciders, decisions, graph_values, with_outputs
 from mlc.rewriting.sessions import Feeds, Runner
 
 
@@ -67,7 +67,7 @@ class OutputJudge:
         old, new = ({**feeds, **_constants(model), **part} for model, part in zip((before, after), values, strict=True))
         flipped: set[ir.Node] = set()
         for node in nodes:
-            if flipped & _ancestors(node):
+            if flipped & cone(node.inputs):
                 continue
             for value in node.inputs:
                 name = str(value.name) if value is not None else ""
@@ -87,17 +87,6 @@ def _constants(model: ir.Model) -> Feeds:
         for value in model.graph.initializers.values()
         if value.const_value is not None
     }
-
-
-def _ancestors(node: ir.Node) -> set[ir.Node]:
-    seen: set[ir.Node] = set()
-    stack = list(node.predecessors())
-    while stack:
-        each = stack.pop()
-        if each not in seen:
-            seen.add(each)
-            stack += each.predecessors()
-    return seen
 
 
 def _largest(found: Sequence[Sequence[Difference]]) -> list[Difference]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,7 +42,6 @@ class Trials:
     snapshot: Snapshot
     context: Context
     workspace: Workspace
-    asked: set[str] = field(default_factory=set)
 
     def attempt(self, allow: Callable[[str], bool] = lambda _site: True) -> Attempt:
         """Apply the pass to a clone. Raises PassError where the pass raises or gives no Change."""

@@ -1,16 +1,8 @@
-"""What every runtime's session can do."""
+"""Where nodes were placed and where their time went: what every runtime says of a session."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from mlc.types import Arrays
 
 
 @dataclass(frozen=True)
@@ -55,20 +47,3 @@ class Profile:
 
     placement: Placement
     operators: tuple[OperatorTime, ...] = field(default_factory=tuple)
-
-
-class Session(Protocol):
-    """A model that is loaded and can be run; a context manager."""
-
-    def run(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Run once; ``outputs`` picks outputs by name, all of them in order by default."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-SessionOptions = Mapping[str, str]
-"""Session configuration by key, such as ``{"session.intra_op.allow_spinning": "0"}``."""

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from mlc.errors import DataError, SourceError, TargetError, UsageError
 from mlc.probes import check_example, probe
 from mlc.runtimes.onnxruntime import open_session
+from mlc.sources.declared import Axes, declared_inputs
 from mlc.sources.onnx_safety import check_values, digest, read_onnx
 from mlc.sources.original import Original
 from mlc.sources.outputs import output_specs
@@ -22,8 +23,6 @@ from mlc.types import Dim, InputSpec, OutputSpec, Signature, Target
 
 if TYPE_CHECKING:
     from mlc.types import Arrays
-
-Axes = tuple[int | str | None, ...]
 
 
 class OnnxOriginal(Original):
@@ -36,8 +35,7 @@ class OnnxOriginal(Original):
         self.digest = digest(path, proto)
         check_values(path, ir.load(path))
         self.notes = ()
-        defaults = {tensor.name for tensor in proto.graph.initializer}
-        values = {value.name: _declared(value, path) for value in proto.graph.input if value.name not in defaults}
+        values = declared_inputs(proto.graph, path)
         shown = _example(example, tuple(values))
         specs = _specs(values, inputs, shown)
         drawn = probe(specs, check_example(specs, shown), shown, None, 0)
@@ -61,23 +59,6 @@ def _refusing(path: Path) -> Iterator[None]:
         yield
     except (TargetError, DataError) as refused:
         raise SourceError(f"onnxruntime cannot run {path}: {refused.message}", refused.hint) from refused
-
-
-def _declared(value: onnx.ValueInfoProto, path: Path) -> tuple[str, Axes]:
-    """Return the dtype and axes that a file declares for an input or output: a size, a symbol or unknown."""
-    if value.type.WhichOneof("value") != "tensor_type":
-        raise SourceError(f"{value.name} of {path.name} is no tensor", "only tensors go in and out of a model here")
-    element = value.type.tensor_type.elem_type
-    dtype = str(onnx.helper.tensor_dtype_to_np_dtype(element)) if element else "float32"
-    if element == onnx.TensorProto.STRING:
-        raise SourceError(f"{value.name} of {path.name} holds strings", "only numbers go in and out of a model here")
-    if not value.type.tensor_type.HasField("shape"):
-        raise SourceError(f"the rank of {value.name} of {path.name} is not known", "export it with a known rank")
-    axes: list[int | str | None] = []
-    for dim in value.type.tensor_type.shape.dim:
-        kind = dim.WhichOneof("value")
-        axes.append(dim.dim_value if kind == "dim_value" else (dim.dim_param or None) if kind else None)
-    return dtype, tuple(axes)
 
 
 def _example(example: Any, names: tuple[str, ...]) -> dict[str, np.ndarray]:

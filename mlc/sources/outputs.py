@@ -9,7 +9,8 @@ import numpy as np
 
 from mlc.dims import largest, named, size_of, traced_sizes
 from mlc.errors import SourceError
-from mlc.probes import probe, sizes_text
+from mlc.figures import sizes_text
+from mlc.probes import probe
 from mlc.sources.original import Original
 from mlc.types import Dim, InputSpec, OutputSpec, Sizes
 

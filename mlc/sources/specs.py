@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlc.dims import range_text
 from mlc.errors import UsageError
+from mlc.grammar import nearest
 from mlc.types import Dim, InputSpec
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ def _spec(name: str, spec: InputSpec | None, example: Array | None) -> InputSpec
 
 def unknown_input(name: str, names: Sequence[str]) -> UsageError:
     """Return the error for a spec that names no input, with the nearest names."""
-    matches = difflib.get_close_matches(name, names, n=2)
-    hint = f"did you mean {' or '.join(matches)}?" if matches else f"its inputs: {', '.join(names)}"
-    return UsageError(f"the model has no input {name!r}", hint)
+    return UsageError(f"the model has no input {name!r}", nearest(name, names))
 
 
 def dim_text(dim: Dim) -> str:

@@ -28,8 +28,12 @@ class ReluToMax(Pass):
                 if node.op_type != "Relu" or not ctx.allow(site):
                     continue
                 sites.append(site)
-                replace(graph, node, self.spoil if site == self.at else None, model)
+                replace(graph, node, self.spoil if self.spoils(site) else None, model)
         return Change(tuple(sites))
+
+    def spoils(self, site):
+        """Whether a site is spoiled."""
+        return site == self.at
 
     def spoil(self, model, graph, node, value):
         """Return another value in the place of the right one."""

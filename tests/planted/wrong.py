@@ -15,9 +15,35 @@ COUNT = itertools.count(1)
 class WrongNumber(ReluToMax):
     """Two percent too large."""
 
+    factor: float = 1.02
+
     def spoil(self, model, graph, node, value):
-        factor = initializer(graph, f"{node.outputs[0].name}.factor", np.array(1.02, np.float32))
+        factor = initializer(graph, f"{node.outputs[0].name}.factor", np.array(self.factor, np.float32))
         return add(graph, node, "Mul", value, factor)
+
+
+@dataclass(frozen=True)
+class WrongElsewhere(WrongNumber):
+    """Two percent too large wherever the site is not ``at``."""
+
+    def spoils(self, site):
+        return site != self.at
+
+
+@dataclass(frozen=True)
+class Slightly(WrongNumber):
+    """Wrong by a tenth of what the pass says that it may be."""
+
+    factor: float = 1 + ReluToMax.tolerance / 10
+
+
+@dataclass(frozen=True)
+class Shifted(ReluToMax):
+    """Off by 0.02, which a mask does not feel."""
+
+    def spoil(self, model, graph, node, value):
+        shift = initializer(graph, f"{node.outputs[0].name}.shift", np.array(0.02, np.float32))
+        return add(graph, node, "Add", value, shift)
 
 
 @dataclass(frozen=True)

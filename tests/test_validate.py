@@ -1,0 +1,105 @@
+"""``mlc validate`` through the command line: what differs is a verdict with exit code 1, not an error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from mlc.cli import main
+
+LINEAR = Path(__file__).parents[1] / "sample_models" / "linear"
+SOURCE = f"{LINEAR / 'model.py'}:model"
+INPUT = ["--input", "x=float32[batch=1..8,6]"]
+HEAD = '<ir_version: 8, opset_import: ["" : 17]> model '
+SAME = "(float[batch,6] x) => (float[batch,6] output) "
+
+
+def write(path, interface, body):
+    model = onnx.parser.parse_model(f"{HEAD}{interface}{body}")
+    onnx.save(model, path)
+    return str(path)
+
+
+@pytest.fixture
+def identity(tmp_path):
+    return write(tmp_path / "source.onnx", SAME, "{ output = Identity(x) }")
+
+
+OTHERS = {
+    "the inputs are y, the source's x": ("(float[batch,6] y) => (float[batch,6] output)", "{ output = Identity(y) }"),
+    "the outputs are z, the source's output": ("(float[batch,6] x) => (float[batch,6] z)", "{ z = Identity(x) }"),
+    "the input x is float64": ("(double[batch,6] x) => (float[batch,6] output)", "{ output = Cast<to=1>(x) }"),
+    "the output output is float64": ("(float[batch,6] x) => (double[batch,6] output)", "{ output = Cast<to=11>(x) }"),
+    "the input x is float32 of rank 3": ("(float[n,6,1] x) => (float[n,6,1] output)", "{ output = Identity(x) }"),
+    "the input x is fixed at 2 along axis 0": ("(float[2,6] x) => (float[2,6] output)", "{ output = Identity(x) }"),
+    "the inputs are x, s": ("(float[batch,6] x, float[1] s) => (float[batch,6] output)", "{ output = Mul(x, s) }"),
+}
+"""Models that are not the identity over x, by what is said of them."""
+
+
+@pytest.mark.parametrize("problem", OTHERS)
+def test_another_interface_is_a_verdict(tmp_path, capsys, identity, problem):
+    model = write(tmp_path / "model.onnx", *OTHERS[problem])
+    assert main(["validate", model, "--against", identity, *INPUT]) == 1
+    shown = capsys.readouterr().out
+    assert shown.startswith("Missed: interface")
+    assert problem in shown
+
+
+def test_values_that_are_not_finite_are_a_verdict(tmp_path, capsys, identity):
+    body = "<float zero = {0}> { output = Div(x, zero) }"
+    assert main(["validate", write(tmp_path / "m.onnx", SAME, body), "--against", identity, *INPUT]) == 1
+    first = capsys.readouterr().out.splitlines()[0]
+    assert "NaN or infinite" in first
+    assert "agree" not in first
+
+
+def test_without_limits_it_reports(tmp_path, capsys, identity):
+    model = write(tmp_path / "m.onnx", SAME, "<float two = {2}> { output = Mul(x, two) }")
+    assert main(["validate", model, "--against", identity, *INPUT]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "The outputs agree with the source's at 0 dB or better."
+    assert main(["validate", identity, "--against", identity, *INPUT]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "The outputs equal the source's."
+
+
+def test_limits_decide(tmp_path, capsys, identity):
+    x = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, labels=x.argmax(1))
+    same, wrong = identity, write(tmp_path / "m.onnx", SAME, "{ output = Neg(x) }")
+    asked = ["--against", same, *INPUT, "--data", str(tmp_path / "data.npz"), "--metric", "top1", "--max-drop"]
+    assert main(["validate", wrong, *asked, "0.5"]) == 1
+    assert capsys.readouterr().out.startswith("Missed: max-drop")
+    assert main(["validate", same, *asked, "0.05"]) == 0
+    assert "The limit is met." in capsys.readouterr().out
+    assert main(["validate", same, *asked, "0.001", "--strict"]) == 1
+    assert capsys.readouterr().out.startswith("Inconclusive: max-drop")
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_artifact_brings_its_ranges_and_refuses_what_was_changed(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compile", SOURCE, *INPUT, "-o", "out"]) == 0
+    capsys.readouterr()
+    assert main(["validate", "out", "--against", SOURCE, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {check["sizes"]["batch"] for check in report["checks"]} >= {1, 2, 8}
+    Path("other.py").write_text(
+        "import torch\n"
+        "class Other(torch.nn.Module):\n"
+        "    def forward(self, y):\n"
+        "        return y * 2\n"
+        "def model():\n"
+        "    return Other(), (torch.ones(2, 6),)\n"
+    )
+    assert main(["validate", "out", "--against", "other.py:model"]) == 1
+    assert "the inputs are x, the source's y" in capsys.readouterr().out
+    content = bytearray(Path("out", "model.onnx").read_bytes())
+    content[-1] ^= 1
+    Path("out", "model.onnx").write_bytes(content)
+    assert main(["validate", "out", "--against", SOURCE]) == 3
+    assert "is not what was written" in capsys.readouterr().err
+    assert main(["bench", "out", "--seconds", "0.1"]) == 3
