@@ -225,7 +225,10 @@ def _speed(trials: Sequence[Trial], trial: Trial, requested: Sequence[str]) -> t
     if how == "slower":
         return SLOWER, f"Slower than the unmodified export: {figure} its speed ({interval}).{by_name}"
     noise = _noise_text(trial.latency)
-    return DONE, f"No faster than the unmodified export: {figure} its speed ({interval}; {noise}).{by_name}"
+    return (
+        DONE,
+        f"Not shown to be faster than the unmodified export: {figure} its speed ({interval}; {noise}).{by_name}",
+    )
 
 
 def _unmodified_sentence(candidates: Sequence[Trial]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import re
 import subprocess
@@ -249,3 +250,10 @@ def test_pygal_is_imported_by_the_page_alone():
         [sys.executable, "-c", ALONE], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1]
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_drawing_leaves_no_import_hook_behind():
+    """An unknown module is an ImportError as before, not a warning about somebody's hook."""
+    html.render(sample())
+    with pytest.raises(ModuleNotFoundError, match="nowhere_to_be_found"):
+        importlib.import_module("nowhere_to_be_found")

@@ -24,7 +24,7 @@ def passes(report: Report) -> Table:
         if step.dropped:
             measured = f"dropped: {step.dropped}"
         elif step.sqnr:
-            measured = "; ".join(f"{output} {decibels(value)}" for output, value in step.sqnr.items())
+            measured = "; ".join(f"{output} {decibels(value)} where probed" for output, value in step.sqnr.items())
         else:
             measured = "" if step.error is None else f"error {error(step.error)}"
         counts = [f"{len(each):,}" for each in (step.sites, step.refused, step.left_out)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlc.figures import counted, ends, megabytes, middle, milliseconds, percent
 from mlc.judging import DONE, INCONCLUSIVE, MET, MISSED, SLOWER, UNMODIFIED, Report, compared
@@ -77,8 +77,14 @@ def tiles(report: Report) -> list[Tile]:
     if shipped is None:
         return []
     other = None if shipped is baseline else baseline
-    made = [_speed(shipped, other), _drop(shipped), _latency(shipped, other), _size(shipped, other)]
-    return [tile for tile in made if tile]
+    tones = {verdict.limit: TONES.get(verdict.outcome, "") for verdict in report.verdicts}
+    made = {
+        "min-speedup": _speed(shipped, other),
+        "max-drop": _drop(shipped),
+        "max-latency": _latency(shipped, other),
+        "max-size": _size(shipped, other),
+    }
+    return [replace(tile, tone=tones.get(limit, tile.tone)) for limit, tile in made.items() if tile]
 
 
 def _speed(shipped: Trial, other: Trial | None) -> Tile | None:
@@ -108,5 +114,5 @@ def _latency(shipped: Trial, other: Trial | None) -> Tile | None:
 def _size(shipped: Trial, other: Trial | None) -> Tile:
     detail = "on disk"
     if other and other.size_bytes:
-        detail = f"was {megabytes(other.size_bytes)}: {percent(shipped.size_bytes / other.size_bytes)}"
+        detail = f"{percent(shipped.size_bytes / other.size_bytes)} of {megabytes(other.size_bytes)}"
     return Tile("Size", megabytes(shipped.size_bytes), detail)

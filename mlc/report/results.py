@@ -58,7 +58,7 @@ def figures(report: Report) -> Table:
         at = next(sizes_text(trial.latency.sizes) for trial in trials if trial.latency)
         rows.append((f"latency p50 at {at}", *(p50_text(trial) for trial in trials)))
         rows.append(("speed-up", *(speedup_text(trial, baseline=trial is baseline_of(report)) for trial in trials)))
-        rows.append(("noise, export beside itself", *(noise_text(trial) for trial in trials)))
+        rows.append(("noise, export beside itself", noise_text(trials[0]), *[""] * (len(trials) - 1)))
     rows.append(("size", *(megabytes(trial.size_bytes) for trial in trials)))
     if any(trial.peak_memory_mb is not None for trial in trials):
         rows.append(("peak memory", *(memory_text(trial) for trial in trials)))
@@ -125,7 +125,7 @@ def operators(report: Report) -> Table:
         totals = [sum(values[column] for values in spent.values()) for column in range(2 * len(shown))]
         rows.append(["all", *_operator_cells(totals)])
     header = ("operator", *(f"{heading}: {what}" for heading, _ in shown for what in ("nodes", "time")))
-    return table("Where the time goes", "c" + "n" * (2 * len(shown)), header, rows, "one profiled run")
+    return table("Where the time goes", "c" + "n" * (2 * len(shown)), header, rows, "medians over profiled runs")
 
 
 def layers(report: Report) -> Table:

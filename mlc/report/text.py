@@ -86,7 +86,7 @@ def _passes(report: Report) -> list[str]:
         counts += [f"{len(step.refused):,} refused"] if step.refused else []
         counts += [f"{len(step.left_out):,} left out"] if step.left_out else []
         counts += [f"dropped: {step.dropped}"] if step.dropped else []
-        counts += [f"{output} {decibels(value)}" for output, value in step.sqnr.items()]
+        counts += [f"{output} {decibels(value)} where probed" for output, value in step.sqnr.items()]
         rows.append((str(step.spec), step.exactness, ", ".join(counts)))
     lines = aligned(table("", "ttt", ("", "", ""), rows), header=False)
     return ["passes", *lines] if lines else []

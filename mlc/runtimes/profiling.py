@@ -7,6 +7,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlc.errors import TargetError, foreign
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 Event: TypeAlias = Mapping[str, Any]
 
-RUNS = 5
+RUNS = 25
 """Profiled runs after the first, which is left out: it allocates."""
 
 FOR_GPUS = ("WebGpu", "Dml", "CUDA", "Tensorrt", "NvTensorRTRTX", "MIGraphX")
@@ -30,7 +31,7 @@ KERNEL = "_kernel_time"
 
 
 def profile_run(path: Path, inputs: Arrays, target: Target, options: Mapping[str, str] | None = None) -> Profile:
-    """Run a model with the runtime's profiler on; times are means over the runs after the first.
+    """Run a model with the runtime's profiler on; times are medians over the runs after the first.
 
     Every profile has a folder of its own: the runtime names its files to the second.
     """
@@ -76,15 +77,19 @@ def node_run(event: Event) -> NodeRun:
 
 
 def operator_times(runs: Iterable[Iterable[Event]]) -> tuple[OperatorTime, ...]:
-    """Return count and time of each kind of operator in one run, the slowest first."""
+    """Return count and time of each kind of operator in one run, the slowest first.
+
+    Both are medians over the runs: one interruption by another process would outweigh all of them in a mean.
+    """
     every = list(runs)
-    times: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for events in every:
+    durations: dict[tuple[str, str], list[list[float]]] = defaultdict(lambda: [[] for _ in every])
+    for index, events in enumerate(every):
         for event in events:
-            times[str(event["args"]["provider"]), str(event["args"]["op_name"])].append(float(event["dur"]))
+            kind = (str(event["args"]["provider"]), str(event["args"]["op_name"]))
+            durations[kind][index].append(float(event["dur"]))
     operators = [
-        OperatorTime(provider, op, round(len(durations) / len(every)), sum(durations) / len(every))
-        for (provider, op), durations in times.items()
+        OperatorTime(provider, op, round(median(map(len, by_run))), float(median(map(sum, by_run))))
+        for (provider, op), by_run in durations.items()
     ]
     return tuple(sorted(operators, key=lambda operator: -operator.microseconds))
 

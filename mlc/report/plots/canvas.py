@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -48,10 +50,18 @@ class Plot:
     note: str = ""
 
 
-def chart(kind: str, height: int, **options: Any) -> Any:
-    """Return an empty chart of pygal; ``options`` are pygal's."""
+@cache
+def _library() -> Any:
+    """Load pygal, and undo what it does to every later import of the process: an import hook for its own plug-ins."""
     import pygal
 
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
+    return pygal
+
+
+def chart(kind: str, height: int, **options: Any) -> Any:
+    """Return an empty chart of pygal; ``options`` are pygal's."""
+    pygal = _library()
     text = pygal.style.Style(label_font_size=FONT, title_font_size=FONT, value_font_size=0)
     usual = {"style": text, "js": [], "show_legend": False, "truncate_label": -1, "print_labels": True, "spacing": GAP}
     around = {"margin": 5, "margin_right": 16, **options}
