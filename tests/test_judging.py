@@ -153,8 +153,8 @@ def test_what_was_asked_for_ships_by_its_name():
         ),
         (
             [candidate("int8", SAME)], ("int8-static",), DONE,
-            ("Not shown to be faster than the unmodified export: 1.005 times its speed (95 % interval 0.990 to 1.020; the export "
-            "beside itself 0.990 to 1.010). Written all the same, asked for by name: int8-static."),
+            ("Not shown to be faster than the unmodified export: 1.005 times its speed (95 % interval 0.990 to 1.020; "
+            "the export beside itself 0.990 to 1.010). Written all the same, asked for by name: int8-static."),
         ),
         (
             [candidate("passes", SAME)], (), UNMODIFIED,
