@@ -19,7 +19,7 @@ from mlc.judging import judge as judge_trials
 from mlc.measuring import Trial
 from mlc.pipeline import Live
 from mlc.pipeline import compile as compile_recipe
-from mlc.pipeline_data import Datasets, refuse_contradictions
+from mlc.pipeline_data import Datasets, refuse_contradictions, refuse_missing_answers
 from mlc.pipeline_measure import metric_of, trials_of
 from mlc.pipeline_run import Progress, Run, silent
 from mlc.probes import references
@@ -29,6 +29,7 @@ from mlc.rewriting import rewrite as rewrite_verified
 from mlc.runtimes.cpu import capabilities
 from mlc.sources.load import load as load_source
 from mlc.sources.original import Original
+from mlc.types import Drop, InputSpec, PassSpec, Target
 from mlc.workspace import Workspace
 
 
@@ -36,23 +37,41 @@ def compile(  # noqa: A001 - the word of the field
     source: Any,
     example: Any = None,
     *,
+    inputs: Sequence[str | InputSpec] | None = None,
+    passes: Sequence[str | PassSpec] | None = None,
+    target: str | Target | None = None,
+    calibrate: Any = None,
+    data: Any = None,
+    metric: Any = None,
+    max_drop: str | float | Drop | None = None,
+    max_latency: float | None = None,
+    min_speedup: float | None = None,
+    max_size: float | None = None,
+    at: str | Mapping[str, int] | None = None,
+    opset: int | None = None,
+    seed: int | None = None,
+    strict: bool | None = None,
     out: str | Path | None = None,
     force: bool = False,
     progress: Progress = silent,
-    **asked: Any,
+    **other: Any,
 ) -> Report:
     """Compile a module, or what the command line calls SOURCE; return the report.
 
-    ``asked`` holds the keys of a recipe: ``inputs``, ``passes``, ``target``, ``calibrate``, ``data``, ``metric``,
-    ``max_drop``, ``max_latency``, ``min_speedup``, ``max_size``, ``at``, ``opset``, ``seed``, ``strict``, as texts of
-    the grammar or as objects; ``calibrate`` and ``data`` may be any re-iterable of batches, ``metric`` any function.
-    Without ``out`` nothing is kept. Raises an MlcError; a missed limit is an outcome of the report, not an error.
+    Keywords are the keys of a recipe, as texts of the grammar or as objects; ``calibrate`` and ``data`` may be any
+    re-iterable of batches too, ``metric`` any function of outputs and answers. Without ``out`` nothing is kept.
+    Raises an MlcError, for any ``other`` keyword too; a missed limit is an outcome of the report, not an error.
     """
+    asked = {
+        "inputs": inputs, "passes": passes, "target": target, "calibrate": calibrate, "data": data, "metric": metric,
+        "max_drop": max_drop, "max_latency": max_latency, "min_speedup": min_speedup, "max_size": max_size, "at": at,
+        "opset": opset, "seed": seed, "strict": strict, **other,
+    }  # fmt: skip
     recipe, live = _asked(source, example, asked)
     return compile_recipe(recipe, None if out is None else Path(out), force=force, live=live, progress=progress)
 
 
-def load(source: Any, example: Any = None, *, inputs: Sequence[str] = ()) -> Original:
+def load(source: Any, example: Any = None, *, inputs: Sequence[str | InputSpec] = ()) -> Original:
     """Load a module, or what the command line calls SOURCE, as the Original that every later stage is compared with."""
     return load_source(source, merge(None, {"source": "python:", "inputs": list(inputs)}).inputs, example)
 
@@ -65,14 +84,24 @@ def export(original: Original, *, data: Any = None, opset: int | None = None, se
 
 
 def rewrite(
-    artifact: Artifact, original: Original, *, passes: Sequence[str] = (), calibrate: Any = None, **asked: Any
+    artifact: Artifact,
+    original: Original,
+    *,
+    passes: Sequence[str | PassSpec] = (),
+    calibrate: Any = None,
+    target: str | Target | None = None,
+    seed: int | None = None,
+    strict: bool | None = None,
+    **other: Any,
 ) -> Artifact:
     """Run the default passes and those asked for, each verified against the original; the steps say how each went.
 
-    ``asked`` may hold ``target``, ``seed`` and ``strict``. Raises PassError where a pass did not do what was asked,
-    UsageError for a lossy pass without ``calibrate`` and the other way round.
+    Raises PassError where a pass did not do what was asked, UsageError for a lossy pass without ``calibrate``, the
+    other way round, and for any ``other`` keyword.
     """
-    recipe = merge(None, {"source": "python:", "passes": list(passes), **_only(("target", "seed", "strict"), asked)})
+    _refuse_others(other, ("passes", "calibrate", "target", "seed", "strict"))
+    asked = {"passes": list(passes), "target": target, "seed": seed, "strict": strict}
+    recipe = merge(None, {"source": "python:", **asked})
     specs = schedule(recipe.passes, defaults=recipe.defaults)
     refuse_contradictions(recipe, Live(calibrate=calibrate), lossy_of(specs))
     data = None if calibrate is None else open_data(calibrate, original.signature.inputs)
@@ -91,30 +120,51 @@ def rewrite(
 
 
 def measure(
-    models: Mapping[str, Artifact], original: Original, *, data: Any = None, progress: Progress = silent, **asked: Any
+    models: Mapping[str, Artifact],
+    original: Original,
+    *,
+    data: Any = None,
+    metric: Any = None,
+    target: str | Target | None = None,
+    at: str | Mapping[str, int] | None = None,
+    seed: int | None = None,
+    progress: Progress = silent,
+    **other: Any,
 ) -> tuple[Trial, ...]:
-    """Measure artifacts by name, the first is the baseline; ``asked`` may hold metric, target, at and seed."""
-    recipe, live = _asked("python:", None, _only(("metric", "target", "at", "seed"), asked))
+    """Measure artifacts by name, the first is the baseline. Raises UsageError for any ``other`` keyword."""
+    _refuse_others(other, ("data", "metric", "target", "at", "seed"))
+    recipe, live = _asked("python:", None, {"metric": metric, "target": target, "at": at, "seed": seed})
     refuse_contradictions(recipe, replace(live, data=data), ())
     check_sizes(recipe.at, original.signature.inputs)
     evaluation = None if data is None else open_data(data, original.signature.inputs, original.signature.outputs)
+    metric = metric_of(recipe, live)
+    refuse_missing_answers(metric, evaluation)
     sets = Datasets(None, evaluation)
     kept, _ = references(original, sets.first_samples(), recipe.seed)
     run = Run(recipe, _workspace(), progress)
-    return trials_of(models, original=original, sets=sets, metric=metric_of(recipe, live), kept=kept, run=run)
+    return trials_of(models, original=original, sets=sets, metric=metric, kept=kept, run=run)
 
 
-def judge(trials: Sequence[Trial], *, shipped: str = "", **limits: Any) -> Judgement:
-    """Judge a trial against ``max_drop``, ``max_latency``, ``min_speedup`` and ``max_size``."""
-    return judge_trials(trials, merge(None, {"source": "python:", **_only(LIMITS, limits)}).limits, shipped=shipped)
+def judge(
+    trials: Sequence[Trial],
+    *,
+    shipped: str = "",
+    max_drop: str | float | Drop | None = None,
+    max_latency: float | None = None,
+    min_speedup: float | None = None,
+    max_size: float | None = None,
+    **other: Any,
+) -> Judgement:
+    """Judge a trial against limits. Raises UsageError for any ``other`` keyword."""
+    _refuse_others(other, LIMITS)
+    asked = {"max_drop": max_drop, "max_latency": max_latency, "min_speedup": min_speedup, "max_size": max_size}
+    return judge_trials(trials, merge(None, {"source": "python:", **asked}).limits, shipped=shipped)
 
 
-def _only(known: Iterable[str], given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what is given, all of which a stage must know: what it could only ignore is an error."""
-    for key in given:
-        if key not in known:
-            raise UsageError(f"there is no {key!r} in this stage", nearest(key, known))
-    return given
+def _refuse_others(other: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse what a stage could only ignore, with the nearest match."""
+    for key in other:
+        raise UsageError(f"there is no {key!r} in this stage", nearest(key, known))
 
 
 def _asked(source: Any, example: Any, asked: Mapping[str, Any]) -> tuple[Recipe, Live]:

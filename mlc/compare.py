@@ -22,21 +22,28 @@ if TYPE_CHECKING:
     from mlc.types import Array, Arrays
 
 __all__ = [
-    "EXPORT_TOLERANCE", "ZERO_SCALE", "Check", "Decision", "Difference", "Reference", "Threshold",
+    "END_TOLERANCE", "EXPORT_TOLERANCE", "ZERO_SCALE", "Check", "Decision", "Difference", "Reference", "Threshold",
     "compare", "compare_one", "is_float", "powers", "ratio_db", "rms", "scale_of", "sqnr",
 ]  # fmt: skip
 
 EXPORT_TOLERANCE = 1e-3
 """Largest error over the rms of a float output that an fp32 export may have."""
 
+END_TOLERANCE = 0.1
+"""The same where inputs hold one value throughout: a normalizer then divides rounding by next to nothing."""
+
 
 @dataclass(frozen=True)
 class Reference:
-    """What the original answers: inputs and outputs by name at one size, computed once and kept."""
+    """What the original answers: inputs and outputs by name at one size, computed once and kept.
+
+    ``values`` says what the inputs hold, as in ``ids = 2000``, where that is an end of their declared ranges.
+    """
 
     sizes: Sizes
     inputs: Arrays
     outputs: Arrays
+    values: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Check:
     """One comparison with the original: which file or graph, at which sizes, and every output's difference.
 
     Float outputs are held to ``tolerance``, those of a quantized model to the ratio ``floor`` in dB instead.
+    ``values`` is the reference's: at the ends of declared ranges other tolerances hold.
     """
 
     name: str
@@ -64,6 +72,7 @@ class Check:
     tolerance: float
     differences: tuple[Difference, ...] = field(default_factory=tuple)
     floor: float | None = None
+    values: str = ""
 
     @property
     def held(self) -> bool:
@@ -93,6 +102,29 @@ def compare(
         compare_one(name, array, actual.get(name), tolerance, decision=known.get(name), values=actual, exact=exact)
         for name, array in expected.items()
     )
+
+
+def compare_end(
+    first: Reference,
+    end: Reference,
+    actual: Arrays,
+    tolerance: float,
+    *,
+    decisions: Mapping[str, Decision] | None = None,
+) -> tuple[Difference, ...]:
+    """Compare at an end of the declared ranges: errors are over the rms there or at ``first``, whichever is larger.
+
+    What is rounding noise there, since all inputs are alike, is none where they are not.
+    """
+    judged = []
+    for difference in compare(end.outputs, actual, tolerance, decisions=decisions):
+        usual = first.outputs.get(difference.output)
+        if difference and math.isfinite(difference.error) and usual is not None and is_float(usual.dtype):
+            error = difference.error * scale_of(end.outputs[difference.output]) / scale_of(usual)
+            judged.append(Difference(difference.output, error) if error <= tolerance else difference)
+        else:
+            judged.append(difference)
+    return tuple(judged)
 
 
 def compare_one(

@@ -102,8 +102,13 @@ def open_data(
     ``outputs`` only make the message better for an array that is called like an output. Raises DataError.
     """
     names = [output.name for output in outputs]
+    batch_size(inputs, PREFERRED)
     opened: NpzSource | IterableSource
     source = str(source) if isinstance(source, Path) else source
+    if isinstance(source, str) and source.endswith(".py"):
+        from mlc.references import function_hint
+
+        raise DataError(f"the data {source} name no function", function_hint(source))
     if isinstance(source, str) and (source.endswith(".npz") or ":" not in source):
         opened = NpzSource(Path(source), inputs, names)
         return Data(opened.name, inputs, opened.chunks, has_answers=opened.has_answers, count=opened.count)
@@ -169,7 +174,8 @@ def _common_sizes(dims: Sequence[Dim], start: int) -> Iterator[int]:
 
 def _sample_axis(spec: InputSpec, inputs: Sequence[InputSpec]) -> Dim:
     if not spec.dims:
-        raise DataError(f"the input {spec.name} has no axes, so its samples cannot be stacked")
+        hint = f"let the module take {spec.name} with an axis for the samples, [batch], or keep it as a constant"
+        raise DataError(f"the input {spec.name} is a single number, of which samples cannot be stacked", hint)
     dim = spec.dims[0]
     elsewhere = [
         other.name for other in inputs for axis in other.dims[1:] if dim.name and dim.name in (axis.name, *axis.terms)

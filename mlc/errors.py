@@ -79,6 +79,12 @@ def foreign(what: str, error: type[MlcError] = SourceError, hint: str = "") -> I
         raise error(f"{what} raised {type(raised).__name__}{at}: {first_line(raised)}", hint) from raised
 
 
+def kind_of(value: object) -> str:
+    """Return what kind of thing a value is, behind its article: ``a str``, ``an int``."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
 def first_line(raised: BaseException) -> str:
     """Return the first non-empty line of an exception's text, at most 300 characters."""
     lines = [line.strip() for line in str(raised).splitlines() if line.strip()]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from mlc.artifact import Artifact, Origin
-from mlc.compare import EXPORT_TOLERANCE, Check, Reference, compare
+from mlc.compare import END_TOLERANCE, EXPORT_TOLERANCE, Check, Reference, compare, compare_end
 from mlc.compare_decisions import decisions, with_outputs
 from mlc.dims import traced_sizes
 from mlc.errors import SourceError, TargetError, UsageError
@@ -95,12 +95,18 @@ def check(model: ir.Model, references: Iterable[Reference], workspace: Workspace
     decided = decisions(model)
     deciding = dict.fromkeys(name for decision in decided.values() for name in decision.values)
     checks = []
+    kept = tuple(references)
     try:
         with open_session(workspace.save(with_outputs(model, deciding), "export"), Target(), optimize=False) as session:
-            for reference in references:
+            for reference in kept:
                 actual = session.run(reference.inputs)
-                differences = compare(reference.outputs, actual, EXPORT_TOLERANCE, decisions=decided)
-                checks.append(Check("export", reference.sizes, EXPORT_TOLERANCE, differences))
+                if reference.values:
+                    tolerance = END_TOLERANCE
+                    differences = compare_end(kept[0], reference, actual, tolerance, decisions=decided)
+                else:
+                    tolerance = EXPORT_TOLERANCE
+                    differences = compare(reference.outputs, actual, tolerance, decisions=decided)
+                checks.append(Check("export", reference.sizes, tolerance, differences, values=reference.values))
                 _refuse(checks[-1])
     except TargetError as refused:
         half = sorted({str(dtype).lower() for dtype in _dtypes(model) if dtype in HALF})
@@ -118,6 +124,8 @@ def _refuse(checked: Check) -> None:
     if not worst:
         return
     raise SourceError(
-        f"the exported model differs from the original at {sizes_text(checked.sizes)}: {worst.reason}",
+        f"the exported model differs from the original at {sizes_text(checked.sizes)}"
+        + (f" with {checked.values}" if checked.values else "")
+        + f": {worst.reason}",
         "forward may compute otherwise at that size or for those values: narrow the dims, or make it one for all",
     )

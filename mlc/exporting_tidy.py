@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -18,17 +18,24 @@ FUNCTIONS_NEED = 8
 
 
 def tidy(
-    model: ir.Model, inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec], prefix: str, *, doubted: bool
+    model: ir.Model,
+    inputs: Sequence[InputSpec],
+    outputs: Sequence[OutputSpec],
+    prefix: str,
+    *,
+    weights: Collection[str],
+    doubted: bool,
 ) -> None:
     """Give a freshly exported model the names of its contract, and take out what it does not need.
 
-    ``prefix`` is what the tracing wrapper put before every weight's name; ``doubted`` has all shapes inferred afresh.
+    ``prefix`` is what the tracing wrapper put before the name of every one of the module's ``weights``; ``doubted`` has
+    all shapes inferred afresh.
     """
     common.InlinePass()(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass()(model)
     _strip_prefix(model, prefix)
-    share_transposed(model)
+    share_transposed(model, weights)
     _own_outputs(model.graph)
     _free_names(model, {*(spec.name for spec in inputs), *(output.name for output in outputs)})
     for value, spec in zip(model.graph.inputs, inputs, strict=True):
@@ -198,5 +205,6 @@ def check_opset(model: ir.Model, opset: int) -> None:
     written = model.opset_imports.get("")
     if written is not None and written != opset:
         raise UsageError(
-            f"opset {opset} was asked, but the exporter wrote {written}", "leave --opset out, or ask for a lower one"
+            f"opset {opset} cannot be written for this model: the exporter has no conversion to it",
+            "leave --opset out, or ask for another from 18 on",
         )

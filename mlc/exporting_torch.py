@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -28,6 +29,9 @@ PREFIX = "module."
 
 LOWEST_OPSET = 18
 """The lowest opset that torch.onnx writes without a conversion downwards."""
+
+HIGHEST_OPSET = onnx.defs.onnx_opset_version()
+"""The highest that the installed onnx defines; torch.onnx writes none for an opset that it does not know."""
 
 NOISY = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript", "onnx_ir")
 """Loggers that speak of things which the user cannot change."""
@@ -52,8 +56,11 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int) -> tuple[ir.Mo
 
     Raises UsageError for an opset that the exporter cannot write.
     """
-    if opset < LOWEST_OPSET:
-        raise UsageError(f"the exporter cannot write opset {opset}", f"ask for --opset {LOWEST_OPSET} or higher")
+    if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
+        raise UsageError(
+            f"opset {opset} cannot be written: the exporter writes {LOWEST_OPSET} to {HIGHEST_OPSET}",
+            f"leave --opset out, or ask for one from {LOWEST_OPSET} to {HIGHEST_OPSET}",
+        )
     sizes = tracing_sizes(original.signature.inputs, traced)
     program = _trace(original, sizes)
     try:
@@ -65,7 +72,9 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int) -> tuple[ir.Mo
     model = exported.model
     check_opset(model, opset)
     signature = original.signature
-    tidy(model, signature.inputs, signature.outputs, PREFIX, doubted=_recurrent(original.module))
+    weights = {*original.module.state_dict(), *dict(original.module.named_parameters(remove_duplicate=False))}
+    doubted = _recurrent(original.module)
+    tidy(model, signature.inputs, signature.outputs, PREFIX, weights=weights, doubted=doubted)
     changed = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != traced[name])
     return model, (f"traced at {changed}, since a size of 1 or one step cannot stand for a range",) if changed else ()
 

@@ -12,7 +12,7 @@ from typing import Any
 from mlc.artifact import Artifact
 from mlc.directory import MARK
 from mlc.errors import SourceError
-from mlc.types import Dim, InputSpec, Machine, OutputSpec, Signature
+from mlc.types import Dim, InputSpec, Machine, OutputSpec, Signature, Sizes
 
 SCHEMA = 1
 
@@ -22,11 +22,15 @@ MINIMUM_RUNTIME = {17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 2
 
 @dataclass(frozen=True)
 class Located:
-    """A model file to load, the session options it ships with, and its signature where a manifest has one."""
+    """A model file to load, the session options it ships with, and its signature where a manifest has one.
+
+    ``sizes`` are those at which its latency was measured; empty where nothing says so.
+    """
 
     path: Path
     session_options: Mapping[str, str] = field(default_factory=dict)
     signature: Signature | None = None
+    sizes: Sizes = field(default_factory=dict)
 
 
 def digest(path: Path) -> str:
@@ -40,8 +44,11 @@ def minimum_runtime(opset: int) -> str:
     return next((version for known, version in MINIMUM_RUNTIME.items() if opset <= known), "a newer one")
 
 
-def write_manifest(directory: Path, artifact: Artifact, machine: Machine) -> None:
-    """Describe everything that lies in ``directory``; the last file to be written."""
+def write_manifest(directory: Path, artifact: Artifact, machine: Machine, sizes: Sizes) -> None:
+    """Describe everything that lies in ``directory``; the last file to be written.
+
+    ``sizes`` are those of the named dims at which it was measured.
+    """
     opset = artifact.model.opset_imports.get("", artifact.origin.opset)
     content = {
         "schema": SCHEMA,
@@ -55,6 +62,7 @@ def write_manifest(directory: Path, artifact: Artifact, machine: Machine) -> Non
         "opset": opset,
         "minimum_onnxruntime": minimum_runtime(opset),
         "signature": asdict(artifact.signature),
+        "measured_at": dict(sizes),
         "steps": [
             {"pass": str(step.spec), "sites": len(step.sites), "left_out": len(step.left_out), "dropped": step.dropped}
             for step in artifact.steps
@@ -80,7 +88,12 @@ def locate(path: Path) -> Located:
     content = _read(path / MARK)
     _check_files(path, content["files"])
     options = json.loads((path / "session.json").read_text(encoding="utf-8"))
-    return Located(path / "model.onnx", options["session_options"], _signature(content["signature"]))
+    return Located(
+        path / "model.onnx",
+        options["session_options"],
+        _signature(content["signature"]),
+        content.get("measured_at", {}),
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from mlc.errors import DataError, UsageError, foreign
+from mlc.errors import DataError, UsageError, foreign, kind_of
 from mlc.grammar import nearest
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Metric:
             hint = "add an array labels or targets"
             raise DataError(f"the metric {self.name} needs answers, and the data have none", hint)
         count = len(indexes)
-        with foreign(f"the metric {self.name}", DataError):
+        with _hinting(outputs, answers), foreign(f"the metric {self.name}", DataError):
             result = self.score(outputs, answers, original)
             scores, weights = result if isinstance(result, tuple) and len(result) == 2 else (result, None)  # noqa: PLR2004
             scores = _flat(scores)
@@ -90,6 +91,19 @@ class Metric:
         return self.perfect is None or math.isfinite(self.perfect)
 
 
+@contextmanager
+def _hinting(outputs: Mapping[str, Array], answers: Array | None) -> Iterator[None]:
+    """Say what a metric is given where it raises as one does that expects something else."""
+    try:
+        yield
+    except DataError as failed:
+        if not isinstance(failed.__cause__, KeyError | TypeError | AttributeError | IndexError):
+            raise
+        second = "None" if answers is None else f"a NumPy array, {answers.dtype} of the shape {answers.shape}"
+        hint = f"outputs is a dict by output name: {', '.join(outputs)} (NumPy arrays); answers is {second}"
+        raise DataError(failed.message, hint) from failed.__cause__
+
+
 def load_metric(text: str) -> Metric:
     """Return a metric by name, or the user's by ``file.py:function``. Raises UsageError for an unknown one."""
     if text in BUILT_IN:
@@ -104,7 +118,7 @@ def load_metric(text: str) -> Metric:
 def from_function(name: str, function: Callable[..., Any]) -> Metric:
     """Return the user's ``metric(outputs, answers)`` with its attributes ``higher_is_better`` and ``finish``."""
     if not callable(function):
-        raise UsageError(f"the metric is a {type(function).__name__}, not a function", "write metric(outputs, answers)")
+        raise UsageError(f"the metric is {kind_of(function)}, not a function", "write metric(outputs, answers)")
     finish = getattr(function, "finish", None)
     return Metric(
         name=name,

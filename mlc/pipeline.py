@@ -56,7 +56,7 @@ def compile(  # noqa: A001 - the word of the field
             original = load(live.module or recipe.source, recipe.inputs, live.example)
             check_sizes(recipe.at, original.signature.inputs)
         with run.stage("read data"):
-            sets = datasets(recipe, live, original.signature, lossy)
+            sets = datasets(recipe, live, original.signature, lossy, metric)
             run.recipe = recipe = replayable(recipe, live, original.source, sets)
         with run.stage("run the original"):
             kept, not_run = references(original, sets.first_samples(), recipe.seed)

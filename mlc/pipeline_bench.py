@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlc.dims import named, smallest
+from mlc.dims import legal, named, smallest
 from mlc.errors import UsageError
 from mlc.manifest import Located, locate
 from mlc.measuring import Candidate, Trial, measure
@@ -24,8 +24,9 @@ def bench(
 ) -> tuple[Trial, ...]:
     """Measure models on seeded inputs of one size; the first is what the others are compared with.
 
-    An open dim that ``at`` does not name has the smallest legal size above 1, in an ``.onnx`` file 1. Raises UsageError
-    where the models do not take the same inputs.
+    A dim that ``at`` does not name has the size at which the first artifact was measured, where that is legal for all;
+    else the smallest legal one above 1, in an ``.onnx`` file 1. Raises UsageError where the models do not take the same
+    inputs.
     """
     located = [locate(model) for model in models]
     signatures = [_inputs(one) for one in located]
@@ -37,7 +38,7 @@ def bench(
             )
     inputs = next((one for one, place in zip(signatures, located, strict=True) if place.signature), signatures[0])
     check_sizes(at, inputs)
-    sizes = _sizes(inputs, at)
+    sizes = _sizes(inputs, {**_measured(located), **at})
     values = probe(inputs, sizes, {}, None, 0)
     candidates = [
         Candidate(str(model), place.path, place.session_options) for model, place in zip(models, located, strict=True)
@@ -58,6 +59,15 @@ def _inputs(located: Located) -> tuple[InputSpec, ...]:
 
 def _sizes(inputs: Sequence[InputSpec], at: Sizes) -> dict[str, int]:
     return {**{name: 1 if dim.high == OPEN else smallest(dim, above=1) for name, dim in named(inputs).items()}, **at}
+
+
+def _measured(located: Sequence[Located]) -> dict[str, int]:
+    """Return the sizes at which the first artifact was measured, as far as every artifact may have them."""
+    first = next((dict(place.sizes) for place in located if place.signature), {})
+    ranges = [named(place.signature.inputs) for place in located if place.signature]
+    return {
+        name: size for name, size in first.items() if all(name in dims and legal(dims[name], size) for dims in ranges)
+    }
 
 
 def _kinds(inputs: Sequence[InputSpec]) -> list[str]:

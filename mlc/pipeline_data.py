@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlc.data import Batch, Data, open_data, split
-from mlc.errors import UsageError
+from mlc.errors import DataError, UsageError
+from mlc.metrics import Metric
 from mlc.pipeline_run import Live
 from mlc.recipe import LIVE, Recipe
 from mlc.types import PassSpec, Signature
@@ -72,13 +73,26 @@ def refuse_contradictions(recipe: Recipe, live: Live, lossy: Sequence[PassSpec])
         raise UsageError("--max-drop is a drop of a metric, and no metric was given", "give --metric, such as top1")
 
 
-def datasets(recipe: Recipe, live: Live, signature: Signature, lossy: Sequence[PassSpec]) -> Datasets:
+def refuse_missing_answers(metric: Metric | None, evaluation: Data | None) -> None:
+    """Raise DataError at once where a metric needs answers that the samples to be evaluated do not have."""
+    if metric is None or evaluation is None or not metric.needs_answers or evaluation.has_answers:
+        return
+    raise DataError(
+        f"the metric {metric.name} needs answers, and {evaluation.name} has none",
+        "give --data with labels or targets beside the inputs, or a metric that needs none: cosine, agreement, sqnr",
+    )
+
+
+def datasets(
+    recipe: Recipe, live: Live, signature: Signature, lossy: Sequence[PassSpec], metric: Metric | None = None
+) -> Datasets:
     """Open what was given, each a path, a function or a re-iterable; split where one source has to serve both ends.
 
-    Raises DataError as ``open_data`` does.
+    Raises DataError as ``open_data`` does, and where the metric needs answers that what evaluates does not have.
     """
     calibration = _opened(_either(live.calibrate, recipe.calibrate), signature)
     evaluation = _opened(_either(live.data, recipe.data), signature)
+    refuse_missing_answers(metric, evaluation or calibration)
     opened = {"calibrate": calibration, "data": evaluation}
     digests = {
         key: _digest_of(data) for key, data in opened.items() if data is not None and getattr(live, key) is not None

@@ -64,7 +64,7 @@ def trials_of(
         original=original,
         data=sets.evaluation,
         metric=metric,
-        references=kept,
+        references=[reference for reference in kept if not reference.values],
         seed=recipe.seed,
         progress=run.progress,
     )

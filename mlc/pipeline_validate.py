@@ -49,9 +49,13 @@ def validate(
 ) -> Report:
     """Compare a written model with its source; the report's outcome is missed where a requirement or a limit is.
 
-    Input ranges are the artifact's own where ``inputs`` gives none. Raises SourceError for a model or source that
+    Input ranges are the artifact's own where ``inputs`` gives none. The source may be a compiled model's directory too:
+    then it is the model in it, with its signature. Raises SourceError for a model or source that
     cannot be used; a model that differs is a verdict, not an error.
     """
+    if Path(against).is_dir():
+        source = locate(Path(against))
+        against, inputs = str(source.path), inputs or (source.signature.inputs if source.signature else ())
     recipe = Recipe(
         against, inputs, data=data, metric=metric, limits=Limits(max_drop=max_drop), target=target, seed=seed
     )
@@ -67,9 +71,10 @@ def validate(
         if problems:
             return _report(run, original, located, (Trial(Candidate(str(model), located.path)),), problems=problems)
         with run.stage("read data"):
-            sets = datasets(recipe, Live(), original.signature, ())
+            sets = datasets(recipe, Live(), original.signature, (), chosen)
         with run.stage("run the original"):
             kept, not_run = references(original, sets.first_samples(), seed)
+        usual = [reference for reference in kept if not reference.values]
         candidate = Candidate(str(model), located.path, located.session_options)
         with run.stage("measure"):
             checks = check_files(
@@ -80,7 +85,7 @@ def validate(
                     [candidate], original, sets.evaluation, chosen, target, seed=seed, progress=progress
                 )
             else:
-                accuracy, (agreement,) = None, measure_agreement([candidate], kept, target)
+                accuracy, (agreement,) = None, measure_agreement([candidate], usual, target)
         trial = Trial(candidate, agreement, accuracy, size_bytes=file_bytes(located.path))
         described, notes = sets.described(), (*not_run, *sets.notes)
         return _report(run, original, located, (trial,), checks=checks, described=described, notes=notes)

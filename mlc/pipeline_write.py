@@ -30,6 +30,7 @@ from mlc.registry import pass_class
 from mlc.report import write_reports
 from mlc.rewriting import check_files
 from mlc.rewriting.line import tolerance_of
+from mlc.types import Sizes
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Shipped:
         return next(trial for trial in self.trials if trial.candidate.name == self.name)
 
     @property
+    def sizes(self) -> Sizes:
+        """The sizes at which it was measured, else those at which it was traced."""
+        return self.trial.latency.sizes if self.trial.latency else self.references[0].sizes
+
+    @property
     def lossy(self) -> bool:
         """Whether something in it was quantized."""
         return any(step.exactness == Exactness.LOSSY.value and step.sites for step in self.artifact.steps)
@@ -66,7 +72,7 @@ def ship(shipped: Shipped, out: Path | None, run: Run, *, force: bool) -> Report
         report = report_of(shipped, checks, directory, out, run)
         _write_beside(shipped, report, directory, run)
         write_reports(report, directory)
-        write_manifest(directory, shipped.artifact, machine())
+        write_manifest(directory, shipped.artifact, machine(), shipped.sizes)
     return report
 
 

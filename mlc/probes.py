@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from mlc.dims import named, second_sizes, shapes, size_of, traced_sizes, verifie
 from mlc.errors import SourceError, UsageError
 from mlc.figures import sizes_text
 from mlc.machine import memory_bytes, process_bytes
-from mlc.types import InputSpec, Signature, Sizes
+from mlc.probes_ends import Runs, end_references
+from mlc.types import InputSpec, Sizes
 
 if TYPE_CHECKING:
     from mlc.types import Array, Arrays
@@ -29,16 +30,6 @@ MEMORY_SHARE = 0.25
 
 PEAK = "VmHWM"
 """What Linux calls the peak of a process's resident memory."""
-
-
-class Runs(Protocol):
-    """What is asked of an original: its signature, its example, and to be run."""
-
-    signature: Signature
-    example: Arrays
-
-    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Run once: arrays by input name to arrays by output name."""
 
 
 def probe(
@@ -58,6 +49,11 @@ def probe(
             _fit(real, wanted[spec.name]) if real is not None else _drawn(spec, wanted[spec.name], generator)
         )
     return made
+
+
+def drawn_inputs(inputs: Sequence[InputSpec], example: Arrays) -> tuple[InputSpec, ...]:
+    """Return the inputs with a declared range whose values are drawn from it, since the example says none."""
+    return tuple(spec for spec in inputs if spec.values is not None and _real(spec, example, None) is None)
 
 
 def _real(spec: InputSpec, example: Arrays, samples: Arrays | None) -> Array | None:
@@ -105,7 +101,8 @@ def references(original: Runs, samples: Arrays | None, seed: int) -> tuple[tuple
     """Return the original's answers at every size to verify, the traced ones first, and the sizes not run and why.
 
     The traced, the smallest and the second sizes always run; others are left out where they would take too much memory
-    or time. Raises SourceError where the original fails at a size that its inputs declare legal.
+    or time. Last come those at the ends of the declared ranges of values. Raises SourceError where the original fails
+    at a size or a value that its inputs declare legal.
     """
     inputs = original.signature.inputs
     traced = traced_sizes(inputs, {name: array.shape for name, array in original.example.items()})
@@ -124,7 +121,8 @@ def references(original: Runs, samples: Arrays | None, seed: int) -> tuple[tuple
             skipped.append(f"{sizes_text(sizes)} was not run: {reason}")
             continue
         done[index] = budget.spend(sizes, lambda sizes=sizes: _answer(original, sizes, samples, seed))  # type: ignore[misc]
-    return tuple(done[index] for index in sorted(done)), tuple(skipped)
+    ends = end_references(original, traced, done[0].inputs)
+    return (*(done[index] for index in sorted(done)), *ends), tuple(skipped)
 
 
 def _answer(original: Runs, sizes: Sizes, samples: Arrays | None, seed: int) -> Reference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,6 +163,15 @@ def _present(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
+def _toml_hint(path: Path, error: BaseException) -> str:
+    """Return the line of a recipe at which its TOML ends to be any, where that is known."""
+    found = re.search(r"at line (\d+)", str(error))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if found is None or int(found[1]) > len(lines):
+        return "write one `key = value` a line, texts in quotes; each run writes such a file beside its model"
+    return f"correct line {found[1]}: {lines[int(found[1]) - 1].strip()}"
+
+
 def _load(path: Path) -> dict[str, Any]:
     import tomllib
 
@@ -169,9 +179,13 @@ def _load(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"there is no recipe {path}", "name a recipe.toml") from error
+    except IsADirectoryError as error:
+        inside = path / "recipe.toml"
+        hint = f"did you mean {inside}?" if inside.is_file() else "name a recipe.toml"
+        raise UsageError(f"the recipe {path} is a directory", hint) from error
     except OSError as error:
         raise UsageError(f"the recipe {path} cannot be read: {error.strerror}", "name a recipe.toml") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"the recipe {path} is not UTF-8 text", "name a recipe.toml") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"the recipe {path} is not TOML: {first_line(error)}", "see https://toml.io") from error
+        raise UsageError(f"the recipe {path} is not TOML: {first_line(error)}", _toml_hint(path, error)) from error

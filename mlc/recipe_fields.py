@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mlc.errors import UsageError
+from mlc.errors import UsageError, kind_of
 from mlc.grammar import nearest, within
 from mlc.grammar_inputs import input_text, parse_inputs
 from mlc.grammar_values import (
@@ -35,6 +35,8 @@ def read_fields(given: Mapping[str, Any], name: Callable[[str], str] = str) -> d
     """
     changes: dict[str, Any] = {"limits": {}}
     for key, value in given.items():
+        if key == "limits":
+            raise UsageError("limits are given by their own names", f"give {', '.join(LIMITS)}")
         if key not in FIELDS and key not in LIMITS:
             raise UsageError(f"there is no {name(key)!r} in a recipe", nearest(key, [*FIELDS, *LIMITS]))
         if value is None:
@@ -91,7 +93,7 @@ def _flag(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    return repr(value) if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
+    return repr(value) if isinstance(value, (str, int, float)) else kind_of(value)
 
 
 def _inputs(value: Any) -> tuple[InputSpec, ...]:

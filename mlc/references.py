@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import functools
 import importlib
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mlc.errors import MlcError, foreign
+from mlc.errors import MlcError, foreign, kind_of
 
 Function = Callable[..., Any]
 
@@ -47,6 +48,22 @@ def split(reference: str, error: type[MlcError]) -> tuple[str, str]:
     return place, name
 
 
+def function_hint(place: str) -> str:
+    """Return what to add to a Python file that stands without a function, with those that it defines; it is not run."""
+    path = Path(place)
+    if not path.is_file():
+        files = [file.name for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        return f"there is no such file: {near(path.name, files)}" if files else "there is no such file: check the path"
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return f"add the function: {place}:NAME"
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    if len(names) == 1:
+        return f"add the function: {place}:{names[0]}"
+    return f"add the function: {place}:NAME; {near('', names)}"
+
+
 def is_file(place: str) -> bool:
     """Return whether the first part of a reference is a file rather than a module."""
     return place.endswith(".py") or "/" in place or "\\" in place
@@ -69,7 +86,7 @@ def _attribute(module: ModuleType, name: str, place: str, error: type[MlcError])
         raise error(f"{place} has no function {name!r}", near(name, own or there))
     function = getattr(module, name)
     if not callable(function):
-        raise error(f"{name} in {place} is a {type(function).__name__}, not a function", near(name, there))
+        raise error(f"{name} in {place} is {kind_of(function)}, not a function", near(name, there))
     return function  # type: ignore[no-any-return]
 
 

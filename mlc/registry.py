@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
@@ -61,12 +61,43 @@ def build(spec: PassSpec) -> Pass:
     try:
         return adapter.validate_python(dict(spec.options))
     except ValidationError as error:
-        first = error.errors()[0]
-        option = ".".join(str(part) for part in first["loc"])
-        where = f"the option {option} of the pass {spec.name}" if option else f"the options of the pass {spec.name}"
-        raise UsageError(
-            f"{where}: {first['msg']}, given {first['input']!r}", f"see `mlc passes {spec.name}`"
-        ) from error
+        raise _wrong_option(spec, error.errors()[0]) from error
+
+
+BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+}
+"""What pydantic calls a bound, where it puts its value, and how it is said."""
+
+KINDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a number",
+    "string": "a text",
+}
+"""What begins the names that pydantic gives to wrong types, and what is said instead."""
+
+
+def _wrong_option(spec: PassSpec, found: Mapping[str, Any]) -> UsageError:
+    """Say in our words what pydantic found wrong with an option of a pass."""
+    option = ".".join(str(part) for part in found["loc"])
+    where = f"the option {option} of the pass {spec.name}" if option else f"the options of the pass {spec.name}"
+    hint = f"see `mlc passes {spec.name}`"
+    kind, context, given = found["type"], found.get("ctx", {}), found["input"]
+    if kind == "literal_error":
+        return UsageError(f"{where} is {context['expected']}, not {given!r}", hint)
+    if kind in BOUNDS:
+        key, words = BOUNDS[kind]
+        return UsageError(f"{where} is {words} {context[key]:g}, not {given!r}", hint)
+    expected = next((words for begin, words in KINDS.items() if kind.startswith(f"{begin}_")), "")
+    if expected:
+        return UsageError(f"{where} is {expected}, not {given!r}", hint)
+    reason = found["msg"].removeprefix("Value error, ")
+    return UsageError(f"{where}: {reason}" + (f", given {given!r}" if option else ""), hint)
 
 
 def schedule(requested: Iterable[PassSpec], *, defaults: bool = True) -> tuple[PassSpec, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import onnx
 import pytest
@@ -117,7 +119,7 @@ def test_the_module_and_stdout_are_left_as_they_were(capsys):
     [
         ({"passs": []}, "there is no 'passs' in a recipe"),
         ({"metric": "top1"}, "a metric was given and no data"),
-        ({"data": loader(0, 8), "metric": 5}, "the metric is a int, not a function"),
+        ({"data": loader(0, 8), "metric": 5}, "the metric is an int, not a function"),
         ({"data": loader(0, 8), "max_drop": 0.1}, "no metric was given"),
         ({"calibrate": loader(0, 8)}, "no pass calibrates"),
         ({"passes": ["int8-static"]}, "needs data to calibrate on"),
@@ -201,3 +203,11 @@ def test_a_pass_that_found_nothing_to_do_is_no_reason_to_ship_what_is_slower(tmp
     assert "by name" not in report.first_line
     mlc.compile(source, inputs=INPUTS, passes=["fold-constants"])
     assert asked == [False, True]
+
+
+def test_the_public_names_and_keywords_can_be_looked_up():
+    assert dir(mlc) == ["MlcError", "compile", "export", "judge", "load", "measure", "rewrite"]
+    assert {"inputs", "calibrate", "max_drop", "at", "seed", "strict"} <= set(inspect.signature(mlc.compile).parameters)
+    with pytest.raises(UsageError, match="limits are given by their own names") as caught:
+        mlc.compile(Named(), EXAMPLE, limits={"max_drop": 0.05})
+    assert caught.value.hint == "give max_drop, max_latency, min_speedup, max_size"

@@ -122,7 +122,10 @@ USAGE = [
     (["quantize", LINEAR, "--to", "int9", *INPUT, "--calibrate", DATA], "int8"),
     (["compile", LINEAR, "--input", "x=float32[batch,6]"], "batch"),
     (["compile", LINEAR, "--input", "x=float32[batch=8..1,6]"], "8..1"),
-    (["compile", LINEAR, "--input", "y=float32[batch=1..8,6]"], "'y'"),
+    (["compile", LINEAR, "--input", "y=float32[batch=1..8,6]"], "has no input 'y', it has x"),
+    (compile_linear("--opset", "99"), "the exporter writes 18 to"),
+    (compile_linear("--pass", "int8-static:method=foo"), "int8-static is 'min-max' or 'percentile', not 'foo'"),
+    (compile_linear("--pass", "int8-static:percent=x"), "the option percent of the pass int8-static is a number"),
     (["compile", LINEAR, "--input", "x=float32[batch=1..8,5]"], "5"),
     (["compile", LINEAR, "--input", "x=float32[batch=1..8]"], "x"),
     (["compile", LINEAR, "--input", "x=int64[batch=1..8,6] in 0..3"], "float32"),
@@ -300,3 +303,58 @@ def test_prefixes_of_wrappers_are_stripped_and_said(folder, capsys, quick):
     source = f"{SAMPLES / 'fashion_cnn' / 'model.py'}:model@wrapped.safetensors"
     assert main(["compile", source, "--input", "image=float32[batch=1..4,1,28,28]", "-o", "out"]) == 0
     assert "_orig_mod" in capsys.readouterr().out
+
+
+def test_calibration_data_without_answers_are_refused_before_anything_is_done(refused, monkeypatch):
+    monkeypatch.setattr("mlc.pipeline.export", None)
+    sentence = refused(quantize_linear("--calibrate", DATA, "--metric", "top1"), 3)
+    assert "the metric top1 needs answers, and calibration.npz has none" in sentence
+    assert "--data with labels or targets" in sentence
+
+
+def test_data_without_a_function(refused):
+    sentence = refused(quantize_linear("--calibrate", "user.py"), 3)
+    assert "add the function: user.py:NAME; there is: batches, generator" in sentence
+
+
+def test_hints_say_what_to_write(refused, monkeypatch):
+    Path("r.toml").write_text('source = "m.onnx"\nseed = = 3\n')
+    assert "correct line 2: seed = = 3" in refused(["compile", "--recipe", "r.toml"], 2)
+    Path("made").mkdir()
+    Path("made", "recipe.toml").write_text("")
+    assert "did you mean made/recipe.toml?" in refused(["compile", "--recipe", "made"], 2)
+    save_weights()
+    assert "w.safetensors is not an ONNX model\n" in refused(["bench", "w.safetensors"], 3)
+    assert "torch.load('w.pt', weights_only=True)" in refused(["compile", "w.pt"], 2)
+    write_module("return self.linear(x)")
+    Path("bare.py").write_text("import torch\n\n\ndef model():\n    return torch.nn.Linear(6, 4)\n")
+    said = refused(["compile", "bare.py:model", "--input", "input=float32[batch=1..8,5]"], 3)
+    assert "--input 'input=float32[batch=1..8,5]'" in said
+
+
+def test_a_range_of_values_without_an_example(refused):
+    Path("table.py").write_text("import torch\n\n\ndef model():\n    return torch.nn.Embedding(10, 4)\n")
+    said = refused(["compile", "table.py:model", "--input", "input=int64[batch=1..8] in 0..2000"], 3)
+    assert "the model does not hold for input = 2000 (the high end of its range in 0..2000)" in said
+
+
+def test_a_single_number_and_a_module_of_any_arguments(refused):
+    Path("odd.py").write_text(
+        "import torch\n\n\nclass Any(torch.nn.Module):\n    def forward(self, *args):\n        return args[0]\n\n\n"
+        "class Scaled(torch.nn.Module):\n    def forward(self, x, t):\n        return x * t\n\n\n"
+        "def scaled():\n    return Scaled(), (torch.ones(2, 6), torch.tensor(2.0))\n"
+    )
+    assert "nothing says which inputs forward(*args) of Any takes" in refused(["compile", "odd.py:Any"], 3)
+    np.savez("scaled.npz", x=np.ones((8, 6), np.float32), t=np.float32(2))
+    said = refused(["quantize", "odd.py:scaled", "--to", "int8", *INPUT, "--calibrate", "scaled.npz"], 3)
+    assert "the input t is a single number" in said
+
+
+def test_artifacts_are_timed_at_the_sizes_they_were_measured_at_and_can_be_the_source(folder, capsys, quick):
+    assert main(compile_linear("--at", "batch=7")) == 0
+    capsys.readouterr()
+    assert main(["bench", "out", "--seconds", "0.1"]) == 0
+    assert "batch=7" in capsys.readouterr().out
+    assert main(["bench", "out", "--seconds", "0.1", "--at", "batch=3"]) == 0
+    assert "batch=3" in capsys.readouterr().out
+    assert main(["validate", "out/model.onnx", "--against", "out"]) == 0

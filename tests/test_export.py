@@ -1,5 +1,7 @@
 """Export keeps the contract: names, order, dtypes, dims, opset, and every number at every size that was run."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -7,9 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from mlc.errors import UsageError
+from mlc.errors import SourceError, UsageError
+from mlc.exporting import export
 from mlc.exporting_tidy import lowest_ir_version
+from mlc.probes import references
+from mlc.recipe import parse_inputs
 from mlc.runtimes.onnxruntime import open_session
+from mlc.sources.load import load
 from mlc.types import Target
 from mlc.workspace import Workspace
 from tests import models_for_export as models
@@ -176,6 +182,25 @@ def test_tied_weights_are_stored_once(workspace):
     tensors = {name: value.const_value for name, value in tied.model.graph.initializers.items()}
     large = [name for name, tensor in tensors.items() if tensor is not None and tensor.nbytes > 4096]
     assert large == ["head.weight"]
+
+
+def test_a_small_table_and_its_head_are_stored_once_as_the_table(workspace):
+    tied = exported(workspace, models.TableHead(), torch.arange(6).reshape(2, 3))
+    assert [(name, list(value.shape)) for name, value in tied.model.graph.initializers.items()] == [
+        ("e.weight", [9, 4])
+    ]
+    (gather,) = [node for node in tied.model.graph if node.op_type == "Gather"]
+    assert gather.inputs[0].name == "e.weight"
+
+
+def test_the_ends_of_a_range_are_compared_too(workspace):
+    original = load(models.TableHead(), parse_inputs(["ids=int64[2,3] in 0..8"]), torch.arange(6).reshape(2, 3))
+    answers, _ = references(original, None, 0)
+    _, checks = export(original, answers, workspace)
+    assert [check.values for check in checks] == ["", "ids = 0", "ids = 8"]
+    wrong = replace(answers[-1], outputs={name: 2 * array for name, array in answers[-1].outputs.items()})
+    with pytest.raises(SourceError, match="differs from the original at fixed sizes with ids = 8: output differs"):
+        export(original, [*answers[:-1], wrong], workspace)
 
 
 def test_the_module_is_left_as_it_was_found(workspace):

@@ -189,6 +189,13 @@ def test_values_that_became_infinite_are_counted():
     assert (found.nonfinite, found.largest) == (1, math.inf)
 
 
+def test_a_mask_does_not_hide_an_error():
+    expected = np.where(np.arange(12).reshape(2, 6) % 3 == 0, -1e9, 1.0)
+    found = agreed(expected, np.where(expected == 1, 1.1, expected))
+    assert found.sqnr == pytest.approx(20)
+    assert found.largest == pytest.approx(0.1)
+
+
 def test_another_shape_does_not_agree():
     found = agreed(np.zeros((2, 3)), np.zeros((2, 4)))
     assert (found.sqnr, found.cosine, found.top1, found.largest) == (-math.inf, 0, None, math.inf)
@@ -656,3 +663,16 @@ def test_an_input_may_have_any_name(tmp_path, monkeypatch):
     path = onnx_models.write(tmp_path / "named.onnx", text)
     with bench({"file": np.ones((2, 3), np.float32)}, Target(), SIZES) as shared:
         assert measure_load(Candidate("named", path), shared)[0] > 0
+
+
+def test_a_metric_that_raises_does_so_before_anything_is_timed(tmp_path, monkeypatch):
+    def timed(*_arguments, **_more):
+        raise AssertionError
+
+    monkeypatch.setattr("mlc.measuring.trials.measure_load", timed)
+    x = labelled(8)["x"]
+    metric = from_function("mine", lambda outputs, _: outputs["nothing"])
+    with pytest.raises(DataError, match="the metric mine raised KeyError"):
+        measure(
+            candidates(tmp_path), {"x": x}, Target(), {}, original=Same(), data=open_data({"x": x}, X), metric=metric
+        )

@@ -181,3 +181,15 @@ def test_a_finish_that_fails(tmp_path):
     vars(metric).update(finish=lambda mean: 1 / 0)
     with pytest.raises(DataError, match="finish of the metric mine raised ZeroDivisionError"):
         from_function("mine", metric).value(np.array([1.0]))
+
+
+@pytest.mark.parametrize("function", [lambda outputs, _: outputs["logits"], lambda outputs, _: outputs + 1])
+def test_a_metric_that_reads_what_is_not_there_is_told_what_is(function):
+    metric = from_function("mine", function)
+    outputs = {"output.0": LOGITS, "output.1": LOGITS}
+    with pytest.raises(DataError) as caught:
+        metric.scores(outputs, LABELS, outputs, np.arange(4))
+    assert caught.value.hint == (
+        "outputs is a dict by output name: output.0, output.1 (NumPy arrays); "
+        "answers is a NumPy array, int64 of the shape (4,)"
+    )

@@ -136,3 +136,38 @@ def test_a_size_at_which_the_model_fails_is_named_with_the_users_line():
     ) as caught:
         references(Twice(IMAGE, fails_above=4), None, 0)
     assert "narrow the range" in caught.value.hint
+
+
+class Lookup:
+    """An original with a table of 10 rows, that refuses other indexes."""
+
+    def __init__(self, *specs, example=None):
+        self.signature = Signature(parse_inputs(specs), ())
+        self.example = example or {}
+
+    def run(self, inputs):
+        if any(array.min() < 0 or array.max() > 9 for array in inputs.values()):
+            raise SourceError("the module Lookup raised IndexError at model.py:3 in forward: index out of range")
+        return {"y": sum(inputs.values()) * 1.0}
+
+
+@pytest.mark.parametrize(("values", "value", "end"), [("0..2000", "ids = 2000", "high"), ("-3..9", "ids = -3", "low")])
+def test_the_ends_of_a_range_are_run_although_the_example_lies_inside(values, value, end):
+    original = Lookup(
+        f"ids=int64[n=1..4] in {values}",
+        "other=int64[n] in 0..9",
+        example={"ids": np.array([1, 2]), "other": np.ones(2, int)},
+    )
+    with pytest.raises(SourceError) as caught:
+        references(original, None, 0)
+    assert caught.value.message == (
+        f"the model does not hold for {value} (the {end} end of its range in {values}): "
+        "the module Lookup raised IndexError at model.py:3 in forward: index out of range"
+    )
+    assert "narrow the range of ids" in caught.value.hint
+
+
+def test_references_hold_the_ends_at_the_traced_sizes():
+    answers, _ = references(Lookup("ids=int64[n=1..4] in 2..9", example={"ids": np.array([3, 4, 5])}), None, 0)
+    ends = {answer.values: (answer.sizes, answer.inputs["ids"].tolist()) for answer in answers if answer.values}
+    assert ends == {"ids = 2": ({"n": 3}, [2, 2, 2]), "ids = 9": ({"n": 3}, [9, 9, 9])}

@@ -145,7 +145,7 @@ def test_wrong_files(tmp_path, text, message, hint):
 
 def test_files_that_cannot_be_read(tmp_path):
     assert "there is no recipe" in refused(read_recipe, tmp_path / "none.toml").message
-    assert "cannot be read" in refused(read_recipe, tmp_path).message
+    assert "is a directory" in refused(read_recipe, tmp_path).message
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     assert "is not UTF-8" in refused(read_recipe, tmp_path / "binary.toml").message
     (tmp_path / "deep.toml").write_text("a = " + "[" * 5000)

@@ -98,7 +98,7 @@ def test_a_class_is_returned_as_it_is(tmp_path):
         ({"model": ""}, "modle.py:make", "there is no file", "did you mean model.py?"),
         ({"model": "def build(): ..."}, "model.py:biuld", "has no function 'biuld'", "did you mean build?"),
         ({"model": ""}, "model.py:make", "has no function 'make'", "it defines none"),
-        ({"model": "make = 3"}, "model.py:make", "is a int, not a function", "it defines none"),
+        ({"model": "make = 3"}, "model.py:make", "is an int, not a function", "it defines none"),
         ({"model": "def make(:\n"}, "model.py:make", "model.py:1 is not valid Python", "correct the file"),
         ({"model": "import nowhere_to_be_found"}, "model.py:make", "No module named 'nowhere_to_be_found'", ""),
         ({"model": "x = 1\nx / 0"}, "model.py:make", "ZeroDivisionError at model.py:2", ""),

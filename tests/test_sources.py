@@ -182,7 +182,7 @@ def test_weights_on_the_meta_device():
 @pytest.mark.parametrize(
     ("spec", "message", "hint"),
     [
-        ("imgae=float32[2,3,8,8]", "the model has no input 'imgae'", "did you mean image?"),
+        ("imgae=float32[2,3,8,8]", "the model has no input 'imgae', it has image", "did you mean image?"),
         ("image=float64[2,3,8,8]", "the spec says that image is float64, but the example is float32", "dtype"),
         ("image=float32[2,3,64]", "the spec gives image 3 axes, but the example has 4: [2, 3, 8, 8]", "axis"),
         ("image=float32[2,3,8,9]", "the spec fixes axis 3 of image at 9, but the example has 8", "range"),
@@ -275,7 +275,7 @@ def test_outputs_that_hang_on_the_sizes():
         (f"{MODELS}:Answer", SourceError, "raised TypeError"),
         ("missing.py:net", SourceError, "there is no file missing.py"),
         ("missing.onnx", SourceError, "there is no model file missing.onnx"),
-        (3, SourceError, "the model is a int, not a torch.nn.Module"),
+        (3, SourceError, "the model is an int, not a torch.nn.Module"),
     ],
 )
 def test_what_is_no_source(source, error, message):
@@ -363,7 +363,7 @@ def test_the_example_fixes_symbols_without_a_spec(tmp_path):
         (("x=float32[batch=1..8,d=1..3]",), "the model fixes axis 1 of x at 3; the spec says d=1..3"),
         (("x=float64[batch=1..8,3]",), "the spec says that x is float64, but the model takes float32"),
         (("x=float32[batch=1..8]",), "the spec gives x 1 axes, but the model's has 2: [batch,3]"),
-        (("z=float32[batch=1..8,3]", "x=float32[batch,3]"), "the model has no input 'z'"),
+        (("z=float32[batch=1..8,3]", "x=float32[batch,3]"), "the model has no input 'z', it has x, k"),
         (("x=float32[batch=1..8,3]",), "nothing says which values the integer input 'k' may take"),
     ],
 )
@@ -401,6 +401,14 @@ def test_a_model_that_the_checker_or_the_runtime_refuses(tmp_path):
     assert "the ONNX checker refuses" in refused(SourceError, unknown, example)[0]
     mismatched = onnx_file(tmp_path, DYNAMIC.replace("Add (k, k)", "Add (k, x)"))
     assert "onnxruntime cannot run" in refused(SourceError, mismatched, example)[0]
+
+
+def test_an_onnx_weight_that_is_infinite_throughout_is_no_mask(tmp_path):
+    graph = "(float[2,3] x) => (float[2,4] y) { t = Transpose(w) y = MatMul(x, t) }"
+    model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 20]> g {graph}')
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.full((4, 3), np.inf, np.float32), "w"))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert "the weight w of model.onnx holds Inf in 12 of 12" in refused(SourceError, str(tmp_path / "model.onnx"))[0]
 
 
 @pytest.mark.parametrize(("value", "fault"), [("nan", "NaN"), ("inf", "Inf")])

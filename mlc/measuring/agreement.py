@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlc.compare import powers, ratio_db
+from mlc.compare_scale import ALIKE, mask_level
 from mlc.measuring.nouns import OutputAgreement
-from mlc.metrics import cosines, decibels
+from mlc.metrics import cosines
 
 if TYPE_CHECKING:
     from mlc.types import Array
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Agreement:
-    """Running sums over the batches of one output of one candidate."""
+    """Running sums over the batches of one output of one candidate; elements of a mask that stay masked do not count.
+
+    Beside -1e9 any other error would be as nothing.
+    """
 
     output: str
     signal: float = 0.0
@@ -47,12 +52,15 @@ class Agreement:
         have = actual.reshape(rows, -1).astype(np.float64)
         self.nonfinite += int((np.isfinite(want) & ~np.isfinite(have)).sum())
         both = np.isfinite(want) & np.isfinite(have)
+        signal, noise = powers(want, np.where(both, have, want))
+        self.signal += signal
+        self.noise += noise
         want, have = np.where(both, want, 0.0), np.where(both, have, 0.0)
-        error = have - want
-        self.signal += float((want**2).sum())
-        self.noise += float((error**2).sum())
-        self.elements += int(both.sum())
-        self.largest = max(self.largest, float(np.abs(error).max()))
+        masked = np.abs(want) >= mask_level(want)
+        self.elements += int((both & ~masked).sum())
+        still = masked & (np.abs(have - want) <= (1 - ALIKE) * np.abs(want))
+        want[still] = have[still] = 0.0
+        self.largest = max(self.largest, float(np.abs(have - want).max()))
         self.cosine += float(cosines(have, want).sum())
         self.rows += rows
 
@@ -64,14 +72,9 @@ class Agreement:
         largest = 0.0 if self.largest == 0 else (self.largest / rms if rms else math.inf)
         return OutputAgreement(
             output=self.output,
-            sqnr=self._sqnr(),
+            sqnr=ratio_db(self.signal, self.noise),
             cosine=self.cosine / self.rows if self.rows else 1.0,
             top1=self.hits / self.places if self.places else None,
             largest=math.inf if self.nonfinite else largest,
             nonfinite=self.nonfinite,
         )
-
-    def _sqnr(self) -> float:
-        if self.noise == 0:
-            return math.inf
-        return float(decibels(np.asarray(self.noise / self.signal))) if self.signal else -math.inf

@@ -38,13 +38,20 @@ def measure(
     """Measure candidates; the first is the baseline. ``inputs`` are what is timed, at ``sizes``.
 
     Accuracy and agreement come from ``data`` and ``original``; without data, agreement from the kept ``references``.
-    ``seconds`` is what timing one set of sessions may take, where the fewest rounds fit. Raises TargetError where a
-    session cannot be used, DataError for unusable data.
+    They come first: a metric that raises should do so before minutes of timing. ``seconds`` is what timing one set of
+    sessions may take, where the fewest rounds fit. Raises TargetError where a session cannot be used, DataError for
+    unusable data.
     """
     names = [candidate.name for candidate in candidates]
     if len(set(names)) != len(names) or not names:
         raise UsageError(f"the models to measure need names of their own: {', '.join(names) or 'none given'}")
     sizes_in_bytes = [file_bytes(candidate.path) for candidate in candidates]
+    figures: Sequence[Measured] = [(None, ()) for _ in candidates]
+    if data is not None and original is not None:
+        progress("running the evaluation data")
+        figures = measure_accuracy(candidates, original, data, metric, target, seed=seed, progress=progress)
+    elif references:
+        figures = [(None, outputs) for outputs in measure_agreement(candidates, references, target)]
     with bench(inputs, target, sizes, seconds=seconds, seed=seed, progress=progress) as shared:
         progress("loading in fresh processes")
         loads = [measure_load(candidate, shared) for candidate in candidates]
@@ -53,12 +60,6 @@ def measure(
         profiles = [measure_profile(candidate, shared) for candidate in candidates]
     for candidate, nodes, profile in zip(candidates, assigned, profiles, strict=True):
         refuse_other_placement(candidate, nodes, profile)
-    figures: Sequence[Measured] = [(None, ()) for _ in candidates]
-    if data is not None and original is not None:
-        progress("running the evaluation data")
-        figures = measure_accuracy(candidates, original, data, metric, target, seed=seed, progress=progress)
-    elif references:
-        figures = [(None, outputs) for outputs in measure_agreement(candidates, references, target)]
     return tuple(
         Trial(
             candidate=candidate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -140,14 +141,17 @@ def checks(report: Report) -> Table:
     for check in report.checks:
         reasons = [f"{each.output}: {each.reason}" for each in check.differences if each]
         outcome = "held" if check.held else "; ".join(reasons)
-        rows.append((check.name, sizes_text(check.sizes), error(check.error), asked_of(check), outcome))
-    header = ("what", "sizes", "largest error / rms", "asked", "outcome")
+        at = ", ".join(text for text in (sizes_text(check.sizes), check.values) if text)
+        rows.append((check.name, at, error(check.error), asked_of(check), outcome))
+    header = ("what", "at", "largest error / rms", "asked", "outcome")
     return table("Checks against the original", "ttnnt", header, rows)
 
 
 def asked_of(check: Check) -> str:
     """Return what a comparison had to hold."""
-    return f"at most {error(check.tolerance)}" if check.floor is None else f"at least {decibels(check.floor)}"
+    if check.floor is not None:
+        return f"at least {decibels(check.floor)}"
+    return f"at most {error(check.tolerance)}" if math.isfinite(check.tolerance) else "finite as the original"
 
 
 def _operator_cells(values: Sequence[float]) -> list[str]:

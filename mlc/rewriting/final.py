@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mlc.compare import Check, Difference, Reference, compare, is_float, sqnr
+from mlc.compare import END_TOLERANCE, Check, Difference, Reference, compare, compare_end, is_float, sqnr
 from mlc.compare_decisions import deciders, decisions, with_outputs
 from mlc.types import Target
 from mlc.workspace import Workspace
@@ -33,7 +34,8 @@ def check_files(  # noqa: PLR0917 - one place calls it
 
     ``floor`` (dB) judges float outputs of a lossy artifact by their signal to noise ratio instead of the tolerance;
     integer outputs of one are counted, not judged. An output behind a discontinuity may flip in the optimized runtime:
-    it holds where it holds without optimizations and keeps ``STEP_FLOOR``.
+    it holds where it holds without optimizations and keeps ``STEP_FLOOR``. At the ends of declared ranges, which no
+    calibration has seen, a lossy artifact has to give finite values where the original does.
     """
     from mlc.runtimes.onnxruntime import open_session
 
@@ -41,16 +43,26 @@ def check_files(  # noqa: PLR0917 - one place calls it
         answers = [session.run(reference.inputs) for reference in references]
     checks = []
     for reference, actual in zip(references, answers, strict=True):
-        if floor is not None:
-            differences = tuple(
-                lossy_difference(name, array, actual, floor) for name, array in reference.outputs.items()
-            )
-        else:
-            differences = compare(reference.outputs, actual, tolerance)
-            if any(differences):
-                differences = _judged_by_deciders(path, reference, actual, differences, tolerance)
-        checks.append(Check(path.name, reference.sizes, tolerance, differences, floor))
+        if floor is None:
+            checks.append(_exact_check(path, references[0], reference, actual, tolerance))
+            continue
+        least, allowed = (-math.inf, math.inf) if reference.values else (floor, tolerance)
+        differences = tuple(lossy_difference(name, array, actual, least) for name, array in reference.outputs.items())
+        held_to = None if reference.values else floor
+        checks.append(Check(path.name, reference.sizes, allowed, differences, held_to, reference.values))
     return tuple(checks)
+
+
+def _exact_check(path: Path, first: Reference, reference: Reference, actual: Arrays, tolerance: float) -> Check:
+    """Compare what loses nothing on purpose with the answers at one reference; ``first`` is that of usual values."""
+    if reference.values:
+        tolerance = max(END_TOLERANCE, tolerance)
+        differences = compare_end(first, reference, actual, tolerance)
+    else:
+        differences = compare(reference.outputs, actual, tolerance)
+    if any(differences):
+        differences = _judged_by_deciders(path, reference, actual, differences, tolerance)
+    return Check(path.name, reference.sizes, tolerance, differences, values=reference.values)
 
 
 def lossy_difference(name: str, expected: np.ndarray, answers: Arrays, floor: float) -> Difference:

@@ -96,7 +96,7 @@ def settle_lossy(trials: Trials, given: Collected, outputs: OutputJudge, feeds: 
         worst = worst_nodes(outputs.runner, before, attempt.model, feeds, attempt.change.sites)
         name, ratio = min(low.items(), key=lambda pair: pair[1])
         sentence = f"the pass {subject.name} left {name} at {ratio:.1f} dB, below its floor of {subject.floor:g} dB"
-        raise PassError(sentence, f"worst: {', '.join(worst)}" if worst else "")
+        raise PassError(sentence, _advice(subject, worst))
     notes = tuple(
         f"nothing tells how much the output {name} lost: what decides it is not one float"
         for name in deciders(before)
@@ -105,6 +105,15 @@ def settle_lossy(trials: Trials, given: Collected, outputs: OutputJudge, feeds: 
     spent = time.perf_counter() - applied
     settled = Settled(attempt.model, attempt.change, seconds=applied - start, verify_seconds=spent)
     return Lossy(settled, plan, statistics, ratios, notes)
+
+
+def _advice(subject: Pass, worst: Sequence[str]) -> str:
+    """Say which nodes lose most, and what can be done about it."""
+    told = f"worst: {', '.join(worst)}; " if worst else ""
+    percentile = getattr(subject, "method", None) == "percentile"
+    ranges = "a larger percent" if percentile else f"--pass {subject.name}:method=percentile"
+    other = f"{ranges}, or " if hasattr(subject, "method") else ""
+    return f"{told}try {other}more calibration data like the evaluated; nodes cannot be kept float one by one yet"
 
 
 def output_ratios(outputs: OutputJudge, model: ir.Model) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mlc.errors import PassError, foreign
+from mlc.errors import PassError, foreign, kind_of
 from mlc.graph_pass import Change, Context, Pass
 from mlc.invariants import Snapshot, Subject, broken
 from mlc.rewriting.differences import same_model
@@ -52,9 +52,7 @@ class Trials:
             change = self.subject.apply(model, replace(self.context, allow=allow))
         seconds = time.perf_counter() - start
         if not isinstance(change, Change):
-            raise PassError(
-                f"the pass {name} gave a {type(change).__name__}, not a Change", "see docs/writing-a-pass.md"
-            )
+            raise PassError(f"the pass {name} gave {kind_of(change)}, not a Change", "see docs/writing-a-pass.md")
         return Attempt(model, change, seconds)
 
     def checked(self, attempt: Attempt) -> Attempt:

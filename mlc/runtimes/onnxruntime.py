@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidProtobuf
 
-from mlc.errors import DataError, SourceError, TargetError, foreign
+from mlc.errors import DataError, SourceError, TargetError, foreign, kind_of
 from mlc.grammar import nearest
 from mlc.runtimes.cpu import capabilities
 from mlc.runtimes.providers import CPU, available, check_session_entry, is_session_entry, use_provider
@@ -158,7 +158,7 @@ def _refuse_fallback(session: OnnxRuntimeSession, target: Target) -> None:
 
 def _check_array(model: str, name: str, array: Any, expected: Any) -> None:
     if not isinstance(array, np.ndarray):
-        raise DataError(f"the input {name} of {model} is a {type(array).__name__}, not a NumPy array", "convert it")
+        raise DataError(f"the input {name} of {model} is {kind_of(array)}, not a NumPy array", "convert it")
     element = expected.type.removeprefix("tensor(").removesuffix(")")
     dtype = DTYPES.get(element, element)
     if dtype not in ("object", array.dtype.name):

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mlc.errors import SourceError, UsageError, foreign
+from mlc.errors import SourceError, UsageError, foreign, kind_of
+from mlc.sources.specs import unknown_input
 from mlc.sources.structure import Slot, children, fill, template
 
 
@@ -51,6 +52,7 @@ def bind(module: nn.Module, example: Any, wanted: Collection[str]) -> tuple[Bind
             names = [*names, *(key for key in tensors if key not in names)]
         elif not variadic and (name in wanted or (name not in given and parameter.default is parameter.empty)):
             if name not in wanted:
+                _refuse_unknown(wanted, signature)
                 raise UsageError(
                     f"the input {name!r} of {type(module).__name__} has neither an example nor a spec",
                     f"add --input '{name}=float32[...]', or return (module, example inputs)",
@@ -60,9 +62,26 @@ def bind(module: nn.Module, example: Any, wanted: Collection[str]) -> tuple[Bind
         elif name in given:
             arguments[name] = None
     if not names:
-        raise SourceError(f"{type(module).__name__} takes no tensor as input", "give a module with an input")
+        raise _no_inputs(module, signature)
     notes = tuple(f"the argument {name} = {value!r} is fixed in the model" for name, value in constants.items())
     return Binding(signature, arguments, tuple(names), notes), tensors
+
+
+def _refuse_unknown(wanted: Collection[str], signature: inspect.Signature) -> None:
+    """Raise UsageError for a spec that names nothing that forward takes."""
+    for name in wanted:
+        if name.partition(".")[0] not in signature.parameters:
+            raise unknown_input(name, tuple(signature.parameters))
+
+
+def _no_inputs(module: nn.Module, signature: inspect.Signature) -> SourceError:
+    kind = type(module).__name__
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+        return SourceError(
+            f"nothing says which inputs forward{signature} of {kind} takes",
+            "return (module, example inputs) with a tuple, or write forward with named parameters",
+        )
+    return SourceError(f"{kind} takes no tensor as input", "give a module with an input")
 
 
 def _root(signature: inspect.Signature, parameter: inspect.Parameter, value: Any) -> str:
@@ -94,7 +113,7 @@ def _arguments(module: nn.Module, signature: inspect.Signature, example: Any) ->
     elif children(example) is not None:
         args = [example]
     else:
-        raise SourceError(f"the example is a {type(example).__name__}", "give a tensor, a tuple or a dict of tensors")
+        raise SourceError(f"the example is {kind_of(example)}", "give a tensor, a tuple or a dict of tensors")
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as unfit:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlc.errors import SourceError, UsageError, foreign
-from mlc.references import code_file, load_function
+from mlc.errors import SourceError, UsageError, foreign, kind_of
+from mlc.references import code_file, function_hint, load_function
 from mlc.sources.original import Original
 from mlc.types import InputSpec
 
@@ -44,14 +44,27 @@ def load(source: str | nn.Module, inputs: Sequence[InputSpec] = (), example: Any
 
 def _form(reference: str) -> str:
     if reference.endswith(".py"):
-        return f"add the function that returns the module: {reference}:function"
+        return function_hint(reference)
+    if Path(reference, "model.onnx").is_file():
+        return f"write {Path(reference, 'model.onnx')} for the model in that directory"
     kind = Path(reference).suffix
-    if kind in {".pt", ".pth", ".bin", ".pt2", ".safetensors", ".ckpt"}:
+    if kind in {".pt", ".pth", ".bin", ".ckpt"}:
+        return (
+            f"a {kind} file alone has no module in it that is safe to load: {_saved(reference)}; "
+            "then write file.py:function@weights.safetensors"
+        )
+    if kind in {".pt2", ".safetensors"}:
         return (
             f"a {kind} file alone has no module in it that is safe to load; write file.py:function@weights.safetensors"
         )
     near = difflib.get_close_matches(Path(reference).name, [path.name for path in Path.cwd().glob("*.onnx")], n=1)
     return f"did you mean {near[0]}?" if near else f"write {FORMS}"
+
+
+def _saved(path: str) -> str:
+    """Return how weights that were pickled are saved in the form that is safe to load."""
+    name = f"{Path(path).stem}.safetensors"
+    return f"save its state dict once: safetensors.torch.save_file(torch.load({path!r}, weights_only=True), {name!r})"
 
 
 def _live(module: object, inputs: Sequence[InputSpec], example: Any) -> Original:
@@ -60,16 +73,15 @@ def _live(module: object, inputs: Sequence[InputSpec], example: Any) -> Original
     from mlc.sources.torch_module import TorchOriginal
 
     if not isinstance(module, nn.Module):
-        raise SourceError(
-            f"the model is a {type(module).__name__}, not a torch.nn.Module", f"give a module, or {FORMS}"
-        )
+        raise SourceError(f"the model is {kind_of(module)}, not a torch.nn.Module", f"give a module, or {FORMS}")
     return TorchOriginal(module, inputs, example)
 
 
 def _from_function(source: str, reference: str, weights: str, inputs: Sequence[InputSpec], example: Any) -> Original:
     if "@" in source and not weights.endswith(".safetensors"):
         raise UsageError(
-            f"the weights {weights!r} are no .safetensors file", "save them with safetensors.torch.save_file"
+            f"the weights {weights!r} are no .safetensors file",
+            _saved(weights) if weights else "write the file after the @",
         )
     function = load_function(reference, SourceError)
     import torch
@@ -98,7 +110,7 @@ def _module_and_example(reference: str, returned: object) -> tuple[nn.Module, An
             f"{reference} returned {len(returned)} things",
             "return the module, or (module, example inputs) with a tuple",
         )
-    what = "None" if returned is None else f"a {type(returned).__name__}"
+    what = "None" if returned is None else kind_of(returned)
     hint = "return an instance, not the class" if isinstance(returned, type) else "return a torch.nn.Module"
     if isinstance(returned, Mapping):
         hint = "return the module, and write its weights after an @"

@@ -40,6 +40,7 @@ class OnnxOriginal(Original):
         specs = _specs(values, inputs, shown)
         drawn = probe(specs, check_example(specs, shown), shown, None, 0)
         self.example = {spec.name: shown.get(spec.name, drawn[spec.name]) for spec in specs}
+        self.shown = shown
         with _refusing(path):
             self._session = open_session(path, Target(), optimize=False)
         self.signature = Signature(specs, ())

@@ -16,6 +16,9 @@ from mlc.errors import SourceError
 from mlc.sources.finite import not_finite
 
 CHUNK = 1 << 24
+FACTORS = 2
+PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+MOVES = {"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 HALF_BYTE = {"INT4", "UINT4", "FLOAT4E2M1"}
 
 
@@ -28,9 +31,9 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError) as bad:
-        raise SourceError(f"{path} is not an ONNX model, or is cut off", "write it again") from bad
+        raise _no_model(path) from bad
     if not model.ir_version or not model.opset_import or not model.graph.output:
-        raise SourceError(f"{path} is not an ONNX model", "give a file written by an ONNX exporter")
+        raise _no_model(path)
     for tensor in tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _check_external(path, tensor)
@@ -38,10 +41,18 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     return model
 
 
+def _no_model(path: Path) -> SourceError:
+    if path.suffix == ".onnx":
+        return SourceError(f"{path} is not an ONNX model, or is cut off", "write it again, with an ONNX exporter")
+    return SourceError(f"{path} is not an ONNX model", "give an .onnx file, or the directory of a compiled model")
+
+
 def _check_model(path: Path) -> None:
     try:
         onnx.checker.check_model(path)
     except (onnx.checker.ValidationError, ValueError) as bad:
+        if "parse proto" in str(bad):
+            raise _no_model(path) from bad
         reason = next((line for line in str(bad).splitlines() if line.strip()), "no reason given")[:300]
         raise SourceError(f"the ONNX checker refuses {path}: {reason}", "export it again") from bad
 
@@ -142,12 +153,22 @@ def digest(path: Path, model: onnx.ModelProto) -> str:
 
 
 def check_values(path: Path, model: ir.Model) -> None:
-    """Raise SourceError for an initializer that holds NaN, or Inf outside a mask."""
+    """Raise SourceError for an initializer that holds NaN, or Inf outside a mask; what is multiplied is no mask."""
     for graph in model.graphs():
         for name, value in graph.initializers.items():
             tensor = value.const_value
             if tensor is None or not tensor.dtype.is_floating_point():
                 continue
-            fault = not_finite(np.asarray(tensor.numpy()), may_mask=True)
+            fault = not_finite(np.asarray(tensor.numpy()), may_mask=not _multiplied(value))
             if fault:
                 raise SourceError(f"the weight {name} of {path.name} holds {fault}", "convert the model again")
+
+
+def _multiplied(value: ir.Value) -> bool:
+    """Whether a value goes into a product of matrices or a convolution, directly or moved about."""
+    for node, index in value.uses():
+        if node.op_type in PRODUCTS and index < FACTORS:
+            return True
+        if node.op_type in MOVES and _multiplied(node.outputs[0]):
+            return True
+    return False

@@ -17,13 +17,15 @@ class Original(ABC):
     """A session over the user's own model.
 
     ``source`` is what was asked, ``digest`` names the state (sha256 of weights and code or file), ``example`` holds an
-    example by input name where there is one, ``notes`` what the user should know (eval mode set, prefix stripped).
+    example of every input by name, ``shown`` those that the user gave, ``notes`` what the user should know (eval mode
+    set, prefix stripped).
     """
 
     source: str
     digest: str
     signature: Signature
     example: Arrays
+    shown: Arrays
     notes: tuple[str, ...]
 
     @abstractmethod

@@ -10,7 +10,9 @@ import numpy as np
 from mlc.dims import largest, named, size_of, traced_sizes
 from mlc.errors import SourceError
 from mlc.figures import sizes_text
-from mlc.probes import probe
+from mlc.grammar_inputs import input_text
+from mlc.probes import drawn_inputs, probe
+from mlc.probes_ends import blamed_on_values
 from mlc.sources.original import Original
 from mlc.types import Dim, InputSpec, OutputSpec, Sizes
 
@@ -32,7 +34,7 @@ def output_specs(original: Original) -> tuple[OutputSpec, ...]:
     inputs = original.signature.inputs
     traced = traced_sizes(inputs, {name: array.shape for name, array in original.example.items()})
     arrays = probe(inputs, traced, original.example, None, 0)
-    first = original.run(arrays)
+    first = _first_run(original, arrays)
     _check_repeats(first, original.run(arrays))
     other = distinct_sizes(inputs, traced)
     second = first if other == traced else _run_at(original, other)
@@ -41,6 +43,24 @@ def output_specs(original: Original) -> tuple[OutputSpec, ...]:
         OutputSpec(name, str(array.dtype), _axes(array, second.get(name, array), dims, traced, other))
         for name, array in first.items()
     )
+
+
+def _first_run(original: Original, arrays: Arrays) -> dict[str, Array]:
+    """Run on the example, or on what stands for it; where that fails, say what of the declared inputs is to blame."""
+    try:
+        return original.run(arrays)
+    except SourceError as failed:
+        drawn = drawn_inputs(original.signature.inputs, original.shown)
+        raise (blamed_on_values(original, arrays, drawn, failed) or _blamed_on_specs(original, failed)) from failed
+
+
+def _blamed_on_specs(original: Original, failed: SourceError) -> SourceError:
+    """Point at the specs of the inputs that no example shows; with an example the error is right as it is."""
+    told = [spec for spec in original.signature.inputs if spec.name not in original.shown]
+    if not told:
+        return failed
+    specs = ", ".join(f"--input '{input_text(spec)}'" for spec in told)
+    return SourceError(failed.message, f"check that the model takes what {specs} says, or return an example too")
 
 
 def distinct_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]:

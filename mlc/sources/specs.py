@@ -52,8 +52,8 @@ def _spec(name: str, spec: InputSpec | None, example: Array | None) -> InputSpec
 
 
 def unknown_input(name: str, names: Sequence[str]) -> UsageError:
-    """Return the error for a spec that names no input, with the nearest names."""
-    return UsageError(f"the model has no input {name!r}", nearest(name, names))
+    """Return the error for a spec that names no input, with those that there are."""
+    return UsageError(f"the model has no input {name!r}, it has {', '.join(names)}", nearest(name, names))
 
 
 def dim_text(dim: Dim) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mlc.errors import SourceError, foreign
+from mlc.errors import SourceError, foreign, kind_of
 from mlc.probes import check_example, probe
 from mlc.sources.binding import bind, example_array
 from mlc.sources.frozen import frozen
@@ -58,6 +58,7 @@ class TorchOriginal(Original):
         _check_dtypes(specs)
         drawn = probe(specs, check_example(specs, shown), shown, None, 0)
         self.example = {spec.name: shown.get(spec.name, drawn[spec.name]) for spec in specs}
+        self.shown = shown
         self.state: set[str] = set()
         self.constants: set[str] = set()
         self._outputs: tuple[str, ...] = ()
@@ -102,7 +103,7 @@ class TorchOriginal(Original):
     def _check_names(self, returned: Any, names: Sequence[str]) -> None:
         kind = type(self.module).__name__
         if not names:
-            what = "an empty container" if isinstance(returned, list | tuple | dict) else f"a {type(returned).__name__}"
+            what = "an empty container" if isinstance(returned, list | tuple | dict) else kind_of(returned)
             what = "None" if returned is None else what
             raise SourceError(f"{kind} returned {what}, no tensor", "return a tensor, or a tuple or dict of tensors")
         twice = sorted({name for name in names if names.count(name) > 1})
