@@ -92,7 +92,7 @@ def test_a_disk_that_is_full(old):
 
 
 def test_a_disk_that_fills_up_at_the_end(old, capsys, monkeypatch, quick):
-    def full(_directory, _artifact, _machine):
+    def full(*_arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mlc.pipeline_write.write_manifest", full)
