@@ -113,8 +113,9 @@ def near_table(measured: Result) -> Table:
     """Return the settings that came near, as they were timed afresh."""
     rows = []
     for ours in OURS:
+        near = set(ahead(measured, ours, "sets"))
         for name, (ratio, noise) in speeds(measured, ours, "afresh").items():
-            if name not in ahead(measured, ours, "sets"):
+            if name not in near:
                 continue
             figures = measured["accuracy"][name]["against"][ours]
             saturates = any("may saturate" in text for text in measured["saturation"][name])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import cache
 
 from benchmarks import install, int8_summary, rewriting, startup, statistics
-from benchmarks.common import RESULTS, ROOT
+from benchmarks.common import RESULTS, ROOT, Summary
 
 SUMMARIES = {
     "startup": startup.summary,
@@ -27,8 +28,14 @@ def tables(name: str, *, brief: bool) -> str:
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return MISSING
-    measured = json.loads(path.read_text(encoding="utf-8"))
-    return SUMMARIES[name](measured).markdown(measured, brief=brief)
+    text = path.read_text(encoding="utf-8")
+    return _summary(name, text).markdown(json.loads(text), brief=brief)
+
+
+@cache
+def _summary(name: str, text: str) -> Summary:
+    """Sum a result up once: hundreds of intervals stand in it."""
+    return SUMMARIES[name](json.loads(text))
 
 
 def readme(text: str) -> str:
