@@ -393,7 +393,7 @@ def test_the_size_of_a_batch(dims, wanted, size):
         (spec(fixed(2), fixed(3)), "no size in common (i0 2, i1 3)"),
         (spec(fixed(2), Dim(4, 8, name="b")), "no size in common (i0 2, i1 b=4..8)"),
         (spec(Dim(2, 9, name="t", terms=("a", "b"))), "axis 0 of i0, t, is a+b"),
-        ([InputSpec("scale", "float32", ())], "the input scale has no axes"),
+        ([InputSpec("scale", "float32", ())], "the input scale is a single number"),
         ([], "no inputs"),
         ([*spec(Dim(1, 8, name="s")), InputSpec("y", "float32", (BATCH, Dim(1, 8, name="s")))], "is also an axis of y"),
     ],

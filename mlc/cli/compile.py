@@ -100,6 +100,8 @@ def recipe_of(flags: dict[str, Any]) -> Recipe:
         raise UsageError(f"--to: there is no number format {to!r}", nearest(to, FORMATS))
     if source is not None and source.endswith(".toml"):
         raise UsageError(f"{source} is a recipe, not a model", f"write --recipe {source}")
+    if source is None and file is None:  # said before the grammar is loaded: start-up is a promise
+        raise UsageError("no model is given", "name one: file.py:function, package.module:function or model.onnx")
     changes = o.recipe_changes(flags)
     from mlc.recipe import changed, live, read_recipe
 
