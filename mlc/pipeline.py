@@ -15,7 +15,7 @@ from mlc.judging import Report, choose
 from mlc.pipeline_bench import bench
 from mlc.pipeline_data import datasets, refuse_contradictions, replayable
 from mlc.pipeline_measure import eager_of, metric_of, trials_of
-from mlc.pipeline_run import Live, Progress, Run, silent
+from mlc.pipeline_run import Live, Progress, Run, either, silent
 from mlc.pipeline_validate import validate
 from mlc.pipeline_write import Shipped, ship
 from mlc.probes import references
@@ -53,7 +53,7 @@ def compile(  # noqa: A001 - the word of the field
     with Workspace() as workspace:
         run = Run(recipe, workspace, progress)
         with run.stage("load"):
-            original = load(live.module or recipe.source, recipe.inputs, live.example)
+            original = load(either(live.module, recipe.source), recipe.inputs, live.example)
             check_sizes(recipe.at, original.signature.inputs)
         with run.stage("read data"):
             sets = datasets(recipe, live, original.signature, lossy, metric)

@@ -13,7 +13,7 @@ import numpy as np
 from mlc.data import Batch, Data, open_data, split
 from mlc.errors import DataError, UsageError
 from mlc.metrics import Metric
-from mlc.pipeline_run import Live
+from mlc.pipeline_run import Live, either
 from mlc.recipe import LIVE, Recipe
 from mlc.types import PassSpec, Signature
 
@@ -55,9 +55,9 @@ def refuse_contradictions(recipe: Recipe, live: Live, lossy: Sequence[PassSpec])
     calibrate, data, metric = (
         given is not None
         for given in (
-            _either(live.calibrate, recipe.calibrate),
-            _either(live.data, recipe.data),
-            _either(live.metric, recipe.metric),
+            either(live.calibrate, recipe.calibrate),
+            either(live.data, recipe.data),
+            either(live.metric, recipe.metric),
         )
     )
     if lossy and not (calibrate or data):
@@ -90,8 +90,8 @@ def datasets(
 
     Raises DataError as ``open_data`` does, and where the metric needs answers that what evaluates does not have.
     """
-    calibration = _opened(_either(live.calibrate, recipe.calibrate), signature)
-    evaluation = _opened(_either(live.data, recipe.data), signature)
+    calibration = _opened(either(live.calibrate, recipe.calibrate), signature)
+    evaluation = _opened(either(live.data, recipe.data), signature)
     refuse_missing_answers(metric, evaluation or calibration)
     opened = {"calibrate": calibration, "data": evaluation}
     digests = {
@@ -104,10 +104,6 @@ def datasets(
     if only is None or not lossy:
         return Datasets(None, only, digests=digests)
     return Datasets(*split(only, CALIBRATION_SHARE, recipe.seed), digests=digests)
-
-
-def _either(live: Any, named: str | None) -> Any:
-    return named if live is None else live
 
 
 def _opened(source: str | Iterable[Any] | None, signature: Signature) -> Data | None:

@@ -12,7 +12,7 @@ from mlc.measuring import Candidate, Trial, measure
 from mlc.measuring.latency import time_original
 from mlc.metrics import Metric, from_function, load_metric
 from mlc.pipeline_data import Datasets
-from mlc.pipeline_run import Live, Run
+from mlc.pipeline_run import Live, Run, either
 from mlc.probes import probe
 from mlc.recipe import Recipe
 from mlc.sources.onnx_file import OnnxOriginal
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def metric_of(recipe: Recipe, live: Live) -> Metric | None:
     """Return the metric asked for, by name or as a function. Raises UsageError where --max-drop does not go with it."""
-    metric = _metric(recipe.metric if live.metric is None else live.metric)
+    metric = _metric(either(live.metric, recipe.metric))
     if metric is not None and recipe.limits.max_drop is not None and not metric.takes_max_drop:
         raise UsageError(
             f"--max-drop does not go with the metric {metric.name}: the original's own has no finite value",

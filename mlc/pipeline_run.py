@@ -31,6 +31,11 @@ class Live:
     metric: Any = None
 
 
+def either(live: Any, named: Any) -> Any:
+    """Return the live object where there is one, an empty one too, else what the recipe names."""
+    return named if live is None else live
+
+
 @dataclass
 class Run:
     """One run: what was asked, where its files are, and what is to be kept for the report."""

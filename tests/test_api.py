@@ -211,3 +211,10 @@ def test_the_public_names_and_keywords_can_be_looked_up():
     with pytest.raises(UsageError, match="limits are given by their own names") as caught:
         mlc.compile(Named(), EXAMPLE, limits={"max_drop": 0.05})
     assert caught.value.hint == "give max_drop, max_latency, min_speedup, max_size"
+
+
+def test_a_module_that_is_empty_is_a_module_too():
+    """An empty Sequential is false where truth is asked, and still what was given."""
+    report = mlc.compile(torch.nn.Sequential(), (torch.ones(2, 6),))
+    assert report.recipe.source.startswith("python:")
+    assert report.shipped == "unmodified export"
