@@ -19,9 +19,9 @@ from mlc.judging import judge as judge_trials
 from mlc.measuring import Trial
 from mlc.pipeline import Live
 from mlc.pipeline import compile as compile_recipe
-from mlc.pipeline_data import Datasets, refuse_contradictions, refuse_missing_answers
-from mlc.pipeline_measure import metric_of, trials_of
-from mlc.pipeline_run import Progress, Run, silent
+from mlc.pipeline.data import Datasets, refuse_contradictions, refuse_missing_answers
+from mlc.pipeline.run import Progress, Run, silent
+from mlc.pipeline.trials import metric_of, trials_of
 from mlc.probes import references
 from mlc.recipe import LIMITS, Recipe, check_sizes, merge
 from mlc.registry import lossy_of, schedule
@@ -51,6 +51,9 @@ def compile(  # noqa: A001 - the word of the field
     opset: int | None = None,
     seed: int | None = None,
     strict: bool | None = None,
+    strict_provider: bool | None = None,
+    task: str | None = None,
+    trust: bool = False,
     out: str | Path | None = None,
     force: bool = False,
     progress: Progress = silent,
@@ -65,15 +68,24 @@ def compile(  # noqa: A001 - the word of the field
     asked = {
         "inputs": inputs, "passes": passes, "target": target, "calibrate": calibrate, "data": data, "metric": metric,
         "max_drop": max_drop, "max_latency": max_latency, "min_speedup": min_speedup, "max_size": max_size, "at": at,
-        "opset": opset, "seed": seed, "strict": strict, **other,
+        "opset": opset, "seed": seed, "strict": strict, "strict_provider": strict_provider, "task": task, **other,
     }  # fmt: skip
     recipe, live = _asked(source, example, asked)
-    return compile_recipe(recipe, None if out is None else Path(out), force=force, live=live, progress=progress)
+    place = None if out is None else Path(out)
+    return compile_recipe(recipe, place, force=force, trust=trust, live=live, progress=progress)
 
 
-def load(source: Any, example: Any = None, *, inputs: Sequence[str | InputSpec] = ()) -> Original:
+def load(
+    source: Any,
+    example: Any = None,
+    *,
+    inputs: Sequence[str | InputSpec] = (),
+    task: str | None = None,
+    trust: bool = False,
+) -> Original:
     """Load a module, or what the command line calls SOURCE, as the Original that every later stage is compared with."""
-    return load_source(source, merge(None, {"source": "python:", "inputs": list(inputs)}).inputs, example)
+    specs = merge(None, {"source": "python:", "inputs": list(inputs)}).inputs
+    return load_source(str(source) if isinstance(source, Path) else source, specs, example, trust=trust, task=task)
 
 
 def export(original: Original, *, data: Any = None, opset: int | None = None, seed: int = 0) -> Artifact:

@@ -8,7 +8,7 @@ import inspect
 import re
 
 from mlc.errors import PassError
-from mlc.grammar_values import pass_text
+from mlc.grammar.values import pass_text
 from mlc.graph_pass import Exactness, Pass
 from mlc.registry import DEFAULT_PASSES, available, pass_class
 from mlc.types import PassSpec

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from mlc.compare import powers, ratio_db
 from mlc.runtimes.onnxruntime import open_session
 from mlc.statistics import Batches, valid_rows
-from mlc.statistics_taps import in_chunks, tapped, values_by_name
+from mlc.statistics.taps import in_chunks, tapped, values_by_name
 from mlc.types import Target
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import mlc
 from mlc.cli import main
 from mlc.errors import UsageError
-from mlc.pipeline_data import datasets, replayable
-from mlc.pipeline_run import Live
+from mlc.pipeline.data import datasets, replayable
+from mlc.pipeline.run import Live
 from mlc.recipe import Recipe, parse_inputs
 from mlc.types import PassSpec, Signature
 
@@ -196,7 +196,7 @@ def test_a_pass_that_found_nothing_to_do_is_no_reason_to_ship_what_is_slower(tmp
         asked.append(named)
         return trials[-1].candidate.name
 
-    monkeypatch.setattr("mlc.pipeline.choose", choose)
+    monkeypatch.setattr("mlc.pipeline.line.choose", choose)
     source = tmp_path / "model.onnx"
     report = mlc.compile(source, inputs=INPUTS, passes=["fold-layer-scale"])
     assert [step.spec.name for step in report.steps if step.sites] == ["fold-constants"]

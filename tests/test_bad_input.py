@@ -306,7 +306,7 @@ def test_prefixes_of_wrappers_are_stripped_and_said(folder, capsys, quick):
 
 
 def test_calibration_data_without_answers_are_refused_before_anything_is_done(refused, monkeypatch):
-    monkeypatch.setattr("mlc.pipeline.export", None)
+    monkeypatch.setattr("mlc.pipeline.line.export", None)
     sentence = refused(quantize_linear("--calibrate", DATA, "--metric", "top1"), 3)
     assert "the metric top1 needs answers, and calibration.npz has none" in sentence
     assert "--data with labels or targets" in sentence

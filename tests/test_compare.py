@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlc.compare import compare, compare_one, rms, sqnr
-from mlc.compare_decisions import decisions, with_outputs
+from mlc.compare.decisions import decisions, with_outputs
 from tests.graphs import answers, graph, random
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from mlc.errors import SourceError, UsageError
 from mlc.exporting import export
-from mlc.exporting_tidy import lowest_ir_version
+from mlc.exporting.tidy import lowest_ir_version
 from mlc.probes import references
 from mlc.recipe import parse_inputs
 from mlc.runtimes.onnxruntime import open_session

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mlc import pipeline_run
 from mlc.cli import main
+from mlc.pipeline import run as pipeline_run
 
 LINEAR = Path(__file__).parents[1] / "sample_models" / "linear"
 QUANTIZE = [
@@ -95,7 +95,7 @@ def test_a_disk_that_fills_up_at_the_end(old, capsys, monkeypatch, quick):
     def full(*_arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mlc.pipeline_write.write_manifest", full)
+    monkeypatch.setattr("mlc.pipeline.shipping.write_manifest", full)
     assert main(QUANTIZE) == 3
     assert "No space left on device" in capsys.readouterr().err
     assert_old_stays(old)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlc.errors import UsageError
-from mlc.grammar_inputs import DTYPES, input_text, parse_inputs
-from mlc.grammar_values import (
+from mlc.grammar.inputs import DTYPES, input_text, parse_inputs
+from mlc.grammar.values import (
     drop_text,
     parse_drop,
     parse_number,

@@ -12,7 +12,7 @@ from mlc.graph_pass import Context
 from mlc.rewriting import rewrite
 from mlc.runtimes.onnxruntime import capabilities
 from mlc.statistics import CollectedStatistics
-from mlc.statistics_observers import Observer
+from mlc.statistics.observers import Observer
 from mlc.types import PassSpec, Plan, Target
 from passes.int8_static import Int8Static
 from tests.graphs import artifact, references

@@ -109,7 +109,7 @@ def test_more_wrong_numbers_than_there_are_rounds_are_all_named_at_once(workspac
 
 def peak(model, site, workspace):
     """Largest value over the rms, of the worse of both sizes."""
-    from mlc.compare_decisions import with_outputs
+    from mlc.compare.decisions import with_outputs
 
     arrays = [answers(with_outputs(model, [site]), feed, workspace)[site] for feed in FEEDS]
     return max(np.abs(array).max() / np.sqrt(np.mean(array**2)) for array in arrays)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from mlc import probes
 from mlc.dims import verified_sizes
 from mlc.errors import SourceError, UsageError
 from mlc.probes import check_example, probe, references
+from mlc.probes import runs as probes
 from mlc.recipe import parse_inputs
 from mlc.types import Signature
 

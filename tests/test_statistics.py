@@ -3,10 +3,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mlc import statistics_taps
 from mlc.data import Batch
 from mlc.errors import DataError, UsageError
-from mlc.statistics import CollectedStatistics, collect, merge
+from mlc.statistics import CollectedStatistics, collect, merge, taps
 from mlc.types import Need
 from mlc.workspace import Workspace
 from tests.quantizing import batches, build, weights
@@ -150,9 +149,9 @@ def test_nothing_needed_runs_nothing():
 def test_values_that_do_not_fit_together_are_collected_in_several_runs(monkeypatch):
     parts = [draw(seed, 4) for seed in range(3)]
     whole = run(batches(*parts))
-    monkeypatch.setattr(statistics_taps, "BUDGET", 1)
+    monkeypatch.setattr(taps, "BUDGET", 1)
     model = build(TEXT)
-    assert list(statistics_taps.in_chunks(model, ["z", "x", "y"], {"x": (4, 5)})) == [["x"], ["y"], ["z"]]
+    assert list(taps.in_chunks(model, ["z", "x", "y"], {"x": (4, 5)})) == [["x"], ["y"], ["z"]]
     apart = run(batches(*parts))
     for value in "xyz":
         assert apart.range(value) == whole.range(value)
@@ -228,5 +227,5 @@ def test_only_what_is_needed_is_run(tmp_path):
     import onnx_ir as ir
 
     with Workspace(tmp_path) as workspace:
-        path = statistics_taps.tapped(build(text, weights(0, w=(4, 4))), ["y"], workspace)
+        path = taps.tapped(build(text, weights(0, w=(4, 4))), ["y"], workspace)
         assert [node.op_type for node in ir.load(path).graph] == ["Exp"]

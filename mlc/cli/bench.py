@@ -32,7 +32,7 @@ def bench(
     debug: o.Debug = False,  # noqa: ARG001 - main has read it
 ) -> int:
     """Measure written models on this machine; needs no torch."""
-    from mlc.grammar_values import parse_number, parse_sizes, parse_target, positive
+    from mlc.grammar.values import parse_number, parse_sizes, parse_target, positive
 
     for model in models:
         if models.count(model) > 1:

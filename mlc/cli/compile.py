@@ -37,6 +37,9 @@ def compile_(
     out: o.Out = None,
     force: o.Force = False,
     strict: o.Strict = False,
+    strict_provider: o.StrictProvider = False,
+    task: o.Task = None,
+    trust: o.Trust = False,
     seed: o.Seed = None,
     opset: o.Opset = None,
     json: o.Json = False,
@@ -65,6 +68,9 @@ def quantize(
     out: o.Out = None,
     force: o.Force = False,
     strict: o.Strict = False,
+    strict_provider: o.StrictProvider = False,
+    task: o.Task = None,
+    trust: o.Trust = False,
     seed: o.Seed = None,
     opset: o.Opset = None,
     json: o.Json = False,
@@ -76,14 +82,14 @@ def quantize(
 
 def _run(flags: dict[str, Any]) -> int:
     """Run the whole line on what was asked, print the report and return the exit code."""
-    as_json, force, out, _ = (flags.pop(key) for key in ("json", "force", "out", "debug"))
+    as_json, force, out, trust, _ = (flags.pop(key) for key in ("json", "force", "out", "trust", "debug"))
     recipe = recipe_of(flags)
     place = o.given("--out", _folder, out) if out is not None else default_out(recipe.source)
     from mlc.judging import exit_code
     from mlc.pipeline import compile as compile_recipe
 
     with listening() as progress:
-        report = compile_recipe(recipe, place, force=force, progress=progress)
+        report = compile_recipe(recipe, place, force=force, trust=trust, progress=progress)
     if as_json:
         from mlc.report.json import render
     else:
@@ -130,6 +136,6 @@ def _with_pass(recipe: Recipe, name: str) -> Recipe:
 
 
 def _folder(text: str) -> Path:
-    from mlc.recipe_fields import place_of
+    from mlc.recipe.fields import place_of
 
     return Path(place_of(text))

@@ -44,6 +44,11 @@ At = Annotated[str | None, option("--at", "DIMS", "The sizes to measure at, as i
 Out = Annotated[str | None, option("--out", "OUT", "The directory to write (<model>.mlc).", "-o")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an OUT that exists.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail where a site is left out, or the result inconclusive.")]
+StrictProvider = Annotated[
+    bool, typer.Option("--strict-provider", help="Refuse a model of which nodes fall back from the target's provider.")
+]
+Task = Annotated[str | None, option("--task", "TASK", "What a Hugging Face model is for (from its architecture).")]
+Trust = Annotated[bool, typer.Option("--trust", help="Run the code that a .pt2 or pickled model holds.")]
 Seed = Annotated[str | None, option("--seed", "N", "The seed of everything random (0).")]
 Opset = Annotated[str | None, option("--opset", "N", "The ONNX opset (20).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -66,8 +71,8 @@ def given(name: str, read: Callable[[str], Value], text: str) -> Value:
 
 def recipe_changes(flags: dict[str, Any], source: str = "SOURCE") -> dict[str, Any]:
     """Return the fields of a recipe that flags give, by the name of the field; errors name ``source`` as that."""
-    from mlc.grammar_values import parse_number, parse_whole
-    from mlc.recipe_fields import read_fields
+    from mlc.grammar.values import parse_number, parse_whole
+    from mlc.recipe.fields import read_fields
 
     readers: dict[str, Callable[[str], Any]] = {
         "max_latency": parse_number, "min_speedup": parse_number, "max_size": parse_number,

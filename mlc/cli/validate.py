@@ -27,6 +27,8 @@ def validate(
     max_drop: o.MaxDrop = None,
     seed: o.Seed = None,
     strict: o.Strict = False,
+    task: o.Task = None,
+    trust: o.Trust = False,
     json: o.Json = False,
     debug: o.Debug = False,  # noqa: ARG001 - main has read it
 ) -> int:
@@ -36,7 +38,7 @@ def validate(
     """
     flags = {
         "source": against, "inputs": inputs, "target": target, "data": data, "metric": metric, "max_drop": max_drop,
-        "seed": seed,
+        "seed": seed, "task": task,
     }  # fmt: skip
     changes = o.recipe_changes(flags, source="--against")
     from mlc.judging import exit_code
@@ -47,7 +49,7 @@ def validate(
     with listening() as progress:
         report = validate_model(
             Path(model), against, data=asked.data, metric=asked.metric, max_drop=asked.limits.max_drop,
-            inputs=asked.inputs, target=asked.target, seed=asked.seed, progress=progress,
+            inputs=asked.inputs, target=asked.target, seed=asked.seed, task=asked.task, trust=trust, progress=progress,
         )  # fmt: skip
     if json:
         from mlc.report.json import render

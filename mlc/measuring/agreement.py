@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlc.compare import powers, ratio_db
-from mlc.compare_scale import ALIKE, mask_level
+from mlc.compare.scale import ALIKE, mask_level
 from mlc.measuring.nouns import OutputAgreement
 from mlc.metrics import cosines
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from mlc.compare_decisions import graph_values
+from mlc.compare.decisions import graph_values
 
 
 @dataclass(frozen=True)

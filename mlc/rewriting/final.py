@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.compare import END_TOLERANCE, Check, Difference, Reference, compare, compare_end, is_float, sqnr
-from mlc.compare_decisions import deciders, decisions, with_outputs
+from mlc.compare.decisions import deciders, decisions, with_outputs
 from mlc.types import Target
 from mlc.workspace import Workspace
 

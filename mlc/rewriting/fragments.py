@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from mlc.compare_decisions import captured, cone, graph_values, used_values
+from mlc.compare.decisions import captured, cone, graph_values, used_values
 from mlc.fusion import is_constant
 
 AFTER = "after::"

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.compare import Difference, is_float, powers, ratio_db, sqnr
-from mlc.compare_decisions import deciders, decisions, with_outputs
+from mlc.compare.decisions import deciders, decisions, with_outputs
 from mlc.errors import MlcError, PassError, UsageError
 from mlc.graph_pass import Pass, Statistics
 from mlc.plan import FORMATS, make_plan

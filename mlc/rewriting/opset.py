@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.compare import EXPORT_TOLERANCE, compare
-from mlc.compare_decisions import graph_values, with_outputs
+from mlc.compare.decisions import graph_values, with_outputs
 from mlc.errors import MlcError, PassError, foreign
 from mlc.fusion import quiet
 from mlc.invariants import interface

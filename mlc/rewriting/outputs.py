@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from mlc.compare import Difference, Reference, compare, compare_one, is_float
-from mlc.compare_decisions import cone, deciders, decisions, graph_values, with_outputs
+from mlc.compare.decisions import cone, deciders, decisions, graph_values, with_outputs
 from mlc.rewriting.sessions import Feeds, Runner
 
 

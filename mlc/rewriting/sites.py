@@ -187,7 +187,7 @@ def _subgraph_of(graph: ir.Graph, output: str, attribute: str) -> ir.Graph | Non
 
 
 def _names(graph: ir.Graph) -> list[str]:
-    from mlc.compare_decisions import graph_values
+    from mlc.compare.decisions import graph_values
 
     return [str(value.name) for value in graph_values(graph)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import onnx
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 class OnnxOriginal(Original):
     """A model file at ``path``. Initializers that are graph inputs too stay overridable, and are no inputs."""
+
+    exporter: ClassVar[str] = "onnx_file"
 
     def __init__(self, path: Path, inputs: Sequence[InputSpec] = (), example: Any = None) -> None:
         proto = read_onnx(path)

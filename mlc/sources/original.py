@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mlc.types import Signature
 
@@ -18,9 +18,10 @@ class Original(ABC):
 
     ``source`` is what was asked, ``digest`` names the state (sha256 of weights and code or file), ``example`` holds an
     example of every input by name, ``shown`` those that the user gave, ``notes`` what the user should know (eval mode
-    set, prefix stripped).
+    set, prefix stripped). ``exporter`` names the module of mlc.exporting that turns it into ONNX.
     """
 
+    exporter: ClassVar[str]
     source: str
     digest: str
     signature: Signature

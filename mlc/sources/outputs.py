@@ -10,9 +10,9 @@ import numpy as np
 from mlc.dims import largest, named, size_of, traced_sizes
 from mlc.errors import SourceError
 from mlc.figures import sizes_text
-from mlc.grammar_inputs import input_text
+from mlc.grammar.inputs import input_text
 from mlc.probes import drawn_inputs, probe
-from mlc.probes_ends import blamed_on_values
+from mlc.probes.ends import blamed_on_values
 from mlc.sources.original import Original
 from mlc.types import Dim, InputSpec, OutputSpec, Sizes
 

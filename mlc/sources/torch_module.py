@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ HINT = "call the module on its example by itself; --debug shows the whole traceb
 
 class TorchOriginal(Original):
     """The user's module; ``run`` computes in evaluation mode, without gradients, and leaves it as it was found."""
+
+    exporter: ClassVar[str] = "torch"
 
     def __init__(
         self,

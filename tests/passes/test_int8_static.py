@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mlc.formats import layout_of, pairs_fit
 from mlc.graph_pass import Context
 from mlc.statistics import CollectedStatistics
-from mlc.statistics_observers import Observer
+from mlc.statistics.observers import Observer
 from mlc.types import Need, NodePlan, Plan
 from passes.int8_static import Int8Static
 from tests.quantizing import ANY_CPU, VNNI, batches, build, collected, count_ops, quantized, run, samples, weights

@@ -11,14 +11,14 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import onnx
-import onnx_ir as ir
 import torch
 from torch import nn
 
 from mlc.dims import largest, legal, named, smallest
 from mlc.errors import SourceError, UsageError, foreign
-from mlc.exporting_errors import GuardLog, tracing_error, translation_error
-from mlc.exporting_tidy import check_opset, tidy
+from mlc.exporting.errors import GuardLog, tracing_error, translation_error
+from mlc.exporting.tidy import check_opset, tidy
+from mlc.exporting.translation import OPSET, Translation
 from mlc.probes import probe
 from mlc.sources.frozen import frozen
 from mlc.sources.torch_module import TorchOriginal
@@ -51,11 +51,12 @@ class Flat(nn.Module):
         return tuple(tensor for _, tensor in self._call_by_name(dict(zip(self._names, tensors, strict=True))))
 
 
-def translate(original: TorchOriginal, traced: Sizes, opset: int) -> tuple[ir.Model, tuple[str, ...]]:
-    """Return the module as an ONNX model of the given opset, and notes. Raises SourceError with the user's line.
+def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Translation:
+    """Return the module as an ONNX model of the given opset, 20 by default. Raises SourceError with the user's line.
 
     Raises UsageError for an opset that the exporter cannot write.
     """
+    opset = opset or OPSET
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
         raise UsageError(
             f"opset {opset} cannot be written: the exporter writes {LOWEST_OPSET} to {HIGHEST_OPSET}",
@@ -76,7 +77,8 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int) -> tuple[ir.Mo
     doubted = _recurrent(original.module)
     tidy(model, signature.inputs, signature.outputs, PREFIX, weights=weights, doubted=doubted)
     changed = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != traced[name])
-    return model, (f"traced at {changed}, since a size of 1 or one step cannot stand for a range",) if changed else ()
+    notes = (f"traced at {changed}, since a size of 1 or one step cannot stand for a range",) if changed else ()
+    return Translation(model, f"torch.onnx.export(dynamo=True) torch {torch.__version__.partition('+')[0]}", notes)
 
 
 def tracing_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from mlc.errors import UsageError, kind_of
 from mlc.grammar import nearest, within
-from mlc.grammar_inputs import input_text, parse_inputs
-from mlc.grammar_values import (
+from mlc.grammar.inputs import input_text, parse_inputs
+from mlc.grammar.values import (
     drop_text,
     parse_drop,
     parse_pass,
@@ -140,6 +140,8 @@ FIELDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "opset": lambda value: {"opset": _opset(value)},
     "seed": lambda value: {"seed": _whole(value, "the seed", 0, LARGEST_SEED)},
     "strict": lambda value: {"strict": _flag(value)},
+    "strict_provider": lambda value: {"strict_provider": _flag(value)},
+    "task": lambda value: {"task": text_of(value)},
 }
 """How each field is read, into the fields of Recipe that it decides."""
 

@@ -12,8 +12,8 @@ from typing import Any
 from mlc.dims import legal, named, range_text
 from mlc.errors import UsageError, first_line
 from mlc.grammar import nearest
-from mlc.grammar_inputs import input_text, parse_inputs
-from mlc.grammar_values import (
+from mlc.grammar.inputs import input_text, parse_inputs
+from mlc.grammar.values import (
     drop_text,
     parse_drop,
     parse_pass,
@@ -23,8 +23,8 @@ from mlc.grammar_values import (
     sizes_text,
     target_text,
 )
-from mlc.recipe_fields import FIELDS, LIMITS, NO_DEFAULTS, read_fields
-from mlc.recipe_files import FILES, LIVE, from_folder, to_folder
+from mlc.recipe.fields import FIELDS, LIMITS, NO_DEFAULTS, read_fields
+from mlc.recipe.files import FILES, LIVE, from_folder, to_folder
 from mlc.types import InputSpec, Limits, PassSpec, Target
 
 __all__ = [
@@ -44,7 +44,8 @@ class Recipe:
 
     ``source``, ``calibrate``, ``data`` and ``metric`` are written as on the command line, paths relative to the working
     directory; a live Python object has ``python:<digest>`` in its place and cannot be replayed. ``opset`` is None until
-    the source has decided it: an .onnx file has its own.
+    the source has decided it: an .onnx file has its own. ``strict_provider`` refuses nodes that fall back from the
+    target's provider. ``task`` is what a Hugging Face model is for.
     """
 
     source: str
@@ -60,6 +61,8 @@ class Recipe:
     opset: int | None = None
     seed: int = 0
     strict: bool = False
+    strict_provider: bool = False
+    task: str | None = None
 
 
 def merge(recipe: Recipe | None, given: Mapping[str, Any], name: Callable[[str], str] = str) -> Recipe:
@@ -143,6 +146,8 @@ def recipe_toml(recipe: Recipe, beside: Path) -> str:
         "opset": recipe.opset,
         "seed": recipe.seed,
         "strict": recipe.strict,
+        "strict_provider": recipe.strict_provider or None,
+        "task": recipe.task,
     }
     for key, move in FILES.items():
         if values[key] is not None:

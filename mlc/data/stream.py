@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlc.data_sources import Chunk, IterableSource, NpzSource
+from mlc.data.sources import Chunk, IterableSource, NpzSource
 from mlc.dims import legal, range_text, smallest
 from mlc.errors import DataError, foreign
 from mlc.types import Dim, InputSpec, OutputSpec

@@ -11,8 +11,8 @@ from mlc.errors import UsageError
 from mlc.measuring import Candidate, Trial, measure
 from mlc.measuring.latency import time_original
 from mlc.metrics import Metric, from_function, load_metric
-from mlc.pipeline_data import Datasets
-from mlc.pipeline_run import Live, Run, either
+from mlc.pipeline.data import Datasets
+from mlc.pipeline.run import Live, Run, either
 from mlc.probes import probe
 from mlc.recipe import Recipe
 from mlc.sources.onnx_file import OnnxOriginal

@@ -12,12 +12,12 @@ from mlc.data import Data
 from mlc.directory import check_place
 from mlc.exporting import export
 from mlc.judging import Report, choose
-from mlc.pipeline_bench import bench
-from mlc.pipeline_data import datasets, refuse_contradictions, replayable
-from mlc.pipeline_measure import eager_of, metric_of, trials_of
-from mlc.pipeline_run import Live, Progress, Run, either, silent
-from mlc.pipeline_validate import validate
-from mlc.pipeline_write import Shipped, ship
+from mlc.pipeline.data import datasets, refuse_contradictions, replayable
+from mlc.pipeline.run import Live, Progress, Run, either, silent
+from mlc.pipeline.shipping import Shipped, ship
+from mlc.pipeline.timing import bench
+from mlc.pipeline.trials import eager_of, metric_of, trials_of
+from mlc.pipeline.validation import validate
 from mlc.probes import references
 from mlc.recipe import Recipe, check_sizes
 from mlc.registry import lossy_of, schedule
@@ -34,12 +34,19 @@ EXPORTED, REWRITTEN = "unmodified export", "rewritten"
 
 
 def compile(  # noqa: A001 - the word of the field
-    recipe: Recipe, out: Path | None, *, force: bool = False, live: Live | None = None, progress: Progress = silent
+    recipe: Recipe,
+    out: Path | None,
+    *,
+    force: bool = False,
+    trust: bool = False,
+    live: Live | None = None,
+    progress: Progress = silent,
 ) -> Report:
     """Load, export, rewrite, measure, judge and write; every step is compared with the original.
 
     Raises an MlcError that carries the exit code; then nothing is at ``out`` that was not there before. Without ``out``
-    everything is done and nothing is kept.
+    everything is done and nothing is kept. ``force`` replaces an output that exists; ``trust`` runs code that a model
+    file holds.
     """
     live = live or Live()
     specs = schedule(recipe.passes, defaults=recipe.defaults)
@@ -53,7 +60,9 @@ def compile(  # noqa: A001 - the word of the field
     with Workspace() as workspace:
         run = Run(recipe, workspace, progress)
         with run.stage("load"):
-            original = load(either(live.module, recipe.source), recipe.inputs, live.example)
+            original = load(
+                either(live.module, recipe.source), recipe.inputs, live.example, trust=trust, task=recipe.task
+            )
             check_sizes(recipe.at, original.signature.inputs)
         with run.stage("read data"):
             sets = datasets(recipe, live, original.signature, lossy, metric)

@@ -13,7 +13,7 @@ import numpy as np
 from mlc.data import Batch, Data, open_data, split
 from mlc.errors import DataError, UsageError
 from mlc.metrics import Metric
-from mlc.pipeline_run import Live, either
+from mlc.pipeline.run import Live, either
 from mlc.recipe import LIVE, Recipe
 from mlc.types import PassSpec, Signature
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlc.compare_scale import scale_of
+from mlc.compare.scale import scale_of
 
 if TYPE_CHECKING:
     from mlc.types import Array, Arrays

@@ -5,24 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from importlib import import_module
 
 import onnx_ir as ir
 
 from mlc.artifact import Artifact, Origin
 from mlc.compare import END_TOLERANCE, EXPORT_TOLERANCE, Check, Reference, compare, compare_end
-from mlc.compare_decisions import decisions, with_outputs
+from mlc.compare.decisions import decisions, with_outputs
 from mlc.dims import traced_sizes
-from mlc.errors import SourceError, TargetError, UsageError
-from mlc.exporting_tidy import name_nodes, strip_metadata
+from mlc.errors import SourceError, TargetError
+from mlc.exporting.translation import Translation
 from mlc.figures import sizes_text
 from mlc.runtimes.onnxruntime import open_session
-from mlc.sources.onnx_file import OnnxOriginal
 from mlc.sources.original import Original
 from mlc.types import OutputSpec, Signature, Sizes, Target
 from mlc.workspace import Workspace
-
-OPSET = 20
-"""What a module is written in where nothing else is asked for."""
 
 HALF = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
 
@@ -40,35 +37,22 @@ def export(
     """
     inputs = original.signature.inputs
     traced = traced_sizes(inputs, {name: array.shape for name, array in original.example.items()})
-    model, exporter, notes = _model(original, traced, opset)
+    translation = _model(original, traced, opset)
+    model = translation.model
     written = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
-    origin = Origin(original.source, original.digest, exporter, written, traced, (*original.notes, *notes))
+    origin = Origin(
+        original.source, original.digest, translation.exporter, written, traced, (*original.notes, *translation.notes)
+    )
     signature = Signature(inputs, _outputs(original, model))
     workspace.hold(model)
     checks = check(model, references, workspace)
     return Artifact({"model": model}, signature, origin), checks
 
 
-def _model(original: Original, traced: Sizes, opset: int | None) -> tuple[ir.Model, str, tuple[str, ...]]:
-    if isinstance(original, OnnxOriginal):
-        model = ir.load(original.path)
-        own = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
-        if opset not in (None, own):
-            raise UsageError(
-                f"opset {opset} was asked for, and {original.path.name} is written in opset {own}",
-                "leave the opset out: an .onnx file keeps its own",
-            )
-        name_nodes(model)
-        strip_metadata(model)
-        return model, f"read from {original.path.name}", ()
-    import torch
-
-    from mlc.exporting_torch import translate
-    from mlc.sources.torch_module import TorchOriginal
-
-    assert isinstance(original, TorchOriginal)
-    model, notes = translate(original, traced, opset or OPSET)
-    return model, f"torch.onnx.export(dynamo=True) torch {torch.__version__.partition('+')[0]}", notes
+def _model(original: Original, traced: Sizes, opset: int | None) -> Translation:
+    exporter = import_module(f"mlc.exporting.{original.exporter}")
+    translation: Translation = exporter.translate(original, traced, opset)
+    return translation
 
 
 def _outputs(original: Original, model: ir.Model) -> tuple[OutputSpec, ...]:

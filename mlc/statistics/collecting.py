@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from mlc.errors import DataError
 from mlc.runtimes.onnxruntime import open_session
-from mlc.statistics_observers import CollectedStatistics, Observer, merge, refuse_non_finite
-from mlc.statistics_taps import in_chunks, tapped
+from mlc.statistics.observers import CollectedStatistics, Observer, merge, refuse_non_finite
+from mlc.statistics.taps import in_chunks, tapped
 from mlc.types import Need, Target
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from mlc.dims import named, second_sizes, shapes, size_of, traced_sizes, verifie
 from mlc.errors import SourceError, UsageError
 from mlc.figures import sizes_text
 from mlc.machine import memory_bytes, process_bytes
-from mlc.probes_ends import Runs, end_references
+from mlc.probes.ends import Runs, end_references
 from mlc.types import InputSpec, Sizes
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from mlc.layer_errors import LayerError, layer_errors
 from mlc.machine import machine
 from mlc.manifest import write_manifest
 from mlc.measuring import Trial
-from mlc.pipeline_data import Datasets
-from mlc.pipeline_run import Run
+from mlc.pipeline.data import Datasets
+from mlc.pipeline.run import Run
 from mlc.plan import plan_toml
 from mlc.recipe import Recipe, recipe_toml
 from mlc.registry import pass_class

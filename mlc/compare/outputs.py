@@ -1,7 +1,7 @@
 """Are two models the same? The one place that knows tolerance, for export, passes and final files.
 
 Float outputs are judged by their largest error over the rms of the expected value. Integer and boolean outputs are
-judged exactly, unless ``decisions`` (see ``mlc.compare_decisions``) names the float values that decide them: then an
+judged exactly, unless ``decisions`` (see ``mlc.compare.decisions``) names the float values that decide them: then an
 element may differ where the deciding value lies within the tolerance of its threshold.
 """
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlc.compare_flips import Decision, Flipped, Threshold, counted, unexcused
-from mlc.compare_scale import ALIKE, ZERO_SCALE, chunks, is_float, mask_level, rms, scale_of
+from mlc.compare.flips import Decision, Flipped, Threshold, counted, unexcused
+from mlc.compare.scale import ALIKE, ZERO_SCALE, chunks, is_float, mask_level, rms, scale_of
 from mlc.types import Sizes
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from mlc.errors import UsageError
-from mlc.exporting_ties import share_transposed
+from mlc.exporting.ties import share_transposed
 from mlc.types import InputSpec, OutputSpec
 
 FUNCTIONS_NEED = 8

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlc.data_checks import ANSWERS, answers_name, check_kinds, check_names, check_values
-from mlc.data_npz import read_headers, read_rows
+from mlc.data.checks import ANSWERS, answers_name, check_kinds, check_names, check_values
+from mlc.data.npz import read_headers, read_rows
 from mlc.errors import DataError, foreign
 from mlc.types import InputSpec
 

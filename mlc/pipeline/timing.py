@@ -12,7 +12,7 @@ from mlc.dims import legal, named, smallest
 from mlc.errors import UsageError
 from mlc.manifest import Located, locate
 from mlc.measuring import Candidate, Trial, measure
-from mlc.pipeline_run import Progress, silent
+from mlc.pipeline.run import Progress, silent
 from mlc.probes import probe
 from mlc.recipe import check_sizes
 from mlc.sources.declared import OPEN, declared

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from mlc.fusion_evaluate import evaluate
-from mlc.fusion_graph import (
+from mlc.fusion.evaluate import evaluate
+from mlc.fusion.graph import (
     array_of,
     constant_tensor,
     drop_unused_constant,

@@ -18,9 +18,9 @@ from mlc.machine import machine
 from mlc.manifest import Located, locate
 from mlc.measuring import Candidate, Trial, measure_accuracy, measure_agreement
 from mlc.measuring.files import file_bytes
-from mlc.pipeline_data import datasets, refuse_contradictions
-from mlc.pipeline_measure import metric_of
-from mlc.pipeline_run import Live, Progress, Run, silent
+from mlc.pipeline.data import datasets, refuse_contradictions
+from mlc.pipeline.run import Live, Progress, Run, silent
+from mlc.pipeline.trials import metric_of
 from mlc.probes import references
 from mlc.recipe import Recipe
 from mlc.rewriting import check_files
@@ -45,6 +45,8 @@ def validate(
     inputs: tuple[InputSpec, ...] = (),
     target: Target = Target(),  # noqa: B008 - frozen
     seed: int = 0,
+    task: str | None = None,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> Report:
     """Compare a written model with its source; the report's outcome is missed where a requirement or a limit is.
@@ -57,7 +59,7 @@ def validate(
         source = locate(Path(against))
         against, inputs = str(source.path), inputs or (source.signature.inputs if source.signature else ())
     recipe = Recipe(
-        against, inputs, data=data, metric=metric, limits=Limits(max_drop=max_drop), target=target, seed=seed
+        against, inputs, data=data, metric=metric, limits=Limits(max_drop=max_drop), target=target, seed=seed, task=task
     )
     refuse_contradictions(recipe, Live(), ())
     chosen = metric_of(recipe, Live())
@@ -65,7 +67,7 @@ def validate(
     with Workspace() as workspace:
         run = Run(recipe, workspace, progress)
         with run.stage("load"):
-            original = _original(recipe, located)
+            original = _original(recipe, located, trust=trust)
             problems = interface_problems(original.signature, declared(located.path))
             check_values(located.path, ir.load(located.path))
         if problems:
@@ -97,14 +99,14 @@ def _floor(path: Path) -> float | None:
     return Pass.floor if quantized else None
 
 
-def _original(recipe: Recipe, located: Located) -> Original:
+def _original(recipe: Recipe, located: Located, *, trust: bool) -> Original:
     """Load the source, with the artifact's own input ranges where none are given and they fit."""
     if recipe.inputs or located.signature is None:
-        return load(recipe.source, recipe.inputs)
+        return load(recipe.source, recipe.inputs, trust=trust, task=recipe.task)
     try:
-        return load(recipe.source, located.signature.inputs)
+        return load(recipe.source, located.signature.inputs, trust=trust, task=recipe.task)
     except UsageError:  # the interface differs: a verdict, where the source says itself what it takes
-        return load(recipe.source)
+        return load(recipe.source, trust=trust, task=recipe.task)
 
 
 def interface_problems(expected: Signature, actual: Signature) -> tuple[str, ...]:

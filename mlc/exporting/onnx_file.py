@@ -1,0 +1,25 @@
+"""An .onnx file is ONNX already: read, its nodes named, its metadata stripped."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from mlc.errors import UsageError
+from mlc.exporting.tidy import name_nodes, strip_metadata
+from mlc.exporting.translation import Translation
+from mlc.sources.onnx_file import OnnxOriginal
+from mlc.types import Sizes
+
+
+def translate(original: OnnxOriginal, _traced: Sizes, opset: int | None) -> Translation:
+    """Return the file's own model. Raises UsageError where another opset than its own is asked for."""
+    model = ir.load(original.path)
+    own = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+    if opset not in (None, own):
+        raise UsageError(
+            f"opset {opset} was asked for, and {original.path.name} is written in opset {own}",
+            "leave the opset out: an .onnx file keeps its own",
+        )
+    name_nodes(model)
+    strip_metadata(model)
+    return Translation(model, f"read from {original.path.name}")
