@@ -201,13 +201,6 @@ def test_files_that_are_no_data(tmp_path, content, said):
         open_data(str(path), X)
 
 
-def test_a_folder_and_a_plain_array_are_no_data(tmp_path):
-    np.save(tmp_path / "d.npy", rows(3))
-    for place in (tmp_path, tmp_path / "d.npy"):
-        with pytest.raises(DataError):
-            open_data(str(place), X)
-
-
 def test_a_member_that_is_no_array(tmp_path):
     with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
         archive.writestr("readme.txt", "hello")

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlc.errors import UsageError
+from mlc.grammar.images import Images, images_text, parse_images, settings_text
 from mlc.grammar.inputs import DTYPES, input_text, parse_inputs
 from mlc.grammar.values import (
     drop_text,
@@ -361,3 +362,66 @@ def test_wrong_whole_numbers(text):
 def test_numbers():
     assert parse_number("2.5") == 2.5
     assert parse_whole("-3") == -3
+
+
+# images
+
+
+@pytest.mark.parametrize(
+    ("text", "images"),
+    [
+        ("size=224", Images((224, 224))),
+        ("size=224/160", Images((224, 160))),
+        ("resize=256", Images(resize=256)),
+        ("resize=stretch", Images(resize="stretch")),
+        ("scale=1/255", Images(scale=1 / 255)),
+        ("scale=1", Images(scale=1.0)),
+        ("mean=0.5", Images(mean=(0.5,))),
+        ("mean=-1e-3/.5/2,std=1/2/3", Images(mean=(-0.001, 0.5, 2.0), std=(1.0, 2.0, 3.0))),
+        (" size = 8 / 9 , layout = NHWC ", Images((8, 9), layout="NHWC")),
+    ],
+)
+def test_images(text, images):
+    assert parse_images(text) == images
+    assert parse_images(images_text(images)) == images
+
+
+@pytest.mark.parametrize(
+    ("text", "marked", "said"),
+    [
+        ("", "^", "ends where a setting (size, resize, scale, mean, std, layout) was expected"),
+        ("sise=3", "sise", "is no setting of images"),
+        ("size", "^", "= and the size"),
+        ("size=", "^", "a number of pixels"),
+        ("size=0", "0", "leaves nothing of an image"),
+        ("size=3,size=4", "size", "is given a second time"),
+        ("size=3x4", "x4", "a comma or the end"),
+        ("resize=strech", "strech", "a number of pixels"),
+        ("scale=0", "0", "is no scale"),
+        ("scale=1/0", "1/0", "is no scale"),
+        ("scale=-1", "-1", "is no scale"),
+        ("scale=1e999", "1e999", "is too large"),
+        ("mean=0.5/0.5", "0.5/0.5", "has 2 values"),
+        ("std=1/0/1", "1/0/1", "cannot be divided by"),
+        ("layout=CHW", "CHW", "is no layout of images"),
+    ],
+)
+def test_wrong_images(text, marked, said):
+    error = refused(parse_images, text)
+    assert said in error.message
+    assert marked in {"^", pointed(error) if text else "^"}
+
+
+def test_images_by_name_are_the_same_settings():
+    table = {"size": [224, 160], "resize": "stretch", "scale": "1/255", "mean": (0.5, 0.5, 0.5), "std": 2}
+    assert parse_images(settings_text(table)) == parse_images(
+        "size=224/160,resize=stretch,scale=1/255,mean=0.5/0.5/0.5,std=2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("sise", 3), ("mean", None), ("layout", "NCHW,size=3"), ("size", "3"), ("std", [True])]
+)
+def test_images_by_name_of_a_wrong_type(key, value):
+    with pytest.raises(UsageError, match=key):
+        settings_text({key: value})

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlc.errors import UsageError
+from mlc.grammar.images import STRETCH, Images
 from mlc.recipe import Recipe, check_sizes, live, merge, parse_inputs, read_recipe, recipe_toml
 from mlc.types import Drop, Limits, PassSpec, Target
 from tests.test_grammar import KEYS, NAMES, OPTION_VALUES, STEADY, input_specs
@@ -27,12 +28,22 @@ at = "batch=8"
 opset = 21
 seed = 7
 strict = true
+strict_provider = true
+task = "image-classification"
 
 [limits]
 max_drop = "1%"
 max_latency = 5
 min_speedup = 1.5
 max_size = 10.0
+
+[images]
+size = [28, 32]
+resize = 40
+scale = "1/255"
+mean = 0.5
+std = [0.2, 0.3, 0.4]
+layout = "NCHW"
 """
 
 
@@ -65,6 +76,9 @@ def test_every_key_of_a_file(tmp_path, monkeypatch):
         opset=21,
         seed=7,
         strict=True,
+        strict_provider=True,
+        task="image-classification",
+        images=Images((28, 32), 40, 1 / 255, (0.5,), (0.2, 0.3, 0.4), "NCHW"),
     )
 
 
@@ -131,6 +145,16 @@ def test_what_lies_outside_stays_absolute(tmp_path, monkeypatch):
         ("source = 'a'\n[limits]\nmax_size = -1", "max_size: the largest size in MB is -1", ""),
         ("source = 'a'\n[limits]\nmax_drop = -0.1", "max_drop: '-0.1' is negative", ""),
         ("source = 'a'\n[limits]\nmax_drop = inf", "max_drop: the largest drop 'inf'", ""),
+        ("source = 'a'\nsize = 3", "there is no key 'size'", "below [images]"),
+        ("source = 'a'\n[images]\nseed = 3", "there is no key 'seed' in [images]", "above [images]"),
+        ("source = 'a'\n[images]\nmaen = 3", "there is no key 'maen' in [images]", "did you mean mean"),
+        ("source = 'a'\nimages = 'size=3'", "images is not a table", "[images]"),
+        ("source = 'a'\n[images]\nsize = '224'", "images: size: given '224'", "write 224"),
+        ("source = 'a'\n[images]\nsize = true", "images: size: given a bool", "write 224"),
+        ("source = 'a'\n[images]\nsize = 2.5", "images: the image settings 'size=2.5' has '.'", ""),
+        ("source = 'a'\n[images]\nmean = [0.5, 0.5]", "images: '0.5/0.5' has 2 values", ""),
+        ("source = 'a'\n[images]\nstd = nan", "images: the image settings 'std=nan' has 'nan'", ""),
+        ("source = 'a'\n[images]", "images: the image settings '' ends", ""),
         ("source = ", "is not TOML", ""),
         ("source = 'a'\nsource = 'b'", "is not TOML", ""),
     ],
@@ -224,6 +248,24 @@ REFERENCES = st.one_of(
     FILE_PARTS.filter(bool).map(lambda part: f"{os.path.normpath(part)}.py:make"), st.just("package.module:make")
 )
 FILES = FILE_PARTS.filter(bool).map(lambda part: f"{os.path.normpath(part)}.npz")
+VALUES = st.floats(-1e300, 1e300)
+DEVIATIONS = st.floats(1e-300, 1e300)
+
+
+def channels(values):
+    """Nothing, one value, or one for each of three channels."""
+    return st.just(()) | st.tuples(values) | st.tuples(values, values, values)
+
+
+IMAGES = st.builds(
+    Images,
+    size=st.none() | st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
+    resize=st.none() | st.integers(1, 4096) | st.just(STRETCH),
+    scale=st.none() | st.floats(1e-9, 1e9),
+    mean=channels(VALUES),
+    std=channels(DEVIATIONS),
+    layout=st.sampled_from([None, "NCHW", "NHWC"]),
+).filter(lambda images: images != Images())
 POSITIVE = st.none() | st.floats(1e-9, 1e9)
 RECIPES = st.builds(
     Recipe,
@@ -241,12 +283,15 @@ RECIPES = st.builds(
     target=st.builds(Target, device=st.sampled_from([None, "native", "0"]), threads=st.none() | st.integers(1, 64)),
     calibrate=st.none() | FILES | REFERENCES,
     data=st.none() | FILES | REFERENCES,
+    images=st.none() | IMAGES,
     metric=st.none() | st.sampled_from(["top1", "cosine"]) | REFERENCES,
     limits=st.builds(Limits, st.none() | st.builds(Drop, st.floats(0, 1), st.booleans()), POSITIVE, POSITIVE, POSITIVE),
     at=st.dictionaries(NAMES, st.integers(1, 2**40), max_size=2),
     opset=st.integers(1, 99),
     seed=st.integers(0, 2**32 - 1),
     strict=st.booleans(),
+    strict_provider=st.booleans(),
+    task=st.none() | st.sampled_from(["text-classification", "fill-mask"]),
 )
 
 
@@ -278,6 +323,9 @@ def test_every_field_is_written(tmp_path):
             limits=Limits(Drop(0.1), 1.0, 1.0, 1.0),
             at={"n": 1},
             opset=20,
+            strict_provider=True,
+            task="fill-mask",
+            images=Images((1, 2), 2, 1.0, (0.0,), (1.0,), "NCHW"),
         ),
         tmp_path,
     )
@@ -285,3 +333,4 @@ def test_every_field_is_written(tmp_path):
     fields = {field.name for field in dataclasses.fields(Recipe)} - {"defaults"}
     assert set(found) == fields
     assert set(found["limits"]) == {field.name for field in dataclasses.fields(Limits)}
+    assert set(found["images"]) == {field.name for field in dataclasses.fields(Images)}

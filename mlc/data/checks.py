@@ -100,7 +100,7 @@ def _check_sums(
                 raise DataError(f"the input {spec.name} of {source} has size {size} at axis {axis}, not {total}")
 
 
-def check_values(source: str, inputs: Sequence[InputSpec], arrays: Mapping[str, Array], first: int) -> None:
+def check_values(source: str, inputs: Sequence[InputSpec], arrays: Mapping[str, Array], indexes: Array) -> None:
     """Raise DataError with the sample's index for NaN or Inf, and for values outside the range that the spec states."""
     for spec in inputs:
         array = arrays[spec.name]
@@ -108,7 +108,7 @@ def check_values(source: str, inputs: Sequence[InputSpec], arrays: Mapping[str, 
             row = _first_row(~np.isfinite(array))
             kind = "NaN" if np.isnan(array[row]).any() else "Inf"
             raise DataError(
-                f"sample {first + row} of {source} has {kind} in the input {spec.name}", "remove or repair it"
+                f"sample {indexes[row]} of {source} has {kind} in the input {spec.name}", "remove or repair it"
             )
         if spec.values is None or array.size == 0:
             continue
@@ -119,7 +119,7 @@ def check_values(source: str, inputs: Sequence[InputSpec], arrays: Mapping[str, 
             value = array[row][bad[row]].flat[0]
             hint = "change the data, or the range in the input's spec"
             raise DataError(
-                f"sample {first + row} of {source} has {value} in the input {spec.name}, outside {low:g}..{high:g}",
+                f"sample {indexes[row]} of {source} has {value} in the input {spec.name}, outside {low:g}..{high:g}",
                 hint,
             )
 

@@ -1,17 +1,17 @@
-"""One pass over samples, from an .npz file or from any re-iterable of batches: checked, by name, in order."""
+"""One pass over samples, from arrays in files or from any re-iterable of batches: checked, by name, in order."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlc.data.arrays import Header
 from mlc.data.checks import ANSWERS, answers_name, check_kinds, check_names, check_values
-from mlc.data.npz import read_headers, read_rows
 from mlc.errors import DataError, foreign
 from mlc.types import InputSpec
 
@@ -41,32 +41,116 @@ class Chunk:
         return Chunk({name: array[rows] for name, array in self.inputs.items()}, answers, self.indexes[rows])
 
 
-class NpzSource:
-    """An .npz file: arrays named as the inputs, and ``labels`` or ``targets``; checked as far as its headers say."""
+class Source(ABC):
+    """Samples that can be read again and again, each time the same ones in the same order.
 
-    def __init__(self, path: Path, inputs: Sequence[InputSpec], outputs: Sequence[str]) -> None:
-        self.name = path.name
-        self._path = path
+    ``count`` is None where only a pass over the samples tells it. ``detail`` is what the report adds to their name,
+    ``classes`` are the names that answers stand for by their place, ``notes`` are what the user has to know.
+    ``from_images`` says whether settings of images have been used.
+    """
+
+    name: str
+    has_answers: bool
+    count: int | None = None
+    detail: str = ""
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    from_images: bool = False
+
+    @abstractmethod
+    def chunks(self, rows: int) -> Iterator[Chunk]:
+        """Yield all samples once, about ``rows`` at a time."""
+
+    def kept(self, rows: int, keep: Array) -> Iterator[Chunk]:
+        """Yield those samples that a mask over all keeps."""
+        return (chunk.picked(keep) for chunk in self.chunks(rows))
+
+
+class IndexedSource(Source):
+    """Samples that can be read by their places, each costly enough to read no other."""
+
+    @abstractmethod
+    def at(self, indexes: Array) -> Chunk:
+        """Return the samples at some places."""
+
+    def chunks(self, rows: int) -> Iterator[Chunk]:
+        """Yield all samples, ``rows`` at a time."""
+        return self.kept(rows, np.ones(self.count or 0, bool))
+
+    def kept(self, rows: int, keep: Array) -> Iterator[Chunk]:
+        """Yield those samples that a mask over all keeps, ``rows`` at a time."""
+        places = np.flatnonzero(keep)
+        return (self.at(places[start : start + rows]) for start in range(0, len(places), rows))
+
+
+class ArraySource(Source):
+    """Arrays in files, named as the inputs, and ``labels`` or ``targets``; checked as far as their headers say.
+
+    ``read(rows)`` starts one pass over them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        headers: Mapping[str, Header],
+        read: Callable[[int], Iterator[dict[str, Array]]],
+        inputs: Sequence[InputSpec],
+        outputs: Sequence[str],
+    ) -> None:
+        self.name = name
+        self.headers = headers
+        self._read = read
         self._inputs = inputs
-        headers = read_headers(path)
-        check_names(self.name, headers, inputs, outputs)
-        check_kinds(self.name, {name: (header.shape, header.dtype) for name, header in headers.items()}, inputs)
-        self._answers = answers_name(self.name, headers, inputs)
-        self.has_answers = self._answers is not None
+        check_names(name, headers, inputs, outputs)
+        check_kinds(name, {key: (header.shape, header.dtype) for key, header in headers.items()}, inputs)
+        self.has_answers = answers_name(name, headers, inputs) is not None
         self.count = next(iter(headers.values())).shape[0]
         if self.count == 0:
-            raise DataError(f"{self.name} has no samples", "an array's axis 0 runs over the samples")
+            raise DataError(f"{name} has no samples", "an array's axis 0 runs over the samples")
 
     def chunks(self, rows: int) -> Iterator[Chunk]:
         """Yield all samples, ``rows`` at a time."""
         first = 0
-        for arrays in read_rows(self._path, rows):
-            chunk = _chunk(self.name, arrays, self._inputs, first)
+        for arrays in self._read(rows):
+            chunk = checked_chunk(self.name, arrays, self._inputs, first)
             first += len(chunk.indexes)
             yield chunk
 
 
-class IterableSource:
+class JoinedSource(Source):
+    """Several files one after the other, each with several samples in arrays of the same names and kinds."""
+
+    def __init__(self, name: str, parts: Sequence[ArraySource]) -> None:
+        self.name = name
+        self._parts = parts
+        self.has_answers = parts[0].has_answers
+        self.count = sum(part.count or 0 for part in parts)
+        for part in parts[1:]:
+            _refuse_other_arrays(parts[0], part)
+
+    def chunks(self, rows: int) -> Iterator[Chunk]:
+        """Yield all samples; a chunk holds samples of one file."""
+        first = 0
+        for part in self._parts:
+            for chunk in part.chunks(rows):
+                yield replace(chunk, indexes=chunk.indexes + first)
+            first += part.count or 0
+
+
+def _refuse_other_arrays(first: ArraySource, other: ArraySource) -> None:
+    for name in [*first.headers, *other.headers]:
+        there, here = other.headers.get(name), first.headers.get(name)
+        if there is None or here is None:
+            has, lacks = (first, other) if there is None else (other, first)
+            raise DataError(f"{has.name} has an array {name!r} and {lacks.name} has none", "give each file the same")
+        if there.dtype != here.dtype:
+            raise DataError(
+                f"{name} is {here.dtype.name} in {first.name} and {there.dtype.name} in {other.name}",
+                "give each file the same",
+            )
+
+
+class IterableSource(Source):
     """A re-iterable of batches: dicts by input name, or tuples in signature order with the answers last.
 
     The first batch is read at once, so that what is wrong is known early, and its digest is kept: a source that gives
@@ -93,7 +177,7 @@ class IterableSource:
             check_names(f"batch {number} of {self.name}", arrays, self._inputs, self._outputs)
             shapes = {name: (array.shape, array.dtype) for name, array in arrays.items()}
             check_kinds(f"batch {number} of {self.name}", shapes, self._inputs)
-            chunk = _chunk(self.name, arrays, self._inputs, first)
+            chunk = checked_chunk(self.name, arrays, self._inputs, first)
             if len(chunk.indexes) == 0:
                 continue
             if first == 0:
@@ -136,12 +220,13 @@ class IterableSource:
 _END = object()
 
 
-def _chunk(source: str, arrays: Mapping[str, Array], inputs: Sequence[InputSpec], first: int) -> Chunk:
-    check_values(source, inputs, arrays, first)
+def checked_chunk(source: str, arrays: Mapping[str, Array], inputs: Sequence[InputSpec], first: int) -> Chunk:
+    """Return samples whose values have been checked; ``first`` is the place of the first in the source."""
     answers = answers_name(source, arrays, inputs)
     chosen = {spec.name: arrays[spec.name] for spec in inputs}
-    count = len(next(iter(chosen.values())))
-    return Chunk(chosen, None if answers is None else arrays[answers], np.arange(first, first + count))
+    indexes = np.arange(first, first + len(next(iter(chosen.values()))))
+    check_values(source, inputs, chosen, indexes)
+    return Chunk(chosen, None if answers is None else arrays[answers], indexes)
 
 
 def _named(source: str, batch: Any, inputs: Sequence[InputSpec]) -> dict[str, Array]:

@@ -1,19 +1,18 @@
-"""Where data comes from: .npz files, the user's functions and any re-iterable, as a stream of checked batches."""
+"""Samples as a stream of batches, stacked to the size of the inputs' axis 0, and parts of them."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlc.data.sources import Chunk, IterableSource, NpzSource
+from mlc.data.sources import Chunk, Source
 from mlc.dims import legal, range_text, smallest
-from mlc.errors import DataError, foreign
-from mlc.types import Dim, InputSpec, OutputSpec
+from mlc.errors import DataError
+from mlc.types import Dim, InputSpec
 
 if TYPE_CHECKING:
     from mlc.types import Array
@@ -40,24 +39,15 @@ class Batch:
 class Data:
     """Samples that can be read again and again, each time the same ones in the same order.
 
-    ``chunks(rows)`` starts one pass over the source; ``keep`` is a mask over the samples of the source.
+    ``source`` is where they come from, ``keep`` is a mask over its samples, and ``name`` is what such a part is called.
     """
 
-    def __init__(
-        self,
-        name: str,
-        inputs: Sequence[InputSpec],
-        chunks: Callable[[int], Iterator[Chunk]],
-        *,
-        has_answers: bool,
-        count: int | None = None,
-        keep: Array | None = None,
-    ) -> None:
-        self.name = name
+    def __init__(self, source: Source, inputs: Sequence[InputSpec], name: str = "", keep: Array | None = None) -> None:
+        self.source = source
+        self.name = name or source.name
         self.inputs = tuple(inputs)
-        self.has_answers = has_answers
-        self._chunks = chunks
-        self._count = count
+        self.has_answers = source.has_answers
+        self._count = source.count
         self._keep = keep
         batch_size(self.inputs, PREFERRED)
 
@@ -66,7 +56,7 @@ class Data:
         if self._keep is not None:
             return int(self._keep.sum())
         if self._count is None:
-            self._count = sum(len(chunk.indexes) for chunk in self._chunks(PREFERRED))
+            self._count = sum(len(chunk.indexes) for chunk in self.source.chunks(PREFERRED))
         return self._count
 
     def __bool__(self) -> bool:
@@ -78,10 +68,7 @@ class Data:
     def batches(self, size: int | None = None) -> Iterator[Batch]:
         """Yield all samples, stacked to the fixed size of axis 0, or to about ``size`` where that is open."""
         rows = batch_size(self.inputs, size or PREFERRED)
-        chunks = self._chunks(rows)
-        if self._keep is not None:
-            keep = self._keep
-            chunks = (chunk.picked(keep) for chunk in chunks)
+        chunks = self.source.chunks(rows) if self._keep is None else self.source.kept(rows, self._keep)
         for chunk in _regrouped(chunks, rows):
             yield _batch(chunk, filled_size(self.inputs, len(chunk.indexes)))
 
@@ -91,40 +78,7 @@ class Data:
         if self._keep is not None:
             whole = np.zeros_like(self._keep)
             whole[np.flatnonzero(self._keep)[keep]] = True
-        return Data(name, self.inputs, self._chunks, has_answers=self.has_answers, keep=whole)
-
-
-def open_data(
-    source: str | Path | Iterable[Any], inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec] = ()
-) -> Data:
-    """Open an .npz file, a ``file.py:function`` or a re-iterable of batches, and check its first samples.
-
-    ``outputs`` only make the message better for an array that is called like an output. Raises DataError.
-    """
-    names = [output.name for output in outputs]
-    batch_size(inputs, PREFERRED)
-    opened: NpzSource | IterableSource
-    source = str(source) if isinstance(source, Path) else source
-    if isinstance(source, str) and source.endswith(".py"):
-        from mlc.references import function_hint
-
-        raise DataError(f"the data {source} name no function", function_hint(source))
-    if isinstance(source, str) and (source.endswith(".npz") or ":" not in source):
-        opened = NpzSource(Path(source), inputs, names)
-        return Data(opened.name, inputs, opened.chunks, has_answers=opened.has_answers, count=opened.count)
-    if isinstance(source, str):
-        opened = IterableSource(_call(source), source, inputs, names)
-    else:
-        opened = IterableSource(source, f"the {type(source).__name__}", inputs, names)
-    return Data(opened.name, inputs, opened.chunks, has_answers=opened.has_answers)
-
-
-def _call(reference: str) -> Any:
-    from mlc.references import load_function
-
-    function = load_function(reference, DataError)
-    with foreign(f"the data function {reference}", DataError):
-        return function()
+        return Data(self.source, self.inputs, name, whole)
 
 
 def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:

@@ -22,7 +22,7 @@ LARGEST = 2**63 - 1
 _EXACT = 1e15
 """Whole floats below this are written as integers and come back equal."""
 
-_PLAIN = r"[^\s,=\"'\\][^,=\"'\\]*(?<!\s)"
+_PLAIN = r"[^\s,=\"'][^,=\"']*(?<!\s)"
 _QUOTED = r'"((?:[^"\\]|\\.)*)"' + r"|'((?:[^'\\]|\\.)*)'"
 
 
@@ -81,7 +81,7 @@ class Reader:
             return self.take(_PLAIN, expected), False
         self.position = quoted.end()
         inner = quoted.group(1) if quoted.group(1) is not None else quoted.group(2)
-        return re.sub(r"\\(.)", r"\1", inner, flags=re.DOTALL), True
+        return re.sub(r"\\([\\\"'])", r"\1", inner), True
 
     def fail(self, expected: str, hint: str = "") -> NoReturn:
         """Raise UsageError: something else stands at the present place than what was expected."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlc.data import Batch, Data, open_data, split
 from mlc.errors import DataError, UsageError
+from mlc.grammar.images import Images
 from mlc.metrics import Metric
 from mlc.pipeline.run import Live, either
 from mlc.recipe import LIVE, Recipe
@@ -25,6 +26,9 @@ CALIBRATION_SHARE = 0.2
 
 PROBED = 8
 """Samples that probe inputs are made of."""
+
+NAMED = 10
+"""Classes that a description names."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,9 @@ class Datasets:
         return {name: array[: batch.count] for name, array in batch.inputs.items()}
 
     def described(self) -> dict[str, str]:
-        """Return what the report says of the data: names and numbers of samples."""
+        """Return what the report says of the data: names, numbers of samples, what images became, classes."""
         parts = {"calibration": self.calibration, "evaluation": self.evaluation}
-        return {role: f"{data.name}, {len(data)} samples" for role, data in parts.items() if data is not None}
+        return {role: _description(data) for role, data in parts.items() if data is not None}
 
 
 def refuse_contradictions(recipe: Recipe, live: Live, lossy: Sequence[PassSpec]) -> None:
@@ -67,6 +71,8 @@ def refuse_contradictions(recipe: Recipe, live: Live, lossy: Sequence[PassSpec])
         )
     if calibrate and not lossy:
         raise UsageError("calibration data was given and no pass calibrates", "add --pass int8-static, or leave it out")
+    if recipe.images is not None and not (data or calibrate):
+        raise UsageError("settings of images were given and no images", "give --data FOLDER, or --calibrate FOLDER")
     if metric and not (data or calibrate):
         raise UsageError("a metric was given and no data to compute it on", "give --data FILE.npz")
     if recipe.limits.max_drop is not None and not metric:
@@ -88,26 +94,56 @@ def datasets(
 ) -> Datasets:
     """Open what was given, each a path, a function or a re-iterable; split where one source has to serve both ends.
 
-    Raises DataError as ``open_data`` does, and where the metric needs answers that what evaluates does not have.
+    Raises DataError as ``open_data`` does, and where the metric needs answers that what evaluates does not have;
+    UsageError for settings of images where there are none.
     """
-    calibration = _opened(either(live.calibrate, recipe.calibrate), signature)
-    evaluation = _opened(either(live.data, recipe.data), signature)
+    calibration = _opened(either(live.calibrate, recipe.calibrate), signature, recipe.images)
+    evaluation = _opened(either(live.data, recipe.data), signature, recipe.images)
     refuse_missing_answers(metric, evaluation or calibration)
     opened = {"calibrate": calibration, "data": evaluation}
+    told = _told([data for data in opened.values() if data is not None], recipe, signature)
     digests = {
         key: _digest_of(data) for key, data in opened.items() if data is not None and getattr(live, key) is not None
     }
     if calibration is not None and evaluation is not None:
         calibration, notes = _apart(calibration, evaluation)
-        return Datasets(calibration, evaluation, notes, digests)
+        return Datasets(calibration, evaluation, (*told, *notes), digests)
     only = calibration or evaluation
     if only is None or not lossy:
-        return Datasets(None, only, digests=digests)
-    return Datasets(*split(only, CALIBRATION_SHARE, recipe.seed), digests=digests)
+        return Datasets(None, only, told, digests)
+    return Datasets(*split(only, CALIBRATION_SHARE, recipe.seed), told, digests)
 
 
-def _opened(source: str | Iterable[Any] | None, signature: Signature) -> Data | None:
-    return None if source is None else open_data(source, signature.inputs, signature.outputs)
+def _opened(source: str | Iterable[Any] | None, signature: Signature, images: Images | None) -> Data | None:
+    return None if source is None else open_data(source, signature.inputs, signature.outputs, images)
+
+
+def _told(opened: Sequence[Data], recipe: Recipe, signature: Signature) -> tuple[str, ...]:
+    """Return what the user has to know of the data. Raises UsageError for settings of images where there are none."""
+    if recipe.images is not None and not any(data.source.from_images for data in opened):
+        names = " and ".join(data.name for data in opened)
+        raise UsageError(f"settings of images were given, and there are no images in {names}", "leave them out")
+    notes = [note for data in opened for note in (*data.source.notes, *_class_notes(data, signature))]
+    return tuple(dict.fromkeys(notes))
+
+
+def _class_notes(data: Data, signature: Signature) -> Iterator[str]:
+    """Say where the names of classes are not as many as the scores, and so may not stand in the model's order."""
+    scores = [output.dims[-1] for output in signature.outputs if len(output.dims) == 2]  # noqa: PLR2004
+    classes = len(data.source.classes)
+    if classes and scores and classes not in scores and all(isinstance(size, int) for size in scores):
+        yield (
+            f"{data.source.name} has {classes} classes and the model {' and '.join(map(str, scores))} scores: "
+            f"the label of a sample is the place of its class among the {classes}, in order of their names"
+        )
+
+
+def _description(data: Data) -> str:
+    parts = [data.name, f"{len(data)} samples", data.source.detail]
+    classes = data.source.classes
+    if classes:
+        parts.append(f"{len(classes)} classes: {', '.join(classes[:NAMED])}{', ...' if len(classes) > NAMED else ''}")
+    return ", ".join(part for part in parts if part).encode("utf-8", "replace").decode("utf-8")
 
 
 def _apart(calibration: Data, evaluation: Data) -> tuple[Data, tuple[str, ...]]:

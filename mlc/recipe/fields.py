@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlc.errors import UsageError, kind_of
 from mlc.grammar import nearest, within
+from mlc.grammar.images import Images, images_text, parse_images, settings_text
 from mlc.grammar.inputs import input_text, parse_inputs
 from mlc.grammar.values import (
     drop_text,
@@ -61,10 +63,10 @@ def text_of(value: Any) -> str:
 
 
 def place_of(value: Any) -> str:
-    """Return a text that can be the name of a file or function. Raises UsageError."""
+    """Return a text that can be the name of a file or function, with forward slashes on Windows. Raises UsageError."""
     if "\0" in text_of(value):
         raise UsageError(f"{value!r} is not text", "a name has no zero bytes")
-    return str(value)
+    return str(value).replace("\\", "/") if sys.platform == "win32" else str(value)
 
 
 def _texts(value: Any, kind: type) -> list[Any]:
@@ -124,6 +126,12 @@ def _sizes(value: Any) -> dict[str, int]:
     return parse_sizes(sizes_text(dict(value)) if isinstance(value, Mapping) else text_of(value))
 
 
+def _images(value: Any) -> Images:
+    if isinstance(value, Images):
+        value = images_text(value)
+    return parse_images(settings_text(value) if isinstance(value, Mapping) else text_of(value))
+
+
 def _opset(value: Any) -> int:
     return _whole(value, "the opset", 1, 99)
 
@@ -135,6 +143,7 @@ FIELDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "target": lambda value: {"target": _target(value)},
     "calibrate": lambda value: {"calibrate": place_of(value)},
     "data": lambda value: {"data": place_of(value)},
+    "images": lambda value: {"images": _images(value)},
     "metric": lambda value: {"metric": place_of(value)},
     "at": lambda value: {"at": _sizes(value)},
     "opset": lambda value: {"opset": _opset(value)},

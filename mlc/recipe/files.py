@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from mlc.grammar.places import is_file, names_function, split_weights
+
 LIVE = "python:"
 """Begins what stands for a live Python object: its digest follows."""
 
@@ -14,18 +16,18 @@ def _source_files(text: str, place: Callable[[str], str]) -> str:
     """Move the file parts of ``file.py:function@weights`` or ``model.onnx``; a module and a live object have none."""
     if text.startswith(LIVE):
         return text
-    model, at, weights = text.partition("@")
-    return _reference_files(model, place) + (f"@{place(weights)}" if at else "")
+    model, weights = split_weights(text)
+    return _reference_files(model, place) + ("" if weights is None else f"@{place(weights)}")
 
 
 def _reference_files(text: str, place: Callable[[str], str]) -> str:
     """Move the file of ``file.py:function``, or a file alone; ``package.module:function`` is left alone."""
     if text.startswith(LIVE):
         return text
-    name, colon, function = text.rpartition(":")
-    if not colon:
+    if not names_function(text):
         return place(text)
-    if name.endswith(".py") or "/" in name:
+    name, _, function = text.rpartition(":")
+    if is_file(name):
         return f"{place(name)}:{function}"
     return text if all(part.isidentifier() for part in (*name.split("."), function)) else place(text)
 
@@ -44,12 +46,15 @@ FILES: dict[str, Callable[[str, Callable[[str], str]], str]] = {
 
 
 def from_folder(part: str, folder: Path) -> str:
-    """Return a path that is relative to a folder relative to the working directory; outside of it absolute."""
+    """Return a path that is relative to a folder relative to the working directory; outside of it absolute.
+
+    It is written with forward slashes, as in the file.
+    """
     if not part.strip():
         return part
     here = Path.cwd()
     path = Path(os.path.normpath(Path(os.path.realpath(folder)) / part))
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
 
 
 def to_folder(part: str, folder: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from mlc.dims import legal, named, range_text
 from mlc.errors import UsageError, first_line
 from mlc.grammar import nearest
+from mlc.grammar.images import SETTINGS, Images, images_table
 from mlc.grammar.inputs import input_text, parse_inputs
 from mlc.grammar.values import (
     drop_text,
@@ -34,6 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 _TABLE = "limits"
+_IMAGES = "images"
 _HEAD = "# mlc compile --recipe {name} runs this again.\n"
 _HEAD_LIVE = "# Live Python objects stood in the place of {fields}: this recipe cannot be run again as it is.\n"
 
@@ -45,7 +47,7 @@ class Recipe:
     ``source``, ``calibrate``, ``data`` and ``metric`` are written as on the command line, paths relative to the working
     directory; a live Python object has ``python:<digest>`` in its place and cannot be replayed. ``opset`` is None until
     the source has decided it: an .onnx file has its own. ``strict_provider`` refuses nodes that fall back from the
-    target's provider. ``task`` is what a Hugging Face model is for.
+    target's provider. ``task`` is what a Hugging Face model is for. ``images`` is how image files become the input.
     """
 
     source: str
@@ -55,6 +57,7 @@ class Recipe:
     target: Target = field(default_factory=Target)
     calibrate: str | None = None
     data: str | None = None
+    images: Images | None = None
     metric: str | None = None
     limits: Limits = field(default_factory=Limits)
     at: Mapping[str, int] = field(default_factory=dict)
@@ -109,17 +112,8 @@ def read_recipe(path: Path, source: str | None = None) -> Recipe:
     unknown keys (with the nearest match), wrong types and texts.
     """
     given = _load(path)
+    _check_keys(path, given)
     limits = given.pop(_TABLE, {})
-    if not isinstance(limits, dict):
-        raise UsageError(f"{path}: {_TABLE} is not a table", f"write [{_TABLE}] and one limit a line")
-    for key in given:
-        if key not in FIELDS:
-            hint = f"it belongs below [{_TABLE}]" if key in LIMITS else nearest(key, [*FIELDS, _TABLE])
-            raise UsageError(f"{path}: there is no key {key!r}", hint)
-    for key in limits:
-        if key not in LIMITS:
-            hint = f"it belongs above [{_TABLE}]" if key in FIELDS else nearest(key, LIMITS)
-            raise UsageError(f"{path}: there is no key {key!r} in [{_TABLE}]", hint)
     for key, move in FILES.items():
         if isinstance(given.get(key), str):
             given[key] = move(given[key], lambda part: from_folder(part, path.parent))
@@ -128,6 +122,24 @@ def read_recipe(path: Path, source: str | None = None) -> Recipe:
     if "source" not in given:
         raise UsageError(f"{path}: no source is given", 'name the model: source = "model.py:function"')
     return merge(None, {**given, **limits}, lambda key: f"{path}: {key}")
+
+
+def _check_keys(path: Path, given: Mapping[str, Any]) -> None:
+    """Refuse keys that there are not, in the file and in its tables; each knows where a key of another belongs."""
+    tables = {_TABLE: LIMITS, _IMAGES: SETTINGS}
+    for key in given:
+        if key not in FIELDS and key != _TABLE:
+            below = next((name for name, known in tables.items() if key in known), None)
+            hint = f"it belongs below [{below}]" if below else nearest(key, [*FIELDS, _TABLE])
+            raise UsageError(f"{path}: there is no key {key!r}", hint)
+    for name, known in tables.items():
+        table = given.get(name, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"{path}: {name} is not a table", f"write [{name}] and one key a line")
+        for key in table:
+            if key not in known:
+                hint = f"it belongs above [{name}]" if key in FIELDS else nearest(key, known)
+                raise UsageError(f"{path}: there is no key {key!r} in [{name}]", hint)
 
 
 def recipe_toml(recipe: Recipe, beside: Path) -> str:
@@ -159,7 +171,8 @@ def recipe_toml(recipe: Recipe, beside: Path) -> str:
         "min_speedup": recipe.limits.min_speedup,
         "max_size": recipe.limits.max_size,
     }
-    values = _present(values) | ({_TABLE: _present(limits)} if _present(limits) else {})
+    tables = {_TABLE: _present(limits), _IMAGES: images_table(recipe.images or Images())}
+    values = _present(values) | {name: table for name, table in tables.items() if table}
     head = _HEAD_LIVE.format(fields=", ".join(live(recipe))) if live(recipe) else _HEAD.format(name="recipe.toml")
     return head + tomli_w.dumps(values)
 
@@ -171,7 +184,7 @@ def _present(values: dict[str, Any]) -> dict[str, Any]:
 def _toml_hint(path: Path, error: BaseException) -> str:
     """Return the line of a recipe at which its TOML ends to be any, where that is known."""
     found = re.search(r"at line (\d+)", str(error))
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
     if found is None or int(found[1]) > len(lines):
         return "write one `key = value` a line, texts in quotes; each run writes such a file beside its model"
     return f"correct line {found[1]}: {lines[int(found[1]) - 1].strip()}"
@@ -181,7 +194,7 @@ def _load(path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows put a mark first
     except FileNotFoundError as error:
         raise UsageError(f"there is no recipe {path}", "name a recipe.toml") from error
     except IsADirectoryError as error:
