@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format venv benchmarks clean
+.PHONY: demo test lint format venv extras setup-webgpu benchmarks clean
 
 venv: .venv/installed
 
@@ -12,6 +12,15 @@ venv: .venv/installed
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
+
+# Everything that an extra brings; tests that need one are skipped without it.
+extras: venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,all]'
+
+# A software Vulkan device for the webgpu provider; needs root on Debian.
+setup-webgpu: venv
+	sh .ci/setup-webgpu
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,webgpu]'
 
 demo: venv
 	$(BIN)/mlc compile --recipe sample_models/fashion_cnn/recipe.toml -o build/demo --force

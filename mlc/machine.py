@@ -11,10 +11,16 @@ from pathlib import Path
 
 from mlc.types import Machine
 
+PEAK, RESIDENT = "VmHWM", "VmRSS"
+"""What Linux calls the most memory that a process had at once, and what it has now."""
+
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where Linux says what a container may use."""
 
-PACKAGES = ("mlc-toolchain", "torch", "onnx", "onnxruntime", "onnx-ir", "onnxscript", "numpy")
+RUNTIMES = ("openvino", "onnxruntime-ep-openvino", "onnxruntime-ep-webgpu")
+"""Distributions that models run on beside onnxruntime, where they are installed."""
+
+PACKAGES = ("mlc-toolchain", "torch", "onnx", "onnxruntime", "onnx-ir", "onnxscript", "numpy", *RUNTIMES)
 
 
 @cache
@@ -55,7 +61,10 @@ def cores() -> int:
     """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    import psutil
+
+    allowed = getattr(psutil.Process(), "cpu_affinity", None)  # Windows has it, macOS has not
+    return len(allowed()) if allowed is not None else os.cpu_count() or 1
 
 
 def memory_bytes() -> int:
@@ -70,12 +79,21 @@ def memory_bytes() -> int:
 
 
 def process_bytes(key: str) -> int:
-    """Return a figure of this process's memory from Linux: ``VmRSS`` is resident now, ``VmHWM`` the peak; else 0."""
+    """Return a figure of this process's memory from Linux, ``PEAK`` or ``RESIDENT``; 0 elsewhere."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
+
+
+def reset_peak() -> int:
+    """Let the peak of this process's memory begin anew where Linux allows it; return the bytes from which it counts."""
+    try:
+        Path("/proc/self/clear_refs").write_bytes(b"5")
+    except OSError:
+        return process_bytes(PEAK)
+    return process_bytes(RESIDENT)
 
 
 def installed(package: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -12,10 +12,11 @@ import numpy as np
 from mlc.errors import DataError
 from mlc.measuring.agreement import Agreement
 from mlc.measuring.bootstrap import expanded_interval, mean_draws, weighted_mean
+from mlc.measuring.fingerprint import Fingerprint
 from mlc.measuring.nouns import Accuracy, Candidate, Known, OutputAgreement, Runs
 from mlc.measuring.proportions import paired_interval, share_interval
 from mlc.metrics import unchanged
-from mlc.runtimes.onnxruntime import open_session
+from mlc.runtimes.opening import open_session
 from mlc.types import Interval, Target
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def measure_accuracy(
     or scores.
     """
     agreements: list[dict[str, Agreement]] = [{} for _ in candidates]
-    originals, scores = Scores(), [Scores() for _ in candidates]
+    originals, scores, evaluated = Scores(), [Scores() for _ in candidates], Fingerprint()
     with ExitStack() as stack:
         sessions = [
             stack.enter_context(open_session(candidate.path, target, options=candidate.session_options))
@@ -74,6 +75,7 @@ def measure_accuracy(
         ]
         done = 0
         for batch in data.batches():
+            evaluated.add(batch)
             expected = original.run(batch.inputs)
             if metric is not None and not metric.against_original:
                 originals.add(score(metric, expected, batch, expected))
@@ -85,8 +87,9 @@ def measure_accuracy(
             done += batch.count
             progress(f"{done} samples")
     figures = [None if metric is None else judged(metric, originals, kept, seed) for kept in scores]
+    digest = evaluated.hexdigest()
     return tuple(
-        (figure, tuple(one.result() for one in sums.values()))
+        (figure and replace(figure, evaluated=digest), tuple(one.result() for one in sums.values()))
         for figure, sums in zip(figures, agreements, strict=True)
     )  # fmt: skip
 

@@ -37,6 +37,7 @@ def run_job(asked: Mapping[str, Any]) -> dict[str, Any]:
     """
     command = [sys.executable, "-P", "-m", WORKER]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes["errors"] = "replace"  # libraries complain in whatever bytes they like
     with subprocess.Popen(command, **pipes, text=True, encoding="utf-8", env=_environment()) as process:  # noqa: S603
         try:
             output, complaints = process.communicate(json.dumps(asked))
@@ -65,8 +66,13 @@ def _environment() -> dict[str, str]:
 def _obituary(asked: Mapping[str, Any], code: int | None, complaints: str) -> str:
     names = ", ".join(dict.fromkeys(Path(model["path"]).name for model in asked["models"]))
     lines = [line.strip() for line in complaints.splitlines() if line.strip()]
-    death = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+    death = f"signal {-code}" if code is not None and code < 0 else f"exit code {_exit_code(code)}"
     return f"the process that measured {names} died with {death}: {lines[-1] if lines else 'it said nothing'}"
+
+
+def _exit_code(code: int | None) -> str:
+    """Return an exit code, one of Windows' own as it is written everywhere: 0xc0000005."""
+    return f"{code:#x}" if code is not None and code > 0xFFFF else str(code)  # noqa: PLR2004
 
 
 def _raised(told: Mapping[str, str]) -> MlcError:

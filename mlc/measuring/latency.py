@@ -17,6 +17,7 @@ from mlc.measuring.bootstrap import ratio_interval
 from mlc.measuring.jobs import job, nodes_of, profile_of, run_job
 from mlc.measuring.nouns import Candidate, Latency, Runs
 from mlc.measuring.timing import timed_block
+from mlc.runtimes.opening import without_spinning
 from mlc.runtimes.session import NodeRun, Profile
 from mlc.types import Interval, Sizes, Target
 
@@ -38,9 +39,6 @@ PATIENCE = 6
 
 BLOCK = (0.010, 0.050)
 """Seconds of a block, shortest and longest."""
-
-SPINNING = {"session.force_spinning_stop": "1"}
-"""Every timed session has this: threads that spin on after a run would take the cores from the next session."""
 
 SECONDS = 10.0
 LOADS = 3
@@ -86,7 +84,7 @@ def bench(
     """Write the inputs to files that all workers read, and remove them at the end."""
     if not seconds > 0:
         raise UsageError(f"{seconds:g} seconds are no time to measure in", "give a positive number")
-    with tempfile.TemporaryDirectory(prefix="mlc-measure-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mlc-measure-", ignore_cleanup_errors=True) as folder:
         files = {name: Path(folder) / f"{number}.npy" for number, name in enumerate(inputs)}
         for name, file in files.items():
             np.save(file, inputs[name], allow_pickle=False)
@@ -154,7 +152,7 @@ def time_set(models: Sequence[Candidate], shared: Bench, seconds: float) -> list
             rounds=ROUNDS,
             patience=PATIENCE,
             block=BLOCK,
-            spinning=SPINNING,
+            spinning=without_spinning(shared.target),
         )
         answer = run_job(asked)
         answers.append({key: [answer[key][order.index(index)] for index in range(len(models))] for key in answer})
@@ -215,4 +213,5 @@ def measure_load(candidate: Candidate, shared: Bench) -> tuple[float, float]:
 
 def measure_profile(candidate: Candidate, shared: Bench) -> Profile:
     """Profile in a fresh process with the options of the timed sessions."""
-    return profile_of(run_job(job("profile", [candidate], shared.target, shared.inputs, spinning=SPINNING)))
+    spinning = without_spinning(shared.target)
+    return profile_of(run_job(job("profile", [candidate], shared.target, shared.inputs, spinning=spinning)))

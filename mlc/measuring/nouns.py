@@ -66,7 +66,8 @@ class OutputAgreement:
 class Accuracy:
     """The user's metric on the evaluation data; drops are positive when it got worse, whatever the metric's direction.
 
-    The drop of a metric without a finite best value (sqnr) is NaN.
+    The drop of a metric without a finite best value (sqnr) is NaN. ``evaluated`` is a digest of the samples and
+    answers: what two accuracies have to share before they compare.
     """
 
     metric: str
@@ -75,6 +76,7 @@ class Accuracy:
     value: Interval
     original: float
     drop: Interval
+    evaluated: str = ""
 
 
 @dataclass(frozen=True)

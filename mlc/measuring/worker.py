@@ -1,7 +1,7 @@
 """The fresh process that measures: one job as JSON on stdin, its answer as the last line of stdout.
 
-It imports NumPy and onnxruntime, and nothing of torch, the IR or the command line, so that its memory and its threads
-are the model's.
+It imports NumPy and the runtime that the target asks for, and nothing of torch, the IR or the command line, so that its
+memory and its threads are the model's.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mlc.errors import MlcError, TargetError
-from mlc.machine import process_bytes
+from mlc.machine import PEAK, process_bytes
 from mlc.measuring.jobs import error_answer, target_of
 from mlc.measuring.timing import NANOSECONDS, Run, timed_block
-from mlc.runtimes.onnxruntime import OnnxRuntimeSession, open_session
-from mlc.runtimes.profiling import profile_run
+from mlc.runtimes.opening import open_session, prepare, profile_run
+from mlc.runtimes.session import Session
 
 Job: TypeAlias = Mapping[str, Any]
 
@@ -40,7 +40,7 @@ def time_set(asked: Job) -> dict[str, Any]:
     sessions = [_open(asked, model, asked["spinning"]) for model in asked["models"]]
     for session in sessions:
         session.run(inputs)
-    runs = [_run(session, inputs) for session in sessions]
+    runs = [session.timed(inputs) for session in sessions]
     rounds, block = plan([_once(run) for run in runs], asked)
     order = random.Random(asked["seed"])  # noqa: S311
     times: list[list[list[int]]] = [[] for _ in runs]
@@ -81,13 +81,14 @@ def time_alone(asked: Job) -> dict[str, Any]:
     inputs = _inputs(asked)
     session = _open(asked, asked["models"][0], {})
     session.run(inputs)
-    run = _run(session, inputs)
+    run = session.timed(inputs)
     timed_block(run, asked["seconds"] / 4)
     return {"runs": thinned(timed_block(run, asked["seconds"]))}
 
 
 def load(asked: Job) -> dict[str, Any]:
     """Load one model and run it once: seconds of loading, peak memory of the process in bytes."""
+    prepare(target_of(asked["target"]))
     start = time.perf_counter()
     session = _open(asked, asked["models"][0], {})
     seconds = time.perf_counter() - start
@@ -115,7 +116,7 @@ def peak_memory() -> int:
 
     Linux's getrusage starts from the peak of the process that started this one, so the memory's own mark is read there.
     """
-    if own := process_bytes("VmHWM"):
+    if own := process_bytes(PEAK):
         return own
     if sys.platform == "win32":
         import psutil
@@ -131,13 +132,8 @@ def _inputs(asked: Job) -> dict[str, np.ndarray]:
     return {name: np.load(file, allow_pickle=False) for name, file in asked["inputs"].items()}
 
 
-def _open(asked: Job, model: Mapping[str, Any], more: Mapping[str, str]) -> OnnxRuntimeSession:
-    return open_session(Path(model["path"]), target_of(asked["target"]), options={**model["options"], **more})
-
-
-def _run(session: OnnxRuntimeSession, inputs: Mapping[str, np.ndarray]) -> Run:
-    names, feed, raw = list(session.outputs), dict(inputs), session.raw
-    return lambda: raw.run(names, feed)
+def _open(asked: Job, model: Mapping[str, Any], more: Mapping[str, str]) -> Session:
+    return open_session(Path(model["path"]), target_of(asked["target"]), {**model["options"], **more})
 
 
 def _once(run: Run) -> float:

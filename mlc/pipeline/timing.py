@@ -15,18 +15,25 @@ from mlc.measuring import Candidate, Trial, measure
 from mlc.pipeline.run import Progress, silent
 from mlc.probes import probe
 from mlc.recipe import check_sizes
+from mlc.runtimes.strict import refuse_fallbacks
 from mlc.sources.declared import OPEN, declared
 from mlc.types import InputSpec, Sizes, Target
 
 
 def bench(
-    models: Sequence[Path], target: Target, at: Sizes, seconds: float, progress: Progress = silent
+    models: Sequence[Path],
+    target: Target,
+    at: Sizes,
+    seconds: float,
+    progress: Progress = silent,
+    *,
+    strict_provider: bool = False,
 ) -> tuple[Trial, ...]:
     """Measure models on seeded inputs of one size; the first is what the others are compared with.
 
     A dim that ``at`` does not name has the size at which the first artifact was measured, where that is legal for all;
     else the smallest legal one above 1, in an ``.onnx`` file 1. Raises UsageError where the models do not take the same
-    inputs.
+    inputs, TargetError with ``strict_provider`` where nodes of one fall back from the target's provider.
     """
     located = [locate(model) for model in models]
     signatures = [_inputs(one) for one in located]
@@ -43,6 +50,9 @@ def bench(
     candidates = [
         Candidate(str(model), place.path, place.session_options) for model, place in zip(models, located, strict=True)
     ]
+    if strict_provider:
+        for candidate in candidates:
+            refuse_fallbacks(candidate.name, candidate.path, target, candidate.session_options)
     return measure(candidates, values, target, sizes, seconds=seconds, progress=progress)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlc.artifact import Artifact, write_model
 from mlc.compare import Reference
-from mlc.errors import UsageError
+from mlc.errors import TargetError, UsageError
 from mlc.measuring import Candidate, Trial, measure
 from mlc.measuring.latency import time_original
 from mlc.metrics import Metric, from_function, load_metric
@@ -15,9 +15,9 @@ from mlc.pipeline.data import Datasets
 from mlc.pipeline.run import Live, Run, either
 from mlc.probes import probe
 from mlc.recipe import Recipe
-from mlc.sources.onnx_file import OnnxOriginal
+from mlc.runtimes.strict import refuse_fallbacks
 from mlc.sources.original import Original
-from mlc.types import Sizes
+from mlc.types import Sizes, Target
 
 if TYPE_CHECKING:
     from mlc.types import Arrays
@@ -55,6 +55,9 @@ def trials_of(
         for name, artifact in models.items()
     ]
     recipe = run.recipe
+    if recipe.strict_provider:
+        asked = any(step.requested and step.sites for step in list(models.values())[-1].steps)
+        refuse_hopeless(candidates[-1:] if asked else candidates, recipe.target)
     sizes, inputs = timed_inputs(original, kept, sets, recipe)
     return measure(
         candidates,
@@ -70,6 +73,18 @@ def trials_of(
     )
 
 
+def refuse_hopeless(candidates: Sequence[Candidate], target: Target) -> None:
+    """Raise TargetError, before anything is measured, where nodes of every model that may be written fall back."""
+    refused = []
+    for candidate in candidates:
+        try:
+            refuse_fallbacks(candidate.name, candidate.path, target, candidate.session_options)
+        except TargetError as error:
+            refused.append(error)
+    if len(refused) == len(candidates):
+        raise refused[-1]
+
+
 def timed_inputs(original: Original, kept: Sequence[Reference], sets: Datasets, recipe: Recipe) -> tuple[Sizes, Arrays]:
     """Return the sizes at which latency is measured, the traced ones but for ``--at``, and inputs of those sizes."""
     sizes = {**kept[0].sizes, **recipe.at}
@@ -79,8 +94,8 @@ def timed_inputs(original: Original, kept: Sequence[Reference], sets: Datasets, 
 def eager_of(
     original: Original, kept: Sequence[Reference], sets: Datasets, recipe: Recipe
 ) -> tuple[float, float, float] | None:
-    """Return p50, p90 and p99 in milliseconds of the torch module itself; None where the source is no module."""
-    if isinstance(original, OnnxOriginal):
+    """Return p50, p90 and p99 in milliseconds of the original itself; None where it is ONNX already."""
+    if not original.eager:
         return None
     _, inputs = timed_inputs(original, kept, sets, recipe)
     return time_original(original, inputs)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -18,19 +20,26 @@ ARM_DOT_FLAGS = {"asimddp", "i8mm"}
 PAIR_SUM = 2 * 255 * 127
 """Two products of the largest codes; a kernel that adds them in 16 bits gives 32767."""
 
+QUANTIZED_PRODUCT = """<ir_version: 8, opset_import: ["" : 13]>
+pairs (float[rows,64] x) => (float[rows,32] y) <float one = {1.0}, uint8 zero = {0}, int8 none = {0}> {
+  quantized = QuantizeLinear(x, one, zero) a = DequantizeLinear(quantized, one, zero)
+  b = DequantizeLinear(codes, one, none) y = MatMul(a, b)
+}"""
+"""A product that OpenVINO computes in 8 bits; ``codes`` are int8[64,32]."""
+
 
 def capabilities(target: Target) -> Capabilities:
     """Return what may be relied on: what this CPU was seen to have for ``cpu:native``, else the least any CPU has."""
     if target.provider.lower() in ("cpu", "cpuexecutionprovider") and target.device == "native":
-        return native()
+        return native(target.runtime)
     return Capabilities("any x86 or ARM CPU" if target.provider == "cpu" else f"any device of {target.provider}")
 
 
 @cache
-def native() -> Capabilities:
+def native(runtime: str) -> Capabilities:
     """Return what this CPU has: by its flags, and 32-bit addition of 8-bit products only where the runtime shows it."""
     flags = cpu_flags()
-    wide = not runtime_saturates()
+    wide = not (openvino_saturates() if runtime == "openvino" else runtime_saturates())
     return Capabilities(
         description=f"this CPU ({cpu_name()})",
         avx2="avx2" in flags,
@@ -58,6 +67,25 @@ def runtime_saturates() -> bool:
     settings.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
     (sums,) = session.run(None, {"a": np.full((4, depth), 255, np.uint8)})
+    return not bool(np.all(sums == PAIR_SUM * depth // 2))
+
+
+def openvino_saturates() -> bool:
+    """Return whether OpenVINO's u8*s8 kernel loses the sum of two large products here, by running one."""
+    import onnx
+    from onnx import TensorProto, helper, parser
+
+    from mlc.runtimes.openvino import open_session
+
+    depth, columns = 64, 32
+    model = parser.parse_model(QUANTIZED_PRODUCT)
+    weight = np.full(depth * columns, 127, np.int8).tobytes()
+    model.graph.initializer.append(helper.make_tensor("codes", TensorProto.INT8, [depth, columns], weight, raw=True))
+    with tempfile.TemporaryDirectory(prefix="mlc-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "pairs.onnx"
+        onnx.save(model, path)
+        with open_session(path, Target("openvino")) as session:
+            (sums,) = session.run({"x": np.full((4, depth), 255, np.float32)}).values()
     return not bool(np.all(sums == PAIR_SUM * depth // 2))
 
 

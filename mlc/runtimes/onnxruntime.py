@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidProtobuf
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from mlc.errors import DataError, SourceError, TargetError, foreign, kind_of
-from mlc.grammar import nearest
+from mlc.errors import SourceError, TargetError, first_line, foreign
+from mlc.runtimes.arrays import Expected, check_inputs, check_outputs
 from mlc.runtimes.cpu import capabilities
-from mlc.runtimes.providers import CPU, available, check_session_entry, is_session_entry, use_provider
+from mlc.runtimes.files import check_file
+from mlc.runtimes.plugins import DOCTOR
+from mlc.runtimes.providers import (
+    CPU,
+    Provider,
+    available,
+    check_session_entry,
+    device_text,
+    is_session_entry,
+    provider_of,
+)
+from mlc.runtimes.quiet import quiet
 from mlc.runtimes.session import NodeRun
 from mlc.types import Target
 
@@ -33,18 +46,38 @@ DTYPES = {
 }
 """NumPy's names of onnxruntime's element types."""
 
+FAILURES = (
+    state.EPFail, state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException,
+)  # fmt: skip
+"""What creating a session raises, apart from a file that is no model."""
+
+PLACE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |"
+    r"(?:^|(?<= ))(?:/|[A-Z]:\\)\S+:\d+ .*?\)(?:::<lambda\(\)>)?(?: const)? "
+)
+"""What the runtime puts before a reason: its code, and a line and a function of its source."""
+
+NO_ADAPTER = "Failed to get a WebGPU adapter"
+DRIVER = (
+    "it needs a Vulkan driver: a GPU's, or Mesa's lavapipe (make setup-webgpu)"
+    if sys.platform == "linux"
+    else "it needs a GPU and its driver"
+)
+"""What the webgpu provider says where no driver offers a device, and what to do about it."""
+
 onnxruntime.disable_telemetry_events()  # Windows has no variable for it; elsewhere mlc/__init__.py has set one
 
 
 class OnnxRuntimeSession:
-    """A loaded model; a context manager. ``raw`` is onnxruntime's own session, for those who time it."""
+    """A loaded model; a context manager. ``raw`` is onnxruntime's own session."""
 
-    def __init__(self, raw: onnxruntime.InferenceSession, name: str, provider: str) -> None:
+    def __init__(self, raw: onnxruntime.InferenceSession, name: str, provider: Provider) -> None:
         self.raw: Any = raw
         self.name = name
-        self.provider = provider
-        self.inputs = {value.name: value for value in raw.get_inputs()}
+        self.provider = provider.name
         self.outputs = tuple(value.name for value in raw.get_outputs())
+        self._device = provider.device
+        self._inputs = {value.name: _expected(value) for value in raw.get_inputs()}
         self._optional = {value.name for value in raw.get_overridable_initializers()}
 
     def __enter__(self) -> Self:
@@ -57,28 +90,28 @@ class OnnxRuntimeSession:
 
     def run(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Run once; ``outputs`` picks outputs by name, all in order by default. Raises DataError for bad arrays."""
-        self.check(inputs)
-        names = list(self.outputs if outputs is None else outputs)
-        for name in names:
-            if name not in self.outputs:
-                raise DataError(f"{self.name} has no output {name!r}", nearest(name, self.outputs))
+        check_inputs(self.name, inputs, self._inputs, self._optional)
+        names = check_outputs(self.name, outputs, self.outputs)
         with foreign(f"running {self.name} on {self.provider}", TargetError):
             return dict(zip(names, self.raw.run(names, dict(inputs)), strict=True))
 
-    def check(self, inputs: Arrays) -> None:
-        """Raise DataError where a name, dtype, rank or fixed size is not the model's."""
-        for name in inputs:
-            if name not in self.inputs and name not in self._optional:
-                raise DataError(f"{self.name} has no input {name!r}", nearest(name, self.inputs))
-        for name, value in self.inputs.items():
-            if name not in inputs:
-                raise DataError(f"{self.name} needs the input {name!r}", f"it takes: {', '.join(self.inputs)}")
-            _check_array(self.name, name, inputs[name], value)
+    def timed(self, inputs: Arrays) -> Callable[[], Sequence[Any]]:
+        """Return what runs these inputs, unchecked, by the runtime's own call and gives the outputs in order."""
+        names, feed, raw = list(self.outputs), dict(inputs), self.raw
+        return lambda: raw.run(names, feed)
 
     def assignment(self) -> tuple[NodeRun, ...]:
         """Return where the runtime assigned each node when it split the graph; names are those before late fusions."""
         subgraphs = self.raw.get_provider_graph_assignment_info()
         return tuple(NodeRun(part.ep_name, node.op_type, node.name) for part in subgraphs for node in part.get_nodes())
+
+    def device(self) -> str:
+        """Return the device that a provider other than the CPU's runs on; empty where unknown."""
+        if self.provider == CPU:
+            return ""
+        used = [found for found in (self._device, *self.raw.get_input_epdevices()) if found is not None]
+        mine = (device_text(self.provider, found) for found in used if found.ep_name == self.provider)
+        return next(mine, "")
 
 
 def open_session(
@@ -96,29 +129,38 @@ def open_session(
     session. Raises SourceError for a file that is missing or no model, TargetError where the session cannot be created
     or would run elsewhere.
     """
-    if target.runtime != "onnxruntime":
-        raise TargetError(f"no runtime is called {target.runtime!r}", "there is: onnxruntime")
-    if not path.is_file():
-        raise SourceError(f"there is no model file {path}", "check the path")
-    if path.stat().st_size == 0:
-        raise SourceError(f"the model file {path} is empty", "write it again")
+    check_file(path)
     onnxruntime.set_default_logger_severity(4)
     settings = _settings(target, optimize, options or {}, profile_prefix)
-    provider, providers = use_provider(settings, target)
-    raw = _created(path, settings, providers, target)
-    session = OnnxRuntimeSession(raw, path.name, provider)
-    if provider != CPU:
+    provider = provider_of(target)
+    session = OnnxRuntimeSession(_created(path, settings, provider, target), path.name, provider)
+    if provider.name != CPU:
         _refuse_fallback(session, target)
     return session
 
 
-def _created(path: Path, settings: Any, providers: Sequence[Any], target: Target) -> Any:
+def _created(path: Path, settings: Any, provider: Provider, target: Target) -> Any:
     what = f"loading {path.name} on {target.provider}"
-    with foreign(what, TargetError, f"providers here: {', '.join(available())}"):
+    with foreign(what, TargetError, DOCTOR):
         try:
-            return onnxruntime.InferenceSession(path, settings, providers=providers or None, enable_fallback=0)
-        except InvalidProtobuf as error:
+            if not provider.plugin:
+                listed = [(provider.name, dict(provider.options))]
+                return onnxruntime.InferenceSession(path, settings, providers=listed, enable_fallback=0)
+            settings.add_provider_for_devices([provider.device], dict(provider.options))
+            with quiet():
+                return onnxruntime.InferenceSession(path, settings, enable_fallback=0)
+        except state.InvalidProtobuf as error:
             raise SourceError(f"{path} is corrupt or not an ONNX model", "write it again") from error
+        except FAILURES as error:
+            told = reason(error)
+            hint = DRIVER if NO_ADAPTER in told else DOCTOR
+            raise TargetError(f"{what} raised {type(error).__name__}: {told}", hint) from error
+
+
+def reason(error: BaseException) -> str:
+    """Return what the runtime says without its own source's lines and functions."""
+    told = PLACE.sub("", " ".join(str(error).split()))
+    return first_line(RuntimeError(told.rpartition(" was false. ")[2]))
 
 
 def _settings(
@@ -156,16 +198,6 @@ def _refuse_fallback(session: OnnxRuntimeSession, target: Target) -> None:
         )
 
 
-def _check_array(model: str, name: str, array: Any, expected: Any) -> None:
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"the input {name} of {model} is {kind_of(array)}, not a NumPy array", "convert it")
-    element = expected.type.removeprefix("tensor(").removesuffix(")")
-    dtype = DTYPES.get(element, element)
-    if dtype not in ("object", array.dtype.name):
-        raise DataError(f"the input {name} of {model} is {dtype}, given {array.dtype.name}", "nothing is cast silently")
-    shape = expected.shape
-    if array.ndim != len(shape):
-        raise DataError(f"the input {name} of {model} has {len(shape)} axes, given the shape {array.shape}")
-    for axis, (size, given) in enumerate(zip(shape, array.shape, strict=True)):
-        if isinstance(size, int) and size != given:
-            raise DataError(f"the input {name} of {model} has size {size} at axis {axis}, given {given}")
+def _expected(value: Any) -> Expected:
+    element = value.type.removeprefix("tensor(").removesuffix(")")
+    return Expected(DTYPES.get(element, element), tuple(value.shape or ()))

@@ -1,31 +1,23 @@
-"""A profiled run: where the nodes ran, what was copied between devices, where the time went."""
+"""A profiled run of onnxruntime: where the nodes ran, what was copied between devices, where the time went."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlc.errors import TargetError, foreign
-from mlc.runtimes.onnxruntime import OnnxRuntimeSession, open_session
-from mlc.runtimes.providers import CPU
-from mlc.runtimes.session import NodeRun, OperatorTime, Placement, Profile
+from mlc.runtimes.onnxruntime import open_session
+from mlc.runtimes.operators import Kernel, operator_times, profiled_runs
+from mlc.runtimes.session import NodeRun, Placement, Profile
 from mlc.types import Target
 
 if TYPE_CHECKING:
     from mlc.types import Arrays
 
 Event: TypeAlias = Mapping[str, Any]
-
-RUNS = 25
-"""Profiled runs after the first, which is left out: it allocates."""
-
-FOR_GPUS = ("WebGpu", "Dml", "CUDA", "Tensorrt", "NvTensorRTRTX", "MIGraphX")
-"""How the names of providers begin that are made for GPUs."""
 
 KERNEL = "_kernel_time"
 
@@ -35,17 +27,19 @@ def profile_run(path: Path, inputs: Arrays, target: Target, options: Mapping[str
 
     Every profile has a folder of its own: the runtime names its files to the second.
     """
-    with tempfile.TemporaryDirectory(prefix="mlc-profile-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mlc-profile-", ignore_cleanup_errors=True) as folder:
         with open_session(path, target, options=options, profile_prefix=Path(folder) / "profile") as session:
-            for _ in range(1 + RUNS):
+            session.run(inputs)
+            for _ in profiled_runs():
                 session.run(inputs)
             assigned = session.assignment()
-            provider, device = session.provider, device_name(session)
+            provider, device = session.provider, session.device()
             file = Path(session.raw.end_profiling())
         with foreign("reading the runtime's profile", TargetError):
             events = json.loads(file.read_text(encoding="utf-8"))
     runs = kernels_by_run(events)
-    return Profile(placed(provider, assigned, runs[-1], device), operator_times(runs[1:]))
+    kernels = [[kernel_of(event) for event in run] for run in runs[1:]]
+    return Profile(placed(provider, assigned, runs[-1], device), operator_times(kernels))
 
 
 def placed(provider: str, assigned: Sequence[NodeRun], last_run: Iterable[Event], device: str = "") -> Placement:
@@ -71,42 +65,11 @@ def kernels_by_run(events: Iterable[Event]) -> list[list[Event]]:
 
 
 def node_run(event: Event) -> NodeRun:
-    """Return what one kernel event says."""
+    """Return which node one kernel event is of."""
     args = event["args"]
     return NodeRun(str(args["provider"]), str(args["op_name"]), str(event["name"]).removesuffix(KERNEL))
 
 
-def operator_times(runs: Iterable[Iterable[Event]]) -> tuple[OperatorTime, ...]:
-    """Return count and time of each kind of operator in one run, the slowest first.
-
-    Both are medians over the runs: one interruption by another process would outweigh all of them in a mean.
-    """
-    every = list(runs)
-    durations: dict[tuple[str, str], list[list[float]]] = defaultdict(lambda: [[] for _ in every])
-    for index, events in enumerate(every):
-        for event in events:
-            kind = (str(event["args"]["provider"]), str(event["args"]["op_name"]))
-            durations[kind][index].append(float(event["dur"]))
-    operators = [
-        OperatorTime(provider, op, round(median(map(len, by_run))), float(median(map(sum, by_run))))
-        for (provider, op), by_run in durations.items()
-    ]
-    return tuple(sorted(operators, key=lambda operator: -operator.microseconds))
-
-
-def device_name(session: OnnxRuntimeSession) -> str:
-    """Return the device that a provider other than the CPU's runs on, in the maker's words; empty where unknown.
-
-    A provider made for GPUs that was given the CPU runs on a software device, and is called that.
-    """
-    if session.provider == CPU:
-        return ""
-    for found in session.raw.get_input_epdevices():
-        if found is None or found.ep_name != session.provider:
-            continue
-        told = dict(found.device.metadata)
-        name = str(told.get("Description") or found.device.vendor)
-        kind = str(found.device.type).rsplit(".", 1)[-1]
-        software = kind == "CPU" and session.provider.startswith(FOR_GPUS)
-        return f"software device on the CPU ({name})" if software else f"{kind} {name}"
-    return ""
+def kernel_of(event: Event) -> Kernel:
+    """Return what one kernel event took."""
+    return Kernel(str(event["args"]["provider"]), str(event["args"]["op_name"]), float(event["dur"]))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 
-from mlc.errors import TargetError, foreign
+from mlc.errors import TargetError
+from mlc.runtimes.library_text import END, holds
+from mlc.runtimes.plugins import check_options, kind_of_device, offered, place_of, plugin_name, plugins
+from mlc.runtimes.session import SOFTWARE
 from mlc.types import Target
 
 CPU = "CPUExecutionProvider"
@@ -21,8 +23,33 @@ SUFFIX = "ExecutionProvider"
 ALIASES = {"directml": "dml", "trt": "tensorrt"}
 """Names in use that are not the start of onnxruntime's own."""
 
-PLUGIN_PACKAGE = "onnxruntime_ep_"
-"""Plug-in providers are packages of this prefix with ``get_library_path()``."""
+FOR_GPUS = ("WebGpu", "Dml", "CUDA", "Tensorrt", "NvTensorRTRTX", "MIGraphX")
+"""How the names of providers begin that are made for GPUs."""
+
+INSTALLED_BY = {
+    "coreml": "it is in onnxruntime for macOS",
+    "cuda": "onnxruntime-gpu in the place of onnxruntime has it",
+    "dml": "onnxruntime-directml in the place of onnxruntime has it, on Windows",
+    "openvino": "pip install 'mlc-toolchain[openvino]'",
+    "qnn": "onnxruntime-qnn in the place of onnxruntime has it",
+    "tensorrt": "onnxruntime-gpu in the place of onnxruntime has it",
+    "webgpu": "pip install 'mlc-toolchain[webgpu]'",
+}
+"""Where a provider comes from that is not here."""
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A provider chosen for a session: its full name and its own options.
+
+    A plug-in has its short name, and the device that is to be used with its place among those that it offers.
+    """
+
+    name: str
+    options: Mapping[str, str]
+    plugin: str = ""
+    device: Any = None
+    place: int = 0
 
 
 def _short(provider: str) -> str:
@@ -47,22 +74,17 @@ def built_in() -> tuple[str, ...]:
     return tuple(onnxruntime.get_available_providers())
 
 
-@cache
-def plugins() -> tuple[str, ...]:
-    """Return the short names of the installed plug-in providers."""
-    names = [module.name for module in pkgutil.iter_modules()]
-    return tuple(name.removeprefix(PLUGIN_PACKAGE) for name in names if name.startswith(PLUGIN_PACKAGE))
-
-
 def full_name(provider: str) -> str:
     """Return onnxruntime's name of a provider that is present here.
 
     Raises TargetError that lists what there is for a name that is unknown or not present.
     """
     short = _short(provider)
+    if known().get(short) in built_in():  # without a look at what is installed: loading is timed
+        return known()[short]
     present = available()
     if short in present:
-        return known()[short] if short in known() else _plugin_name(short)
+        return known()[short] if short in known() else plugin_name(short)
     if short not in known():
         close = difflib.get_close_matches(short, known(), n=2, cutoff=0.6)
         raise TargetError(
@@ -71,30 +93,33 @@ def full_name(provider: str) -> str:
         )
     raise TargetError(
         f"this onnxruntime has no provider {provider}; it has: {', '.join(present)}",
-        f"install a build or a plug-in (onnxruntime-ep-{short}) that has it, or choose another target",
+        INSTALLED_BY.get(short, f"install a build or a plug-in (onnxruntime-ep-{short}) that has it"),
     )
 
 
-def use_provider(options: Any, target: Target) -> tuple[str, list[tuple[str, dict[str, str]]]]:
-    """Tell the session options which provider to use; return its full name and the session's ``providers`` argument.
+def provider_of(target: Target) -> Provider:
+    """Return the provider that a target asks for, with its device and options.
 
-    Target options with a dot in their name are entries of the session; the others go to the provider. Raises
-    TargetError for a provider that is not present, offers no device, or takes no options.
+    Target options with a dot in their name are entries of the session, and not looked at here. Raises TargetError for a
+    provider that is not present, offers no device, or has not such an option.
     """
     name = full_name(target.provider)
-    settings = {key: value for key, value in target.options if not is_session_entry(key)}
+    options = {key: value for key, value in target.options if not is_session_entry(key)}
     if name == CPU:
-        if settings:
-            raise TargetError(f"the provider cpu has no option {next(iter(settings))!r}", "leave it out of the target")
+        if options:
+            raise TargetError(f"the provider cpu has no option {next(iter(options))!r}", "leave it out of the target")
         if target.device not in (None, "native"):
             raise TargetError(f"the provider cpu has no device {target.device!r}", "write `cpu` or `cpu:native`")
-        return name, [(CPU, {})]
+        return Provider(name, {})
     if name in built_in():
         if target.device is not None:
-            settings["device_type" if name.startswith("OpenVINO") else "device_id"] = target.device
-        return name, [(name, settings)]
-    _use_plugin(options, name, target, settings)
-    return name, []
+            options["device_type" if name.startswith("OpenVINO") else "device_id"] = target.device
+        return Provider(name, options)
+    short = next(plugin for plugin in plugins() if plugin in (_short(name), _short(target.provider)))
+    devices = offered(short, name)
+    place = place_of(short, devices, target.device)
+    check_options(short, name, options)
+    return Provider(name, options, short, devices[place], place)
 
 
 def is_session_entry(key: str) -> bool:
@@ -103,63 +128,29 @@ def is_session_entry(key: str) -> bool:
 
 
 def check_session_entry(key: str) -> None:
-    """Raise TargetError for a session option that this onnxruntime never heard of: it would ignore it in silence."""
-    if not _library_holds(key.encode()):
+    """Raise TargetError for a session option that this onnxruntime never heard of: it would ignore it in silence.
+
+    It has no list of them, but its library must hold their names.
+    """
+    from onnxruntime.capi import onnxruntime_pybind11_state as library
+
+    folder = Path(library.__file__).parent
+    files = sorted({Path(library.__file__), *folder.glob("onnxruntime.dll"), *folder.glob("libonnxruntime.*")})
+    if not holds(tuple(files), key.encode() + END):
         raise TargetError(
             f"onnxruntime {onnxruntime.__version__} knows no session option {key!r}", "check the spelling"
         )
 
 
-@cache
-def _library_holds(text: bytes) -> bool:
-    """Whether the runtime's library holds a text: it has no list of its session options, but it must hold their names.
+def device_text(name: str, found: Any) -> str:
+    """Return a provider's device in its maker's words.
 
-    Read in pieces, since the peak of the process's memory is a figure that is measured.
+    A provider made for GPUs that was given the CPU runs on a software device, and is called that.
     """
-    from onnxruntime.capi import onnxruntime_pybind11_state as library
+    kind = kind_of_device(found)
+    told = str(dict(found.device.metadata).get("Description") or found.device.vendor)
+    if kind == "CPU" and name.startswith(FOR_GPUS):
+        from mlc.runtimes.vulkan import software_adapter
 
-    folder = Path(library.__file__).parent
-    for path in sorted({Path(library.__file__), *folder.glob("onnxruntime.dll"), *folder.glob("libonnxruntime.*")}):
-        with path.open("rb") as file:
-            before = b""
-            while piece := file.read(1 << 20):
-                if text in before + piece:
-                    return True
-                before = piece[-len(text) :]
-    return False
-
-
-@cache
-def _register(short: str) -> None:
-    """Register an installed plug-in with the runtime, once in a process."""
-    with foreign(f"registering the provider {short}", TargetError):
-        package = importlib.import_module(PLUGIN_PACKAGE + short)
-        onnxruntime.register_execution_provider_library(short, package.get_library_path())
-
-
-def _plugin_name(short: str) -> str:
-    """The full name of a plug-in provider that the runtime itself does not list."""
-    with foreign(f"the plug-in {PLUGIN_PACKAGE}{short}", TargetError):
-        return str(importlib.import_module(PLUGIN_PACKAGE + short).get_ep_name())
-
-
-def _use_plugin(options: Any, name: str, target: Target, settings: dict[str, str]) -> None:
-    short = next(plugin for plugin in plugins() if plugin in (_short(name), _short(target.provider)))
-    _register(short)
-    devices = [found for found in onnxruntime.get_ep_devices() if found.ep_name == name]
-    if not devices:
-        message = f"the provider {short} is installed but offers no device here; there are: {', '.join(available())}"
-        raise TargetError(message, "`mlc doctor` shows which providers create a session")
-    options.add_provider_for_devices(_picked(short, devices, target.device), settings)
-
-
-def _picked(short: str, devices: Sequence[Any], device: str | None) -> list[Any]:
-    """The device asked for, by its number or its kind (``cpu``, ``gpu``, ``npu``); the first without one."""
-    if device is None:
-        return [devices[0]]
-    kinds = [str(found.device.type).rsplit(".", 1)[-1].lower() for found in devices]
-    for index, kind in enumerate(kinds):
-        if device.lower() in (str(index), kind):
-            return [devices[index]]
-    offered = ", ".join(f"{index} ({kind})" for index, kind in enumerate(kinds))
-    raise TargetError(f"the provider {short} has no device {device!r}; it offers: {offered}", "choose one of them")
+        return f"{SOFTWARE} on the CPU ({software_adapter() or told})"
+    return f"{kind} {told}"
