@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,18 +13,22 @@ from mlc.artifact import Origin
 from mlc.compare import EXPORT_TOLERANCE, Check
 from mlc.emulate import saturation_proof
 from mlc.errors import UsageError
+from mlc.grammar.images import Images
 from mlc.graph_pass import Pass
 from mlc.judging import Report, judge, requirement
+from mlc.layer_errors import LayerError
 from mlc.machine import machine
 from mlc.manifest import Located, locate
 from mlc.measuring import Candidate, Trial, measure_accuracy, measure_agreement
 from mlc.measuring.files import file_bytes
 from mlc.pipeline.data import datasets, refuse_contradictions
+from mlc.pipeline.layers import compared_layers
 from mlc.pipeline.run import Live, Progress, Run, silent
 from mlc.pipeline.trials import metric_of
 from mlc.probes import references
 from mlc.recipe import Recipe
 from mlc.rewriting import check_files
+from mlc.runtimes.strict import refuse_fallbacks
 from mlc.sources.declared import declared
 from mlc.sources.load import load
 from mlc.sources.onnx_safety import check_values
@@ -31,6 +36,8 @@ from mlc.sources.original import Original
 from mlc.sources.specs import dim_text
 from mlc.types import Drop, InputSpec, Limits, OutputSpec, Signature, Target
 from mlc.workspace import Workspace
+
+NO_LAYERS = ("values were not compared layer by layer, since the interfaces differ",)
 
 QUANTIZERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 
@@ -40,6 +47,7 @@ def validate(
     against: str,
     *,
     data: str | None = None,
+    images: Images | None = None,
     metric: str | None = None,
     max_drop: Drop | None = None,
     inputs: tuple[InputSpec, ...] = (),
@@ -47,20 +55,19 @@ def validate(
     seed: int = 0,
     task: str | None = None,
     trust: bool = False,
+    strict_provider: bool = False,
+    per_layer: bool = False,
     progress: Progress = silent,
 ) -> Report:
     """Compare a written model with its source; the report's outcome is missed where a requirement or a limit is.
 
-    Input ranges are the artifact's own where ``inputs`` gives none. The source may be a compiled model's directory too:
-    then it is the model in it, with its signature. Raises SourceError for a model or source that
-    cannot be used; a model that differs is a verdict, not an error.
+    Input ranges are the artifact's own where ``inputs`` gives none. ``per_layer`` compares every value that both have
+    too. Raises SourceError for a model or source that cannot be used; a model that differs is a verdict, not an error.
     """
-    if Path(against).is_dir():
-        source = locate(Path(against))
-        against, inputs = str(source.path), inputs or (source.signature.inputs if source.signature else ())
     recipe = Recipe(
-        against, inputs, data=data, metric=metric, limits=Limits(max_drop=max_drop), target=target, seed=seed, task=task
-    )
+        against, inputs, data=data, images=images, metric=metric, limits=Limits(max_drop=max_drop), target=target,
+        seed=seed, task=task,
+    )  # fmt: skip
     refuse_contradictions(recipe, Live(), ())
     chosen = metric_of(recipe, Live())
     located = locate(model)
@@ -71,7 +78,8 @@ def validate(
             problems = interface_problems(original.signature, declared(located.path))
             check_values(located.path, ir.load(located.path))
         if problems:
-            return _report(run, original, located, (Trial(Candidate(str(model), located.path)),), problems=problems)
+            trial = Trial(Candidate(str(model), located.path))
+            return _report(run, original, located, (trial,), problems=problems, notes=NO_LAYERS if per_layer else ())
         with run.stage("read data"):
             sets = datasets(recipe, Live(), original.signature, (), chosen)
         with run.stage("run the original"):
@@ -79,6 +87,8 @@ def validate(
         usual = [reference for reference in kept if not reference.values]
         candidate = Candidate(str(model), located.path, located.session_options)
         with run.stage("measure"):
+            if strict_provider:
+                refuse_fallbacks(str(model), located.path, target, located.session_options)
             checks = check_files(
                 located.path, kept, EXPORT_TOLERANCE, _floor(located.path), located.session_options, target
             )
@@ -88,9 +98,17 @@ def validate(
                 )
             else:
                 accuracy, (agreement,) = None, measure_agreement([candidate], usual, target)
+        layers: tuple[LayerError, ...] = ()
+        said: tuple[str, ...] = ()
+        if per_layer:
+            with run.stage("compare layer by layer"):
+                layers, said = compared_layers(
+                    original, located.path, kept, run, data=sets.evaluation, floor=_floor(located.path)
+                )
         trial = Trial(candidate, agreement, accuracy, size_bytes=file_bytes(located.path))
-        described, notes = sets.described(), (*not_run, *sets.notes)
-        return _report(run, original, located, (trial,), checks=checks, described=described, notes=notes)
+        described, notes = sets.described(), (*said, *not_run, *sets.notes)
+        report = _report(run, original, located, (trial,), checks=checks, described=described, notes=notes)
+        return replace(report, layers=layers)
 
 
 def _floor(path: Path) -> float | None:
