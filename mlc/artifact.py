@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from mlc.types import PassSpec, Refusal, Signature, Sizes
-from mlc.workspace import initializers
+
+if TYPE_CHECKING:
+    import onnx_ir as ir  # what only reads reports needs no graph
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,10 @@ def write_model(model: ir.Model, directory: Path) -> Path:
 
     The same model gives the same bytes. Raises OSError where the disk refuses.
     """
+    import onnx_ir as ir
+
+    from mlc.workspace import initializers
+
     path = directory / "model.onnx"
     weights = sum(value.const_value.nbytes for value in initializers(model) if value.const_value is not None)
     if weights > EXTERNAL_FROM:
@@ -95,6 +100,10 @@ def write_model(model: ir.Model, directory: Path) -> Path:
 
 def _inlined(model: ir.Model) -> ir.Model:
     """Return a clone whose weights travel inside the file."""
+    import onnx_ir as ir
+
+    from mlc.workspace import initializers
+
     clone = model.clone()
     for value in initializers(clone):
         tensor = value.const_value

@@ -179,10 +179,14 @@ def test_speed_decides_the_outcome_where_no_limit_does(trials, requested, outcom
         (Limits(Drop(0.01)), FAST, DONE, "int8: 2.4"),
         (Limits(Drop(0.0001)), FAST, INCONCLUSIVE, "Inconclusive: max-drop at most 0.0001, measured top1 drop 0.002"),
         (Limits(max_size=0.1), FAST, MISSED, "Missed: max-size at most 0.1 MB, measured 0.342 MB. int8: 2.4"),
-        (Limits(Drop(0.0001), max_size=0.1), FAST, MISSED, "Missed: max-size"),
+        (Limits(Drop(0.0001), max_size=0.1), FAST, MISSED, "Missed: max-size. Inconclusive: max-drop. int8: 2.40"),
+        (
+            Limits(Drop(0.0001), 0.1, 9.0, 0.1), FAST, MISSED,
+            "Missed: min-speedup, max-latency and max-size. Inconclusive: max-drop. int8: 2.40 times",
+        ),
         (Limits(min_speedup=1.5), SLOW, MISSED, "Missed: min-speedup at least 1.5 times as fast, measured 0.800 times"),
     ],
-)
+)  # fmt: skip
 def test_limits_come_first_in_outcome_and_sentence(limits, speedup, outcome, start):
     judged = judge([BASELINE, candidate("int8", speedup)], limits, requested=("int8-static",))
     assert judged.outcome == outcome
@@ -223,6 +227,15 @@ def test_requirements_are_verdicts_too():
     assert [verdict.outcome for verdict in judged.verdicts] == [MISSED, MET]
     assert judged.outcome == MISSED
     assert judged.first_line.startswith("Missed: interface the source's, measured the output scores is missing.")
+
+
+def test_of_several_problems_the_first_is_said():
+    broken = requirement("interface", "the source's", ["the output scores is missing", "the input x is int64"])
+    judged = judge([candidate("model.onnx", None)], Limits(), requirements=(broken,), written=False)
+    assert judged.first_line.startswith(
+        "Missed: interface the source's, measured the output scores is missing and more"
+    )
+    assert judged.verdicts[0].measured == "the output scores is missing; the input x is int64"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from mlc.errors import OutputError
 from mlc.judging import Report
 from mlc.report import html, json, markdown, text
+from mlc.report.writing import encoded
 
 __all__ = ["html", "json", "markdown", "text", "write_reports"]
 
@@ -20,7 +21,7 @@ def write_reports(report: Report, directory: Path) -> tuple[Path, ...]:
     for name, render in (("report.html", html.render), ("report.md", markdown.render), ("report.json", json.render)):
         path = directory / name
         try:
-            path.write_bytes(render(report).encode("utf-8", "backslashreplace"))
+            path.write_bytes(encoded(render(report)))
         except OSError as error:
             raise OutputError(f"{path} could not be written: {error.strerror}") from error
         written.append(path)

@@ -21,22 +21,12 @@ UNKNOWN = "not measured"
 NONE = "has none"
 """In the place of the drop of a metric whose best value is infinite."""
 BASELINE = "unmodified export"
-
-
-def baseline_of(report: Report) -> Trial | None:
-    """Return what everything is compared with: the unmodified export, where it was measured."""
-    return report.trials[0] if report.trials and report.command == "compile" else None
-
-
-def shipped_of(report: Report) -> Trial | None:
-    """Return the trial that was written, or the model that was validated."""
-    named = [trial for trial in report.trials if trial.candidate.name == report.shipped]
-    return next(iter(named or report.trials[-1:]), None)
+LOSSY = "lossy"
 
 
 def shown_trials(report: Report) -> list[tuple[str, Trial]]:
     """Return the two trials that matter, with their headings: the baseline, and what ships or came nearest to it."""
-    baseline, shipped = baseline_of(report), shipped_of(report)
+    baseline, shipped = report.baseline, report.trial
     if shipped is None:
         return []
     if baseline is None:
@@ -90,6 +80,12 @@ def memory_text(trial: Trial) -> str:
 def load_text(trial: Trial) -> str:
     """Return the load time in a fresh process."""
     return UNKNOWN if trial.load_seconds is None else seconds(trial.load_seconds)
+
+
+def title(report: Report, source: str) -> str:
+    """Return what the report is about: quantized is what a lossy pass asked for by name has changed."""
+    quantized = any(step.exactness == LOSSY and step.requested and step.sites for step in report.steps)
+    return f"mlc {'quantize' if quantized else report.command}: {source}"
 
 
 def notes(report: Report) -> list[str]:

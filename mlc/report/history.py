@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 
 from mlc.figures import (
     counted,
@@ -11,8 +12,7 @@ from mlc.figures import (
     seconds,
 )
 from mlc.judging import Report
-from mlc.report.cells import shipped_of
-from mlc.report.table import Table, listed, table
+from mlc.report.table import Table, listed, plain, table
 from mlc.runtimes.session import NodeRun, Placement
 
 
@@ -58,15 +58,43 @@ def step_notes(report: Report) -> list[str]:
     return [f"{step.spec.name}: {note}" for step in report.steps for note in step.notes]
 
 
-def plan(report: Report, names: int = 40) -> Table:
-    """Which nodes get which format and why, grouped by reason; formats first, what stays float last."""
+@dataclass(frozen=True)
+class PlanGroup:
+    """Nodes that have one format for one reason, each by its first output, with its operator."""
+
+    format: str
+    reason: str
+    nodes: tuple[tuple[str, str], ...]
+
+    @property
+    def operators(self) -> str:
+        """How many nodes there are of each operator."""
+        counts = Counter(op for _, op in self.nodes)
+        return ", ".join(f"{op} {count:,}" for op, count in sorted(counts.items()))
+
+
+def plan_groups(report: Report) -> list[PlanGroup]:
+    """The plan, grouped by format and reason; what stays float last."""
     groups: dict[tuple[bool, str, str], list[tuple[str, str]]] = defaultdict(list)
     for node in report.plan.nodes if report.plan else ():
-        groups[node.format == "float", node.format, node.reason].append((node.op, node.node))
-    rows = []
-    for (_, form, reason), nodes in sorted(groups.items()):
-        kinds = ", ".join(f"{op} {count}" for op, count in sorted(Counter(op for op, _ in nodes).items()))
-        rows.append((form, reason, f"{len(nodes):,}", kinds, listed([name for _, name in nodes], most=names)))
+        groups[node.format == "float", plain(node.format), plain(node.reason)].append(
+            (plain(node.node), plain(node.op))
+        )
+    return [PlanGroup(form, reason, tuple(nodes)) for (_, form, reason), nodes in sorted(groups.items())]
+
+
+def plan(report: Report, names: int = 40) -> Table:
+    """Which nodes get which format and why, one group a row."""
+    rows = [
+        (
+            group.format,
+            group.reason,
+            f"{len(group.nodes):,}",
+            group.operators,
+            listed([name for name, _ in group.nodes], most=names),
+        )
+        for group in plan_groups(report)
+    ]
     return table("Plan", "ttntc", ("format", "reason", "nodes", "operators", "names (first output)"), rows)
 
 
@@ -87,7 +115,7 @@ def placement(report: Report) -> Table:
 
 def placement_of(report: Report) -> Placement | None:
     """Return where the nodes of the shipped model ran."""
-    shipped = shipped_of(report)
+    shipped = report.trial
     return shipped.placement if shipped else None
 
 

@@ -1,20 +1,25 @@
-"""The report for people: one file that needs no network, no script and no font of its own."""
+"""The report for people: one file that needs no network and no font of its own, and no script to show all."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+import base64
+import hashlib
+from typing import Any
 
-from mlc.figures import counted, ends, megabytes, middle, milliseconds, percent
-from mlc.judging import DONE, INCONCLUSIVE, MET, MISSED, SLOWER, UNMODIFIED, Report, compared
-from mlc.measuring import Trial
+from mlc.figures import counted
+from mlc.gating import BETTER, NO_DIFFERENT, NOT_KNOWN, WORSE, short_source
+from mlc.judging import DONE, INCONCLUSIVE, MISSED, SLOWER, UNMODIFIED, Report
 from mlc.report import history, plots, results, setting
-from mlc.report.cells import baseline_of, notes, original_accuracy, shipped_of
-from mlc.report.markdown import title
+from mlc.report.cells import notes, title
+from mlc.report.sheet import Sheet
 from mlc.report.table import plain
+from mlc.report.tiles import TONES, tiles
 
 MOST_ROWS = 1000
 """Rows of one table, so that a report of a network of any size stays under 2 MB."""
+
+MOST_NODES = 3000
+"""Nodes of the plan that are listed, all its groups together."""
 
 STATES = {
     DONE: ("Done", "good"),
@@ -25,37 +30,23 @@ STATES = {
 }
 """What an outcome of a run is called, and its tone."""
 
-TONES = {MET: "good", MISSED: "bad", INCONCLUSIVE: "warn"}
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One figure that a hurried reader looks for."""
-
-    label: str
-    value: str
-    detail: str
-    tone: str = ""
+SHEET_TONES = {
+    WORSE: "bad", NOT_KNOWN: "warn", NO_DIFFERENT: "good", BETTER: "good", "differs": "warn", "same": "good",
+    **{outcome: tone for outcome, (_, tone) in STATES.items()},
+}  # fmt: skip
+"""How the words of a sheet look."""
 
 
 def render(report: Report) -> str:
     """Return the whole page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("mlc", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     state, tone = STATES.get(report.outcome, (report.outcome, ""))
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        title=plain(title(report)),
-        state=state,
+    return _page(
+        "report.html.j2",
+        title=plain(title(report, short_source(report.origin.source))),
+        state=plain(state),
         tone=tone,
+        first_line=plain(report.first_line),
+        report=report,
         tones=TONES,
         tiles=tiles(report),
         notes=notes(report),
@@ -63,56 +54,49 @@ def render(report: Report) -> str:
         history=history,
         setting=setting,
         plots=plots,
-        baseline=baseline_of(report),
-        placed=history.placement_of(report),
-        most=MOST_ROWS,
-        counted=counted,
-        plain=plain,
+        most_nodes=MOST_NODES,
+        placed=report.trial.placement if report.trial else None,
     )
 
 
-def tiles(report: Report) -> list[Tile]:
-    """Return the figures of what ships, each beside the baseline's."""
-    shipped, baseline = shipped_of(report), baseline_of(report)
-    if shipped is None:
-        return []
-    other = None if shipped is baseline else baseline
-    tones = {verdict.limit: TONES.get(verdict.outcome, "") for verdict in report.verdicts}
-    made = {
-        "min-speedup": _speed(shipped, other),
-        "max-drop": _drop(shipped),
-        "max-latency": _latency(shipped, other),
-        "max-size": _size(shipped, other),
-    }
-    return [replace(tile, tone=tones.get(limit, tile.tone)) for limit, tile in made.items() if tile]
+def render_sheet(sheet: Sheet) -> str:
+    """Return a page on several runs."""
+    first_line = plain(sheet.first_line)
+    return _page(
+        "sheet.html.j2",
+        title=plain(sheet.title),
+        state=sheet.state,
+        tone=sheet.tone,
+        first_line=first_line,
+        sheet=sheet,
+        tones=SHEET_TONES,
+    )
 
 
-def _speed(shipped: Trial, other: Trial | None) -> Tile | None:
-    if shipped.latency is None or other is None:
-        return None
-    how = compared(shipped.latency)
-    tone = {"faster": "good", "slower": "bad"}.get(how, "")
-    detail = f"95 % interval {ends(shipped.latency.speedup)}"
-    return Tile("Speed-up", f"{middle(shipped.latency.speedup)}x", detail, tone)
+def _page(name: str, **variables: Any) -> str:
+    """Render a page whose policy lets its own style and script run, and nothing else."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("mlc", "report/page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals |= {"counted": counted, "plain": plain}
+    style, script = (environment.get_template(f"{part}.j2").render() for part in ("style.css", "script.js"))
+    return environment.get_template(name).render(
+        style=style,
+        script=script,
+        style_digest=_digest(style),
+        script_digest=_digest(script),
+        most=MOST_ROWS,
+        **variables,
+    )
 
 
-def _drop(shipped: Trial) -> Tile | None:
-    accuracy = shipped.accuracy
-    if accuracy is None or math.isnan(accuracy.drop.value):
-        return None
-    detail = f"{ends(accuracy.drop)}; original {original_accuracy(accuracy)}"
-    return Tile(f"Drop of {accuracy.metric}", middle(accuracy.drop), detail)
-
-
-def _latency(shipped: Trial, other: Trial | None) -> Tile | None:
-    if shipped.latency is None:
-        return None
-    detail = f"was {milliseconds(other.latency.p50)}" if other and other.latency else "one run"
-    return Tile("Latency, p50", milliseconds(shipped.latency.p50), detail)
-
-
-def _size(shipped: Trial, other: Trial | None) -> Tile:
-    detail = "on disk"
-    if other and other.size_bytes:
-        detail = f"{percent(shipped.size_bytes / other.size_bytes)} of {megabytes(other.size_bytes)}"
-    return Tile("Size", megabytes(shipped.size_bytes), detail)
+def _digest(text: str) -> str:
+    """Return what a content security policy calls an inline style or script."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

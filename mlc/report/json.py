@@ -28,6 +28,11 @@ def render_trials(trials: Sequence[Trial], machine: Machine | None = None) -> st
     return _dumped({"schema": SCHEMA, "trials": _plain(trials), "machine": _plain(machine)})
 
 
+def render_fields(found: Any) -> str:
+    """Return the fields of any dataclass of results, as of what ``mlc run`` and ``mlc inspect`` found."""
+    return _dumped({"schema": SCHEMA, **_plain(found)})
+
+
 def _dumped(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

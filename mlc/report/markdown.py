@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from mlc.judging import Report
 from mlc.report import history, results, setting
-from mlc.report.cells import baseline_of, notes
+from mlc.report.cells import notes, title
+from mlc.report.sheet import Sheet
 from mlc.report.table import Table, plain
 
 MOST_ROWS = 200
@@ -20,7 +21,7 @@ _SPECIAL = re.compile(r"([\\`*\[\]<>|~$&#]|(?<!\w)_|_(?!\w))")
 def render(report: Report) -> str:
     """Return the report with the verdicts first."""
     blocks = [
-        f"# {_text(title(report))}",
+        f"# {_text(title(report, report.origin.source))}",
         f"**{_text(report.first_line)}**",
         *(_section(built) for built in _result_tables(report)),
         _list("Notes", notes(report)),
@@ -38,16 +39,23 @@ def render(report: Report) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def title(report: Report) -> str:
-    """Return what the report is about."""
-    return f"mlc {report.command}: {report.origin.source}"
+def render_sheet(sheet: Sheet) -> str:
+    """Return a short report on several runs."""
+    blocks = [f"# {_text(sheet.title)}", f"**{_text(sheet.first_line)}**"]
+    blocks += [*map(_section, sheet.tables), "\n".join(f"- {_text(sentence)}" for sentence in sheet.sentences)]
+    return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def _result_tables(report: Report) -> list[Table]:
     return [
         results.verdicts(report),
         results.figures(report),
-        results.trials(report.trials, baseline=baseline_of(report) is not None, eager=report.eager),
+        results.trials(
+            report.trials,
+            baseline=report.baseline is not None,
+            eager=report.eager,
+            eager_name=report.eager_name,
+        ),
         results.agreement(report),
         results.checks(report),
         results.operators(report),

@@ -18,11 +18,11 @@ from mlc.figures import (
     sizes_text,
 )
 from mlc.judging import Report
+from mlc.layer_errors import LayerError
 from mlc.measuring import Trial
 from mlc.report.cells import (
     UNKNOWN,
     accuracy_text,
-    baseline_of,
     drop_text,
     load_text,
     memory_text,
@@ -33,6 +33,8 @@ from mlc.report.cells import (
     speedup_text,
 )
 from mlc.report.table import Table, table
+
+LAYER_HEADER = ("value", "operator", "SQNR")
 
 
 def verdicts(report: Report) -> Table:
@@ -58,7 +60,7 @@ def figures(report: Report) -> Table:
     if any(trial.latency for trial in trials):
         at = next(sizes_text(trial.latency.sizes) for trial in trials if trial.latency)
         rows.append((f"latency p50 at {at}", *(p50_text(trial) for trial in trials)))
-        rows.append(("speed-up", *(speedup_text(trial, baseline=trial is baseline_of(report)) for trial in trials)))
+        rows.append(("speed-up", *(speedup_text(trial, baseline=trial is report.baseline) for trial in trials)))
         rows.append(("noise, export beside itself", noise_text(trials[0]), *[""] * (len(trials) - 1)))
     rows.append(("size", *(megabytes(trial.size_bytes) for trial in trials)))
     if any(trial.peak_memory_mb is not None for trial in trials):
@@ -70,9 +72,13 @@ def figures(report: Report) -> Table:
 
 
 def trials(
-    measured: Sequence[Trial], *, baseline: bool = True, eager: tuple[float, float, float] | None = None
+    measured: Sequence[Trial],
+    *,
+    baseline: bool = True,
+    eager: tuple[float, float, float] | None = None,
+    eager_name: str = "",
 ) -> Table:
-    """Every trial with all its figures; the first is what the others are compared with. ``eager`` has a row."""
+    """Every trial with all its figures; the first is what the others are compared with. ``eager`` has a row by name."""
     header = ("model", "p50", "p90", "p99", "p50, default settings", "speed-up", "size", "load", "peak memory")
     rows = []
     for number, trial in enumerate(measured):
@@ -90,7 +96,7 @@ def trials(
         )
     if eager:
         alone = milliseconds(eager[0])
-        rows.append(("torch eager, alone", *map(milliseconds, eager), alone, *[UNKNOWN] * 4))
+        rows.append((f"{eager_name}, alone", *map(milliseconds, eager), alone, *[UNKNOWN] * 4))
     return table("All that was measured", "cnnnnnnnn", header, rows, _trials_note(measured))
 
 
@@ -126,13 +132,33 @@ def operators(report: Report) -> Table:
         totals = [sum(values[column] for values in spent.values()) for column in range(2 * len(shown))]
         rows.append(["all", *_operator_cells(totals)])
     header = ("operator", *(f"{heading}: {what}" for heading, _ in shown for what in ("nodes", "time")))
-    return table("Where the time goes", "c" + "n" * (2 * len(shown)), header, rows, "medians over profiled runs")
+    note = "medians over profiled runs"
+    return table("Where the time goes", "c" + "n" * (2 * len(shown)), header, rows, note, total=True)
 
 
-def layers(report: Report) -> Table:
-    """Error by layer in the order of the network."""
-    rows = [(layer.value, layer.op, decibels(layer.sqnr)) for layer in report.layers]
-    return table("Error by layer", "ccn", ("value", "operator", "SQNR"), rows)
+def layers(report: Report, most: int | None = None) -> Table:
+    """Error by layer in the order of the network; of more than ``most`` values those that differ most."""
+    shown, note = list(report.layers), ""
+    if most is not None and len(shown) > most:
+        bound = sorted(_ratio(layer) for layer in shown)[most - 1]
+        shown = [layer for layer in shown if _ratio(layer) <= bound][:most]
+        note = f"the {most:,} of {len(report.layers):,} that differ most; all of them are in report.json"
+    return table("Error by layer", "ccn", LAYER_HEADER, map(_layer_row, shown), note)
+
+
+def worst_layers(report: Report, most: int = 5) -> Table:
+    """The values that differ most, the worst first."""
+    worst = sorted((layer for layer in report.layers if layer.sqnr < math.inf), key=_ratio)[:most]
+    return table("The largest errors", "ccn", LAYER_HEADER, map(_layer_row, worst))
+
+
+def _layer_row(layer: LayerError) -> tuple[str, str, str]:
+    return layer.value, layer.op, decibels(layer.sqnr)
+
+
+def _ratio(layer: LayerError) -> float:
+    """Return the ratio to sort by; what is no number is better than all."""
+    return math.inf if math.isnan(layer.sqnr) else layer.sqnr
 
 
 def checks(report: Report) -> Table:

@@ -48,7 +48,7 @@ def time_spent(report: Report) -> Table:
     rows = [(stage, seconds(value)) for stage, value in report.seconds.items()]
     if rows:
         rows.append(("all", seconds(sum(report.seconds.values()))))
-    return table("Time spent", "tn", ("stage", "time"), rows)
+    return table("Time spent", "tn", ("stage", "time"), rows, total=True)
 
 
 def output_text(spec: OutputSpec) -> str:

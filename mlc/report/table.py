@@ -13,6 +13,7 @@ class Table:
     """Rows of text under a title.
 
     ``kinds`` has one letter a column: ``t`` text, ``n`` a figure (right-aligned), ``c`` a name out of the model (code).
+    ``total`` says that the last row sums up the others.
     """
 
     title: str
@@ -20,6 +21,7 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    total: bool = False
 
     def __bool__(self) -> bool:
         """Whether there is anything to show."""
@@ -34,16 +36,26 @@ class Table:
         return Table(self.title, self.kinds, self.header, self.rows[:count], note)
 
 
-def table(title: str, kinds: str, header: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> Table:
+def table(
+    title: str,
+    kinds: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    note: str = "",
+    *,
+    total: bool = False,
+) -> Table:
     """Build a table of plain text and check that its rows have as many cells as it has columns."""
     cells = tuple(tuple(plain(cell) for cell in row) for row in rows)
-    built = Table(title, kinds, tuple(plain(cell) for cell in header), cells, plain(note))
+    built = Table(title, kinds, tuple(plain(cell) for cell in header), cells, plain(note), total and bool(cells))
     assert all(len(row) == len(kinds) for row in (built.header, *built.rows)), built
     return built
 
 
 def plain(text: str) -> str:
     """Return text that is safe in a terminal: one line, every control character replaced."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 

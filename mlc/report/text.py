@@ -9,7 +9,8 @@ from mlc.figures import counted, decibels, error, milliseconds, percent
 from mlc.judging import Report
 from mlc.measuring import Trial
 from mlc.report import history, results
-from mlc.report.cells import notes, shipped_of
+from mlc.report.cells import notes
+from mlc.report.sheet import Sheet
 from mlc.report.table import Table, aligned, plain, table
 
 MOST_ROWS = 12
@@ -23,6 +24,7 @@ def render(report: Report) -> str:
         _figures(report),
         _agreement(report),
         _checks(report),
+        _worst_values(report),
         _passes(report),
         _plan(report),
         _fallbacks(report),
@@ -44,6 +46,13 @@ def render_trials(trials: Sequence[Trial]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def render_sheet(sheet: Sheet) -> str:
+    """Return a short report on several runs."""
+    blocks = [[plain(sheet.first_line)], *([built.title.lower(), *aligned(built)] for built in sheet.tables)]
+    blocks += [[plain(sentence) for sentence in sheet.sentences]]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
 def _block(title: str, built: Table, *, header: bool = True) -> list[str]:
     shown = built.head(MOST_ROWS)
     note = [f"  ({plain(shown.note)})"] if shown.note else []
@@ -52,12 +61,12 @@ def _block(title: str, built: Table, *, header: bool = True) -> list[str]:
 
 def _figures(report: Report) -> list[str]:
     built = results.figures(report)
-    eager = [f"  torch eager, alone: p50 {milliseconds(report.eager[0])}"] if report.eager else []
+    eager = [f"  {report.eager_name}, alone: p50 {milliseconds(report.eager[0])}"] if report.eager else []
     return ["figures", *aligned(built), *eager] if built else []
 
 
 def _agreement(report: Report) -> list[str]:
-    shipped = shipped_of(report)
+    shipped = report.trial
     lines = []
     for output in shipped.agreement if shipped else ():
         top = "" if output.top1 is None else f", same top-1 {percent(output.top1)}"
@@ -77,6 +86,19 @@ def _checks(report: Report) -> list[str]:
     rows = results.checks(report)
     kept = tuple(row for row, check in zip(rows.rows, report.checks, strict=True) if not check.held)
     return _block("differs from the original", Table(rows.title, rows.kinds, rows.header, kept))
+
+
+def _worst_values(report: Report) -> list[str]:
+    """Return the values that differ most, the worst first, where a written model was compared layer by layer."""
+    if report.command != "validate":
+        return []
+    worst = sorted(report.layers, key=lambda layer: (layer.sqnr, -(layer.error or 0.0)))[:MOST_ROWS]
+    rows = [
+        (layer.value, layer.op, decibels(layer.sqnr), error(layer.error or 0.0), "diverges" if layer.diverges else "")
+        for layer in worst
+    ]
+    header = ("value", "operator", "SQNR", "largest error / rms", "")
+    return _block("worst values", table("", "ccnnt", header, rows)) if rows else []
 
 
 def _passes(report: Report) -> list[str]:

@@ -32,8 +32,11 @@ AXIS = 2 * (FONT + GAP)
 ABOVE = FONT + GAP
 """CSS pixels above a plot that what was asked for takes."""
 
+BESIDE = 3 * FONT
+"""CSS pixels right of a plot that half the text of a limit at its edge takes."""
+
 LONG = re.compile(r"-?\d+\.\d+")
-KEPT = {"x", "y", "guides", "title", "hollow"}
+KEPT = {"x", "y", "guides", "title", "hollow", "worst"}
 """Classes of pygal's that the style sheet speaks of, beside the names of the series."""
 
 Point = tuple[float, float]

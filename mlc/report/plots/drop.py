@@ -5,10 +5,11 @@ from __future__ import annotations
 from mlc.figures import short
 from mlc.judging import Report, allowed_drop
 from mlc.measuring import Accuracy
-from mlc.report.cells import shipped_of, shown_trials
+from mlc.report.cells import shown_trials
 from mlc.report.plots.canvas import (
     ABOVE,
     AXIS,
+    BESIDE,
     Plot,
     add_interval,
     add_lines,
@@ -25,7 +26,7 @@ HEIGHT = 46
 
 def drop_plots(report: Report) -> list[Plot]:
     """Return the loss of accuracy of the two trials that matter; the baseline only where it has any."""
-    shipped = shipped_of(report)
+    shipped = report.trial
     shown = [
         (heading, trial.accuracy)
         for heading, trial in shown_trials(report)
@@ -42,7 +43,8 @@ def _drawn(heading: str, accuracy: Accuracy, limit: float | None, span: tuple[fl
     figure = f"loss of {accuracy.metric}: {short(accuracy.drop)}"
     limited = "" if limit is None else f"limit {limit:.4g}"
     across = {"xrange": span, "x_labels": ticks(span), "x_title": "loss; right is worse", "show_x_guides": True}
-    drawing = chart("XY", HEIGHT + AXIS, range=(-1, 1), show_y_labels=False, margin_left=16, margin_top=ABOVE, **across)
+    around = {"margin_top": ABOVE, "margin_left": 16, "margin_right": BESIDE}
+    drawing = chart("XY", HEIGHT + AXIS, range=(-1, 1), show_y_labels=False, **around, **across)
     add_lines(drawing, (-1, 1), 0, limit, limited)
     add_interval(drawing, accuracy.drop, 0, figure)
     said = f"; the limit is {limit:.4g}" if limited else ""

@@ -26,20 +26,22 @@ def layer_plots(report: Report) -> list[Plot]:
     note = f"Of {size} neighbouring values only the worst is drawn." if size > 1 else ""
     least = min((layer for _, layer in layers), key=lambda layer: layer.sqnr)
     label = f"Signal to noise ratio of {counted(len(layers), 'value')} along the network; the worst is {_said(least)}"
-    return [Plot("", "", _drawn(worst, limits([0.0, *measured]), label), note=note)]
+    figure = f"worst {decibels(least.sqnr)}"
+    return [Plot(counted(len(layers), "value"), figure, _drawn(worst, limits([0.0, *measured]), label), note=note)]
 
 
 def _drawn(placed: Sequence[tuple[int, LayerError]], span: tuple[float, float], label: str) -> str:
     titles = {"x_title": "from input to output", "y_title": "SQNR, dB"}
     drawing = chart("XY", HEIGHT, range=span, y_labels=ticks(span), show_x_labels=False, dots_size=3.5, **titles)
-    drawing.add("values", [_dot(place, layer, span) for place, layer in placed])
+    least = min(layer.sqnr for _, layer in placed)
+    drawing.add("values", [_dot(place, layer, span, least) for place, layer in placed])
     return inlined(drawing, label)
 
 
-def _dot(place: int, layer: LayerError, span: tuple[float, float]) -> dict[str, object]:
+def _dot(place: int, layer: LayerError, span: tuple[float, float], least: float) -> dict[str, object]:
     """Return a dot, at the end of the axis where the ratio is infinite, and hollow where the two are equal."""
     height = min(max(layer.sqnr, span[0]), span[1])
-    look = {"class": "hollow"} if layer.sqnr == math.inf else {}
+    look = {"class": "hollow"} if layer.sqnr == math.inf else {"class": "worst"} if layer.sqnr == least else {}
     return dot(place, height, _said(layer), **look)
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from mlc.figures import counted, ends, short, significant
 from mlc.judging import Report, noise_band
 from mlc.measuring import Latency, Trial
-from mlc.report.cells import baseline_of
 from mlc.report.plots.canvas import (
     ABOVE,
     AXIS,
+    BESIDE,
     Plot,
     add_interval,
     add_lines,
@@ -30,6 +30,9 @@ MOST_PLOTS = 8
 MOST_DOTS = 1500
 """Rounds drawn in all plots together; of more, every second, third and so on, and each process's extremes."""
 
+WIDE = 4
+"""How many times the width of the middle half of the rounds an axis reaches beyond it."""
+
 LANE = 19
 """CSS pixels from one process to the next."""
 
@@ -44,7 +47,10 @@ def ratio_plots(report: Report) -> list[Plot]:
     ][:MOST_PLOTS]
     step = -(-sum(len(lane) for _, latency in timed for lane in latency.ratios) // MOST_DOTS)
     asked = report.recipe.limits.min_speedup
-    return [_plot(trial, latency, asked, step, itself=trial is baseline_of(report)) for trial, latency in timed]
+    return [
+        _plot(trial, latency, asked if trial is report.trial else None, step, itself=trial is report.baseline)
+        for trial, latency in timed
+    ]
 
 
 def _plot(trial: Trial, latency: Latency, asked: float | None, step: int, *, itself: bool) -> Plot:
@@ -80,6 +86,7 @@ def _lanes(last: int, span: tuple[float, float]) -> Any:
         show_y_guides=False,
         dots_size=3.2,
         margin_top=ABOVE,
+        margin_right=BESIDE,
         **across,
     )
 
@@ -107,10 +114,19 @@ def _rounds(number: int, lane: Sequence[float], step: int) -> list[Round]:
 
 
 def _extent(latency: Latency, interval: Interval) -> list[float]:
-    """Return the values that an axis must hold: intervals whole, of the rounds all but the farthest hundredth."""
+    """Return the values that an axis must hold: intervals whole, of the rounds what is usual."""
+    return [interval.low, interval.high, *noise_band(latency.noise), *_usual(latency)]
+
+
+def _usual(latency: Latency) -> list[float]:
+    """Return the ends of what is usual among the rounds: nine tenths of them, and of those no stragglers.
+
+    Without that one slow round in ten would press all others together.
+    """
     rounds = [ratio for lane in latency.ratios for ratio in _finite(lane)]
-    inner = np.quantile(rounds, (0.01, 0.99))
-    return [interval.low, interval.high, *noise_band(latency.noise), *map(float, inner)]
+    least, first, third, most = map(float, np.quantile(rounds, (0.05, 0.25, 0.75, 0.95)))
+    reach = WIDE * (third - first)
+    return [max(least, first - reach), min(most, third + reach)]
 
 
 def _finite(lane: Sequence[float]) -> list[float]:
