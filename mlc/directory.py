@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import re
 import shutil
 import sys
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from mlc.errors import OutputError, UsageError
 MARK = "manifest.json"
 """The file that makes a directory one of ours; nothing else is ever replaced."""
 
+PATIENCE = (0.05,) * 20
+"""Seconds between the attempts to rename a folder on Windows, where scanners hold what was just written."""
+
 
 def check_place(place: Path, *, force: bool) -> None:
     """Raise UsageError where a result could not be put: before hours of work, not after.
@@ -26,14 +30,12 @@ def check_place(place: Path, *, force: bool) -> None:
     An interrupted swap of an earlier run is recovered first, so that what was there counts as there.
     """
     place = _real(place)
-    parent = next(folder for folder in place.parents if folder.exists())
+    parent = next((folder for folder in place.parents if folder.exists()), None)
+    if parent is None:
+        raise UsageError(f"there is no folder that {place} could be written in", "choose another -o")
     if not parent.is_dir():
         raise UsageError(f"{parent} is a file, so {place} cannot be written in it", "choose another -o")
-    try:
-        Path(tempfile.mkdtemp(prefix=".mlc-", dir=parent)).rmdir()
-    except OSError as error:
-        hint = "choose another -o, or change its permissions"
-        raise UsageError(f"the folder {parent} cannot be written: {error.strerror}", hint) from error
+    _try(parent, place.parts[len(parent.parts)])
     if parent != place.parent:
         return
     recover(place)
@@ -47,6 +49,17 @@ def check_place(place: Path, *, force: bool) -> None:
         raise UsageError(
             f"{place} is not an artifact (it has no {MARK}), so it is not replaced", "choose another -o, or empty it"
         )
+
+
+def _try(parent: Path, name: str) -> None:
+    """Make a folder whose name is as long and as odd as the one to come, and remove it."""
+    probe = _beside(parent / name, "try")
+    try:
+        probe.mkdir(exist_ok=True)
+        probe.rmdir()
+    except OSError as error:
+        hint = "choose another -o, or change its permissions"
+        raise UsageError(f"the folder {parent} cannot be written: {error.strerror}", hint) from error
 
 
 @contextmanager
@@ -68,9 +81,10 @@ def replaced(place: Path, *, force: bool) -> Iterator[Path]:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
+        remedy = "close what uses its files" if isinstance(error, PermissionError) else "free some space"
         raise OutputError(
             f"the output {place} could not be written: {error.strerror or error}",
-            "what was there before is as it was; free some space or choose another -o",
+            f"what was there before is as it was; {remedy} or choose another -o",
         ) from error
 
 
@@ -84,6 +98,27 @@ def recover(place: Path) -> None:
             aside.rename(place)
     for staging in _left_behind(place, "new"):
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def remove(place: Path) -> bool:
+    """Remove a directory whole; returns whether it went: Windows keeps one of which a file is in use."""
+    place = _real(place)
+    aside = _beside(place, "new")
+    try:
+        place.rename(aside)
+    except OSError:
+        return False
+    shutil.rmtree(aside, ignore_errors=True)
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Recover everything in a folder that killed runs left behind, whatever it was for."""
+    names = {
+        match.group(1) for path in folder.iterdir() if (match := re.match(r"\.(.+)\.mlc-(new|old)-\d+$", path.name))
+    }
+    for name in names:
+        recover(folder / name)
 
 
 def _left_behind(place: Path, kind: str) -> list[Path]:
@@ -112,20 +147,34 @@ def _real(place: Path) -> Path:
 
 def _swap(staging: Path, place: Path) -> None:
     """Exchange in one step where the system can; else old aside, new in. The old one is deleted afterwards."""
+    if sys.platform == "win32":
+        gc.collect()  # graphs that nobody uses any more still map their files, which forbids to rename the folder
     if not place.exists():
-        staging.rename(place)
+        _rename(staging, place)
     elif _exchange(staging, place):
         shutil.rmtree(staging, ignore_errors=True)
     else:
         aside = _beside(place, "old")
-        place.rename(aside)
+        _rename(place, aside)
         try:
-            staging.rename(place)
+            _rename(staging, place)
         except OSError:
-            aside.rename(place)
+            _rename(aside, place)
             raise
         shutil.rmtree(aside, ignore_errors=True)
     _sync_folder(place.parent)
+
+
+def _rename(old: Path, new: Path) -> None:
+    """Rename a folder; on Windows again for a second where it is refused."""
+    for seconds in PATIENCE if sys.platform == "win32" else ():
+        try:
+            old.rename(new)
+        except PermissionError:
+            time.sleep(seconds)
+        else:
+            return
+    old.rename(new)
 
 
 def _exchange(first: Path, second: Path) -> bool:

@@ -14,6 +14,10 @@ from importlib import metadata
 from pathlib import Path
 
 from mlc.errors import MlcError
+from mlc.figures import counted, megabytes
+from mlc.grammar.values import target_text
+from mlc.machine import RUNTIMES, installed
+from mlc.references import written_so
 from mlc.types import Capabilities, Target
 
 DISTRIBUTION = "mlc-toolchain"
@@ -32,6 +36,7 @@ class Diagnosis:
     providers: Mapping[str, str]
     cpu: Capabilities | None
     passes: Mapping[str, str]
+    cache: Mapping[str, str]
     clashes: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -39,7 +44,8 @@ class Diagnosis:
 def diagnose(progress: Callable[[str], None] = lambda _text: None) -> Diagnosis:
     """Look at this installation, working directory and machine."""
     progress("reading versions")
-    versions = {name: _version(name) for name in (DISTRIBUTION, *_required())}
+    optional = [name for name in RUNTIMES if installed(name)]
+    versions = {name: _version(name) for name in (DISTRIBUTION, *_required(), *optional)}
     progress("creating a session on each provider")
     providers, cpu, notes = _runtime()
     progress("loading the passes")
@@ -50,6 +56,7 @@ def diagnose(progress: Callable[[str], None] = lambda _text: None) -> Diagnosis:
         providers=providers,
         cpu=cpu,
         passes=_passes(),
+        cache=_cache(),
         clashes=clashes(),
         notes=(*notes, *_other_commands()),
     )
@@ -67,6 +74,7 @@ def render(diagnosis: Diagnosis) -> str:
         _table("providers", diagnosis.providers),
         _table("cpu", _cpu(diagnosis.cpu) if diagnosis.cpu else {}),
         _table("passes that cannot be loaded", {name: why for name, why in diagnosis.passes.items() if why != "ok"}),
+        _table("exports kept for later runs", diagnosis.cache),
         [f"clash: {clash}" for clash in diagnosis.clashes] or ["no name clashes"],
         [f"note: {note}" for note in diagnosis.notes],
     ]
@@ -107,24 +115,36 @@ def _version(name: str) -> str:
 
 
 def _runtime() -> tuple[dict[str, str], Capabilities | None, tuple[str, ...]]:
-    """Return what happened on each provider, and what the CPU has; without onnxruntime a note."""
+    """Return what happened on each provider and device, and what the CPU has; without onnxruntime a note."""
     try:
         from mlc.runtimes.cpu import capabilities
         from mlc.runtimes.providers import available
     except ImportError as error:
         return {}, None, (f"onnxruntime cannot be imported: {error}",)
-    return {name: _tried(name) for name in available()}, capabilities(Target(device="native")), ()
+    providers = {name: _tried(Target(provider=name)) for name in available()}
+    found, notes = _openvino()
+    return {**providers, **found}, capabilities(Target(device="native")), notes
 
 
-def _tried(provider: str) -> str:
-    """Create a session on a provider and run it once."""
+def _openvino() -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return what happened on each device of OpenVINO's own runtime; a note where it does not start."""
+    from mlc.runtimes.one_node import openvino_targets
+
+    try:
+        return {target_text(target): _tried(target) for target in openvino_targets()}, ()
+    except MlcError as error:
+        return {}, (error.message,)
+
+
+def _tried(target: Target) -> str:
+    """Create a session on a target and run it once."""
     from mlc.runtimes.one_node import try_target
 
     try:
-        try_target(Target(provider=provider))
+        device = try_target(target)
     except MlcError as error:
         return f"unusable: {error.message}"
-    return "ok"
+    return f"ok: {device}" if device else "ok"
 
 
 def _passes() -> dict[str, str]:
@@ -138,6 +158,29 @@ def _passes() -> dict[str, str]:
         except MlcError as error:
             found[name] = error.message
     return found
+
+
+def _cache() -> dict[str, str]:
+    """Return where exports are kept, and how many there are of which size."""
+    try:
+        from mlc.exporting.cache import default_cache
+    except ImportError as error:
+        return {"unusable": str(error)}
+    kept = default_cache()
+    entries = kept.entries()
+    size = megabytes(sum(entry.size for entry in entries))
+    return {"in": str(kept.folder), "kept": f"{counted(len(entries), 'export')}, {size}"}
+
+
+def clear_cache() -> str:
+    """Remove every export that is kept; returns what was removed, as a sentence."""
+    from mlc.exporting.cache import default_cache
+
+    kept = default_cache()
+    before = sum(entry.size for entry in kept.entries())
+    gone = kept.clear()
+    size = megabytes(before - sum(entry.size for entry in kept.entries()))
+    return f"{counted(gone, 'export')} removed from {kept.folder}, {size}"
 
 
 def _mixed_packages() -> list[str]:
@@ -158,7 +201,7 @@ def _shadows(folder: Path) -> list[str]:
         f"{path.parent if path.name == '__init__.py' else path} shadows mlc's own {package_of(path)!r} under "
         f"`python -m mlc`: run the command `{COMMAND}`, or from another directory"
         for path in candidates
-        if path.exists()
+        if path.exists() and written_so(folder, package_of(path))
     ]
 
 

@@ -9,21 +9,29 @@ import importlib
 import importlib.util
 import inspect
 import itertools
+import re
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from mlc.errors import MlcError, foreign, kind_of
+from mlc.grammar.places import is_file
 
 Function = Callable[..., Any]
 
 OURS = ("mlc", "passes")
 """Names of our own that a folder of the user may hold too: his files see his, we see ours."""
 
+PRIVATE = re.compile(r"^_mlc_user_\d+_")
+"""How the names of modules begin that were made for a user's files."""
+
 _numbers = itertools.count()
+_forgotten: set[Path] = set()
+"""Files that were imported and are no longer among the loaded modules."""
 
 
 def load_function(reference: str, error: type[MlcError]) -> Function:
@@ -62,11 +70,6 @@ def function_hint(place: str) -> str:
     if len(names) == 1:
         return f"add the function: {place}:{names[0]}"
     return f"add the function: {place}:NAME; {near('', names)}"
-
-
-def is_file(place: str) -> bool:
-    """Return whether the first part of a reference is a file rather than a module."""
-    return place.endswith(".py") or "/" in place or "\\" in place
 
 
 def code_file(reference: str, error: type[MlcError]) -> Path | None:
@@ -168,8 +171,38 @@ def beside(folder: Path, *, forget: bool = True) -> Iterator[None]:
         for name in [name for name in sys.modules if name not in known]:
             top = name.partition(".")[0]
             if top in tops or (forget and top not in known and _inside(sys.modules[name], folder)):
-                del sys.modules[name]
+                _forgotten.update(_file_of(sys.modules.pop(name)))
         sys.modules.update(hidden)
+
+
+def loaded_files() -> set[Path]:
+    """Return every Python file that this process has loaded and that belongs to no installed package, nor to mlc."""
+    files = {file for module in list(sys.modules.values()) for file in _file_of(module)} | _forgotten
+    ours = {Path(__file__).parent, Path(__file__).parents[1] / "passes"}
+    return {file for file in files if not (is_installed(file) or ours & set(file.parents))}
+
+
+def is_installed(file: Path) -> bool:
+    """Return whether a file belongs to Python itself or to an installed package."""
+    folders = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return bool({"site-packages", "dist-packages"} & set(file.parts) or folders & set(file.parents))
+
+
+def _file_of(module: ModuleType) -> list[Path]:
+    file = getattr(module, "__file__", None)
+    return [Path(file).absolute()] if isinstance(file, str) else []
+
+
+def code_parts(code: CodeType) -> Iterator[bytes]:
+    """Yield what a function computes: its instructions, names and constants, those of inner functions too."""
+    yield code.co_code
+    yield repr(code.co_names).encode()
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from code_parts(constant)
+        else:
+            ordered = sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
+            yield repr(ordered).encode()
 
 
 def _hide_ours(folder: Path) -> dict[str, ModuleType]:
@@ -178,11 +211,16 @@ def _hide_ours(folder: Path) -> dict[str, ModuleType]:
     for top in OURS:
         there = (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
         module = sys.modules.get(top)
-        if not there or module is None or _inside(module, folder):
+        if not there or module is None or _inside(module, folder) or not written_so(folder, top):
             continue
         for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
             hidden[name] = sys.modules.pop(name)
     return hidden
+
+
+def written_so(folder: Path, name: str) -> bool:
+    """Return whether a folder has a module in these very letters: Python minds capitals where file systems do not."""
+    return any(path.stem == name for path in folder.iterdir())
 
 
 def _inside(module: ModuleType, folder: Path) -> bool:

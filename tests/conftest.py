@@ -13,6 +13,14 @@ def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew; review the diff")
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Give every test an empty cache of exports, and leave the user's alone."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("MLC_CACHE_DIR", str(folder))
+    return folder
+
+
 @pytest.fixture
 def golden(request):
     """Compare a text with a file in tests/golden/, or write the file under --update-golden."""

@@ -21,6 +21,7 @@ SOUND = doctor.Diagnosis(
     providers={"cpu": "ok", "cuda": "no device"},
     cpu=Capabilities("this CPU (A Maker)", avx2=True),
     passes={"fold-constants": "ok"},
+    cache={"in": "/caches/mlc", "kept": "2 exports, 1.5 MB"},
     clashes=(),
     notes=(),
 )
@@ -34,6 +35,17 @@ def test_a_sound_installation():
     assert "has   avx2" in text
     assert "may saturate at 16 bits" in text
     assert "passes that cannot be loaded" not in text
+    assert "kept  2 exports, 1.5 MB" in text
+
+
+def test_the_exports_that_are_kept_can_be_cleared(capsys, own_cache):
+    place = own_cache / ("0" * 64)
+    place.mkdir()
+    (place / "manifest.json").write_text("{}")
+    assert "1 export" in doctor._cache()["kept"]
+    assert main(["doctor", "--clear-cache"]) == 0
+    assert "1 export removed" in capsys.readouterr().out
+    assert list(own_cache.iterdir()) == []
 
 
 def test_what_is_wrong_is_marked():

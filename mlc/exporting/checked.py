@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -14,6 +15,8 @@ from mlc.compare import END_TOLERANCE, EXPORT_TOLERANCE, Check, Reference, compa
 from mlc.compare.decisions import decisions, with_outputs
 from mlc.dims import traced_sizes
 from mlc.errors import SourceError, TargetError
+from mlc.exporting.cache import Cache
+from mlc.exporting.fingerprint import fingerprint
 from mlc.exporting.translation import Translation
 from mlc.figures import sizes_text
 from mlc.runtimes.onnxruntime import open_session
@@ -21,38 +24,90 @@ from mlc.sources.original import Original
 from mlc.types import OutputSpec, Signature, Sizes, Target
 from mlc.workspace import Workspace
 
+if TYPE_CHECKING:
+    from mlc.exporting.quantized_check import CodeJudge
+
 HALF = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
 
-UNKNOWN = re.compile(r"\bu\d+\b")
-"""What torch calls a size that follows from values."""
+FROM_CACHE = "the export came from the cache of an earlier run; --no-cache makes it anew"
+
+UNKNOWN = re.compile(r"\b(u|unk__)\d+\b")
+"""What torch calls a size that follows from values, and ONNX one that it cannot infer."""
 
 
 def export(
-    original: Original, references: Iterable[Reference], workspace: Workspace, opset: int | None = None
+    original: Original,
+    references: Iterable[Reference],
+    workspace: Workspace,
+    opset: int | None = None,
+    *,
+    cache: Cache | None = None,
 ) -> tuple[Artifact, tuple[Check, ...]]:
     """Return the original as ONNX, and one check for each reference. Raises SourceError where one differs.
 
     A torch module is written at ``opset``, 20 by default; an .onnx file keeps its own opset, IR version and interface.
+    An export from the ``cache`` is compared exactly as a fresh one is, and made anew where it differs.
     Raises UsageError where another opset than a file's own is asked for.
     """
-    inputs = original.signature.inputs
-    traced = traced_sizes(inputs, {name: array.shape for name, array in original.example.items()})
-    translation = _model(original, traced, opset)
-    model = translation.model
-    written = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
-    origin = Origin(
-        original.source, original.digest, translation.exporter, written, traced, (*original.notes, *translation.notes)
+    kept = tuple(references)
+    traced = traced_sizes(original.signature.inputs, {name: array.shape for name, array in original.example.items()})
+    key = fingerprint(original, traced, opset) if cache is not None else None
+    if cache is None or key is None:
+        return _checked(original, _fresh(original, traced, opset), traced, kept, workspace)
+    found = cache.find(key)
+    if found is not None:
+        try:
+            return _checked(original, _noted(found, FROM_CACHE), traced, kept, workspace)
+        except SourceError:
+            cache.remove(key)
+    made = _fresh(original, traced, opset)
+    exported = _checked(original, made, traced, kept, workspace)
+    refused = cache.store(key, made)
+    if not refused:
+        return exported
+    artifact, checks = exported
+    origin = replace(
+        artifact.origin, notes=(*artifact.origin.notes, f"the export was not kept in the cache: {refused}")
     )
-    signature = Signature(inputs, _outputs(original, model))
-    workspace.hold(model)
-    checks = check(model, references, workspace)
-    return Artifact({"model": model}, signature, origin), checks
+    return replace(artifact, origin=origin), checks
 
 
-def _model(original: Original, traced: Sizes, opset: int | None) -> Translation:
+def _fresh(original: Original, traced: Sizes, opset: int | None) -> Translation:
     exporter = import_module(f"mlc.exporting.{original.exporter}")
     translation: Translation = exporter.translate(original, traced, opset)
     return translation
+
+
+def _noted(translation: Translation, note: str) -> Translation:
+    return replace(translation, notes=(*translation.notes, note))
+
+
+def _checked(
+    original: Original, translation: Translation, traced: Sizes, kept: Sequence[Reference], workspace: Workspace
+) -> tuple[Artifact, tuple[Check, ...]]:
+    """Return a translation as an artifact, compared with its original."""
+    model = translation.model
+    written = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+    notes = (*original.notes, *translation.notes)
+    origin = Origin(original.source, original.digest, translation.exporter, written, traced, notes)
+    signature = Signature(original.signature.inputs, _outputs(original, model))
+    workspace.hold(model)
+    judge = _code_judge(original, model, workspace)
+    checks = check(model, kept, workspace, judge)
+    if judge is not None and judge.moved:
+        origin = replace(origin, notes=(*origin.notes, judge.told()))
+    return Artifact({"model": model}, signature, origin), checks
+
+
+def _code_judge(original: Original, model: ir.Model, workspace: Workspace) -> CodeJudge | None:
+    """Return what judges the quantizers that a module brought with it, or None where there are none."""
+    noted = getattr(original, "noted", None)
+    if noted is None:
+        return None
+    from mlc.exporting.quantized_check import CodeJudge, sites_of
+
+    sites = sites_of(model)
+    return CodeJudge(noted, model, sites, workspace) if sites else None
 
 
 def _outputs(original: Original, model: ir.Model) -> tuple[OutputSpec, ...]:
@@ -74,8 +129,14 @@ def _axis(known: int | str | None, found: int | ir.SymbolicDim) -> int | str | N
     return None if UNKNOWN.search(found.value) else known if isinstance(known, str) else found.value
 
 
-def check(model: ir.Model, references: Iterable[Reference], workspace: Workspace) -> tuple[Check, ...]:
-    """Run a model at every reference and compare; raises SourceError for the first size at which it differs."""
+def check(
+    model: ir.Model, references: Iterable[Reference], workspace: Workspace, judge: CodeJudge | None = None
+) -> tuple[Check, ...]:
+    """Run a model at every reference and compare; raises SourceError for the first size at which it differs.
+
+    ``judge`` looks at every quantizer of a module, and excuses outputs that differ since a code fell to the other side
+    of an edge.
+    """
     decided = decisions(model)
     deciding = dict.fromkeys(name for decision in decided.values() for name in decision.values)
     checks = []
@@ -90,6 +151,8 @@ def check(model: ir.Model, references: Iterable[Reference], workspace: Workspace
                 else:
                     tolerance = EXPORT_TOLERANCE
                     differences = compare(reference.outputs, actual, tolerance, decisions=decided)
+                if judge is not None:
+                    differences = judge.judged(kept[0], reference, differences, tolerance)
                 checks.append(Check("export", reference.sizes, tolerance, differences, values=reference.values))
                 _refuse(checks[-1])
     except TargetError as refused:

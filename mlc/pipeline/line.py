@@ -11,6 +11,7 @@ from mlc.compare import Reference
 from mlc.data import Data
 from mlc.directory import check_place
 from mlc.exporting import export
+from mlc.exporting.cache import default_cache
 from mlc.judging import Report, choose
 from mlc.pipeline.data import datasets, refuse_contradictions, replayable
 from mlc.pipeline.run import Live, Progress, Run, either, silent
@@ -39,6 +40,7 @@ def compile(  # noqa: A001 - the word of the field
     *,
     force: bool = False,
     trust: bool = False,
+    cache: bool = True,
     live: Live | None = None,
     progress: Progress = silent,
 ) -> Report:
@@ -46,7 +48,7 @@ def compile(  # noqa: A001 - the word of the field
 
     Raises an MlcError that carries the exit code; then nothing is at ``out`` that was not there before. Without ``out``
     everything is done and nothing is kept. ``force`` replaces an output that exists; ``trust`` runs code that a model
-    file holds.
+    file holds; ``cache`` takes the export from an earlier run, where nothing that decides it has changed.
     """
     live = live or Live()
     specs = schedule(recipe.passes, defaults=recipe.defaults)
@@ -70,7 +72,7 @@ def compile(  # noqa: A001 - the word of the field
         with run.stage("run the original"):
             kept, not_run = references(original, sets.first_samples(), recipe.seed)
         with run.stage("export"):
-            exported, checks = export(original, kept, workspace, recipe.opset)
+            exported, checks = export(original, kept, workspace, recipe.opset, cache=default_cache() if cache else None)
             run.recipe = recipe = replace(recipe, opset=exported.origin.opset)
         with run.stage("rewrite"):
             rewritten = rewritten_by(exact, exported, kept, run)
@@ -80,7 +82,7 @@ def compile(  # noqa: A001 - the word of the field
         models = changed_only(stages)
         with run.stage("measure"):
             trials = trials_of(models, original=original, sets=sets, metric=metric, kept=kept, run=run)
-            run.eager = eager_of(original, kept, sets, recipe)
+            run.eager, run.eager_name = eager_of(original, kept, sets, recipe), original.eager
         name = choose(trials, any(step.requested and step.sites for step in final.steps))
         shipped = Shipped(name, models[name], trials, kept, checks, sets, (*not_run, *sets.notes))
         with run.stage("write"):

@@ -30,7 +30,10 @@ from mlc.registry import pass_class
 from mlc.report import write_reports
 from mlc.rewriting import check_files
 from mlc.rewriting.line import tolerance_of
-from mlc.types import Sizes
+from mlc.runtimes.loading import loading_lines, session_record
+from mlc.runtimes.session import SOFTWARE
+from mlc.runtimes.strict import refuse
+from mlc.types import Sizes, Target
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,12 @@ class Shipped:
 def ship(shipped: Shipped, out: Path | None, run: Run, *, force: bool) -> Report:
     """Check the files that were measured, with the options they ship with, and put them in their place with the report.
 
-    Raises SourceError or PassError where they differ from the original; then nothing is written.
+    Raises SourceError or PassError where they differ from the original, TargetError where a strict provider was asked
+    for and nodes fall back from it; then nothing is written.
     """
+    placement = shipped.trial.placement
+    if run.recipe.strict_provider and placement is not None:
+        refuse(shipped.name, run.recipe.target, placement.assigned, placement.fallbacks)
     with _place(out, run, force=force) as directory:
         shutil.copytree(shipped.trial.candidate.path.parent, directory, dirs_exist_ok=True)
         checks = final_checks(shipped, directory / "model.onnx", run.recipe)
@@ -97,6 +104,7 @@ def final_checks(shipped: Shipped, path: Path, recipe: Recipe) -> tuple[Check, .
         min(floors, default=None),
         shipped.artifact.session_options,
         recipe.target,
+        shipped.trials[0].candidate.path,
     )
     for check in checks:
         wrong = next((difference for difference in check.differences if difference), None)
@@ -115,7 +123,7 @@ def report_of(shipped: Shipped, checks: tuple[Check, ...], directory: Path, out:
     path = directory / "model.onnx"
     asked = tuple(step.spec.name for step in shipped.artifact.steps if step.requested and step.sites)
     judgement = judge(shipped.trials, recipe.limits, shipped=shipped.name, requested=asked)
-    place = str(out) if out is not None else ""
+    place = out.as_posix() if out is not None else ""
     return Report(
         recipe=recipe,
         origin=shipped.artifact.origin,
@@ -129,15 +137,16 @@ def report_of(shipped: Shipped, checks: tuple[Check, ...], directory: Path, out:
         checks=(*shipped.checks, *(replace(check, name="written file") for check in checks)),
         layers=_layers(shipped, path, run),
         plan=run.plan if shipped.lossy else None,
-        saturation=saturation_proof(ir.load(path)) if shipped.lossy else (),
+        saturation=saturation_proof(ir.load(path)),
         data=shipped.sets.described(),
         machine=machine(),
-        loading=loading_lines(shipped.artifact, place),
+        loading=_loading(shipped, place, recipe.target),
         notes=shipped.notes,
         seconds=run.seconds,
         directory=place,
         recipe_text=recipe_toml(recipe, out or directory),
         eager=run.eager,
+        eager_name=run.eager_name,
     )
 
 
@@ -150,22 +159,20 @@ def _layers(shipped: Shipped, path: Path, run: Run) -> tuple[LayerError, ...]:
     return layer_errors(baseline, path, batches, run.workspace)
 
 
-def loading_lines(artifact: Artifact, place: str) -> str:
-    """Return the lines that run the written model with plain onnxruntime."""
-    inputs = ", ".join(f'"{spec.name}": {_identifier(spec.name)}' for spec in artifact.signature.inputs)
-    return (
-        "import onnxruntime\n"
-        f'session = onnxruntime.InferenceSession("{Path(place, "model.onnx").as_posix()}")\n'
-        f"outputs = session.run(None, {{{inputs}}})"
+def _loading(shipped: Shipped, place: str, target: Target) -> str:
+    """Return the lines that run the written model with its runtime alone."""
+    placement = shipped.trial.placement
+    return loading_lines(
+        Path(place, "model.onnx").as_posix(),
+        [spec.name for spec in shipped.artifact.signature.inputs],
+        target,
+        shipped.artifact.session_options,
+        software=placement is not None and placement.device.startswith(SOFTWARE),
     )
 
 
-def _identifier(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in name)
-
-
 def _write_beside(shipped: Shipped, report: Report, directory: Path, run: Run) -> None:
-    session = {"provider": run.recipe.target.provider, "session_options": dict(shipped.artifact.session_options)}
+    session = session_record(run.recipe.target, shipped.artifact.session_options)
     _write(directory / "session.json", json.dumps(session, indent=2) + "\n")
     _write(directory / "recipe.toml", report.recipe_text)
     if report.plan is not None:
@@ -176,4 +183,4 @@ def _write_beside(shipped: Shipped, report: Report, directory: Path, run: Run) -
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", newline="\n")
