@@ -14,6 +14,7 @@ from mlc.data import open_data
 from mlc.errors import UsageError
 from mlc.exporting import export as export_checked
 from mlc.grammar import nearest
+from mlc.grammar.images import Images
 from mlc.judging import Judgement, Report
 from mlc.judging import judge as judge_trials
 from mlc.measuring import Trial
@@ -42,6 +43,7 @@ def compile(  # noqa: A001 - the word of the field
     target: str | Target | None = None,
     calibrate: Any = None,
     data: Any = None,
+    images: str | Mapping[str, Any] | Images | None = None,
     metric: Any = None,
     max_drop: str | float | Drop | None = None,
     max_latency: float | None = None,
@@ -54,6 +56,7 @@ def compile(  # noqa: A001 - the word of the field
     strict_provider: bool | None = None,
     task: str | None = None,
     trust: bool = False,
+    cache: bool = True,
     out: str | Path | None = None,
     force: bool = False,
     progress: Progress = silent,
@@ -66,13 +69,14 @@ def compile(  # noqa: A001 - the word of the field
     Raises an MlcError, for any ``other`` keyword too; a missed limit is an outcome of the report, not an error.
     """
     asked = {
-        "inputs": inputs, "passes": passes, "target": target, "calibrate": calibrate, "data": data, "metric": metric,
+        "inputs": inputs, "passes": passes, "target": target, "calibrate": calibrate, "data": data, "images": images,
+        "metric": metric,
         "max_drop": max_drop, "max_latency": max_latency, "min_speedup": min_speedup, "max_size": max_size, "at": at,
         "opset": opset, "seed": seed, "strict": strict, "strict_provider": strict_provider, "task": task, **other,
     }  # fmt: skip
     recipe, live = _asked(source, example, asked)
     place = None if out is None else Path(out)
-    return compile_recipe(recipe, place, force=force, trust=trust, live=live, progress=progress)
+    return compile_recipe(recipe, place, force=force, trust=trust, cache=cache, live=live, progress=progress)
 
 
 def load(

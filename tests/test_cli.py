@@ -70,7 +70,7 @@ def run(capsys, *arguments):
 
 
 WRONG = [
-    ("", "mlc needs a command", "there are: compile, quantize, validate, bench, passes, doctor"),
+    ("", "mlc needs a command", "there are: compile, quantize, validate, bench, run, inspect, report, passes, doctor"),
     ("compil", "there is no command 'compil'", "did you mean compile?"),
     ("--versio", "mlc has no option --versio", "did you mean --version?"),
     ("compile", "no model is given", "file.py:function"),
@@ -192,10 +192,10 @@ def test_compile_hands_on_what_was_asked(capsys, pipeline):
         "--pass", "none", "--pass", "int8-static:percent=99.9", "--target", "cpu:native,threads=2",
         "--calibrate", "c.npz", "--data", "d.npz", "--metric", "top1", "--max-drop", "1%", "--max-latency", "5",
         "--min-speedup", "1.5", "--max-size", "10", "--at", "n=2", "-o", "out", "--force", "--strict", "--seed", "3",
-        "--opset", "21",
+        "--opset", "21", "--trust", "--no-cache", "--task", "image-classification", "--strict-provider",
     )  # fmt: skip
     (((recipe, out), keywords),) = pipeline.calls
-    assert (out, keywords) == (Path("out"), {"force": True})
+    assert (out, keywords) == (Path("out"), {"force": True, "trust": True, "cache": False})
     assert recipe.source == "m.py:make@w.safetensors"
     assert recipe.inputs == parse_inputs(["x=float32[n=1..4,3]", "y=int64[n] in 0..9"])
     assert recipe.passes == (PassSpec("int8-static", (("percent", 99.9),)),)
@@ -204,6 +204,7 @@ def test_compile_hands_on_what_was_asked(capsys, pipeline):
     assert (recipe.calibrate, recipe.data, recipe.metric) == ("c.npz", "d.npz", "top1")
     assert recipe.limits == Limits(Drop(0.01, relative=True), 5.0, 1.5, 10.0)
     assert (recipe.at, recipe.strict, recipe.seed, recipe.opset) == ({"n": 2}, True, 3, 21)
+    assert (recipe.task, recipe.strict_provider) == ("image-classification", True)
 
 
 def test_flags_override_the_recipe_file(capsys, pipeline, tmp_path, monkeypatch):
@@ -263,6 +264,7 @@ def test_validate_hands_on_what_was_asked(capsys, pipeline):
     assert arguments == (Path("m.onnx"), "s.py:f")
     assert keywords == {
         "data": "d.npz", "metric": "top1", "max_drop": Drop(0.5), "inputs": (), "target": Target(), "seed": 0,
+        "images": None, "per_layer": False, "strict_provider": False, "task": None, "trust": False,
     }  # fmt: skip
 
 
@@ -272,7 +274,9 @@ def test_bench_hands_on_what_was_asked(capsys, pipeline):
     assert code == 0
     assert report_sample.trials()[0].candidate.name in out
     assert arguments == ([Path("a"), Path("b")],)
-    assert keywords == {"target": Target(threads=1), "at": {"n": 8}, "seconds": 2.5}
+    assert keywords == {
+        "target": Target(threads=1), "at": {"n": 8}, "seconds": 2.5, "strict_provider": False,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from mlc.cli.parsing import Command, Group
 DISTRIBUTION = "mlc-toolchain"
 
 COMMANDS = {
-    "compile": "compile_", "quantize": "quantize", "validate": "validate", "bench": "bench", "passes": "passes",
-    "doctor": "doctor",
+    "compile": "compile_", "quantize": "quantize", "validate": "validate", "bench": "bench", "run": "run",
+    "inspect": "inspect", "report": "report", "passes": "passes", "doctor": "doctor",
 }  # fmt: skip
 """Each command and its function."""
 
@@ -24,13 +24,12 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 
 
 def application(arguments: Sequence[str]) -> typer.Typer:
-    """Return the program, quiet and plain: no completion options, no rich help, no decorated tracebacks.
+    """Return the program, quiet and plain: no rich help, no decorated tracebacks.
 
     Where the arguments begin with a command it has that one alone: building all of them would double the start-up.
     """
     app = typer.Typer(
         cls=Group,
-        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings=_HELP,

@@ -28,7 +28,10 @@ def bench(
     target: o.TargetText = None,
     at: o.At = None,
     seconds: Seconds = SECONDS,
+    strict_provider: o.StrictProvider = False,
     json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
     debug: o.Debug = False,  # noqa: ARG001 - main has read it
 ) -> int:
     """Measure written models on this machine; needs no torch."""
@@ -42,10 +45,11 @@ def bench(
     time = o.given("--seconds", lambda text: positive(parse_number(text), "the time to measure"), seconds)
     from mlc.pipeline import bench as bench_models
 
-    with listening() as progress:
+    with listening(quiet=quiet, verbose=verbose) as progress:
         trials = bench_models(
-            [Path(model) for model in models], target=asked_target, at=sizes, seconds=time, progress=progress
-        )
+            [Path(model) for model in models], target=asked_target, at=sizes, seconds=time,
+            strict_provider=strict_provider, progress=progress,
+        )  # fmt: skip
     result(_rendered(trials, as_json=json))
     return 0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mlc.cli import options as o
-from mlc.cli.output import listening, result
+from mlc.cli.output import listening, rendered, result
 from mlc.errors import UsageError
 from mlc.grammar import nearest
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FORMATS = {"int8": "int8-static"}
 """The pass that makes each number format."""
 
-To = Annotated[str, o.option("--to", "FORMAT", "The number format: int8.")]
+To = Annotated[str, o.option("--to", "FORMAT", "The number format: int8.", known=lambda: FORMATS)]
 
 
 def compile_(
@@ -28,6 +28,7 @@ def compile_(
     target: o.TargetText = None,
     calibrate: o.Calibrate = None,
     data: o.DataText = None,
+    images: o.ImagesText = None,
     metric: o.MetricText = None,
     max_drop: o.MaxDrop = None,
     max_latency: o.MaxLatency = None,
@@ -40,9 +41,12 @@ def compile_(
     strict_provider: o.StrictProvider = False,
     task: o.Task = None,
     trust: o.Trust = False,
+    no_cache: o.NoCache = False,
     seed: o.Seed = None,
     opset: o.Opset = None,
     json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
     debug: o.Debug = False,
 ) -> int:
     """Export, rewrite, verify, measure and report a model."""
@@ -59,6 +63,7 @@ def quantize(
     target: o.TargetText = None,
     calibrate: o.Calibrate = None,
     data: o.DataText = None,
+    images: o.ImagesText = None,
     metric: o.MetricText = None,
     max_drop: o.MaxDrop = None,
     max_latency: o.MaxLatency = None,
@@ -71,9 +76,12 @@ def quantize(
     strict_provider: o.StrictProvider = False,
     task: o.Task = None,
     trust: o.Trust = False,
+    no_cache: o.NoCache = False,
     seed: o.Seed = None,
     opset: o.Opset = None,
     json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
     debug: o.Debug = False,
 ) -> int:
     """Compile a model to another number format."""
@@ -82,19 +90,19 @@ def quantize(
 
 def _run(flags: dict[str, Any]) -> int:
     """Run the whole line on what was asked, print the report and return the exit code."""
-    as_json, force, out, trust, _ = (flags.pop(key) for key in ("json", "force", "out", "trust", "debug"))
+    as_json, force, out, trust, no_cache, quiet, verbose, _ = (
+        flags.pop(key) for key in ("json", "force", "out", "trust", "no_cache", "quiet", "verbose", "debug")
+    )
     recipe = recipe_of(flags)
     place = o.given("--out", _folder, out) if out is not None else default_out(recipe.source)
+    if Path(recipe.source.partition("@")[0]).resolve().is_relative_to(place.resolve()):
+        raise UsageError(f"the output {place} holds the source itself", "choose another -o")
     from mlc.judging import exit_code
     from mlc.pipeline import compile as compile_recipe
 
-    with listening() as progress:
-        report = compile_recipe(recipe, place, force=force, trust=trust, progress=progress)
-    if as_json:
-        from mlc.report.json import render
-    else:
-        from mlc.report.text import render
-    result(render(report))
+    with listening(quiet=quiet, verbose=verbose) as progress:
+        report = compile_recipe(recipe, place, force=force, trust=trust, cache=not no_cache, progress=progress)
+    result(rendered(report, as_json=as_json, quiet=quiet))
     return exit_code(report, strict=recipe.strict)
 
 
@@ -120,10 +128,19 @@ def recipe_of(flags: dict[str, Any]) -> Recipe:
 
 
 def default_out(source: str) -> Path:
-    """Return ``<model>.mlc`` in the working directory: named as the function, or as the file without its ending."""
+    """Return ``<model>.mlc`` in the working directory: named as the function, the directory, or the file unended.
+
+    A directory that has this name itself is not replaced by what is made of it.
+    """
     model = source.partition("@")[0]
     name, colon, function = model.rpartition(":")
-    return Path((function if colon and name else Path(model).stem) + ".mlc")
+    if colon and name:
+        return Path(f"{function}.mlc")
+    if not Path(model).is_dir():
+        return Path(f"{Path(model).stem}.mlc")
+    folder = Path(model).resolve()
+    place = Path(f"{folder.name.removesuffix('.mlc')}.mlc")
+    return Path(f"{place.stem}-again.mlc") if place.resolve() == folder else place
 
 
 def _with_pass(recipe: Recipe, name: str) -> Recipe:

@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 Value = TypeVar("Value")
 
-SOURCE_FORMS = "file.py:function or package.module:function, with @weights.safetensors; or model.onnx."
+SOURCE_FORMS = (
+    "file.py:function or package.module:function, with @weights; model.onnx or model.keras; a directory of mlc's or "
+    "Hugging Face's; with --trust model.pt2 or model.pt."
+)
 
 
-def option(name: str, form: str, text: str, *short: str) -> Any:
-    """Return an option that takes a value written in that form; what it defaults to stands in its help."""
-    return typer.Option(*short, name, metavar=form, help=text, show_default=False)
+def option(name: str, form: str, text: str, *short: str, known: Callable[[], Iterable[str]] | None = None) -> Any:
+    """Return an option that takes a value written in that form; what it defaults to stands in its help.
+
+    ``known`` gives the values that a shell may complete.
+    """
+    complete = None if known is None else completing(known)
+    return typer.Option(*short, name, metavar=form, help=text, show_default=False, autocompletion=complete)
+
+
+def completing(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Return what typer asks for the values that begin with what is typed."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in known() if value.startswith(incomplete)]
+
+    return complete
+
+
+def pass_names() -> list[str]:
+    """Return the names of all passes that are installed."""
+    from mlc.registry import available
+
+    return list(available())
+
+
+def _metric_names() -> list[str]:
+    from mlc.metrics import BUILT_IN
+
+    return list(BUILT_IN)
+
+
+def _providers() -> list[str]:
+    from mlc.runtimes.providers import available
+
+    return list(available())
 
 
 Source = Annotated[str | None, typer.Argument(metavar="SOURCE", help=SOURCE_FORMS, show_default=False)]
@@ -23,16 +58,29 @@ Inputs = Annotated[
 ]
 Passes = Annotated[
     list[str] | None,
-    option("--pass", "P", "A pass beside the defaults: name:option=value; none: no defaults; repeatable."),
+    option(
+        "--pass", "P", "A pass beside the defaults: name:option=value; none: no defaults; repeatable.", known=pass_names
+    ),
 ]
 RecipeFile = Annotated[str | None, option("--recipe", "FILE", "A recipe.toml, which the other options override.")]
 TargetText = Annotated[
-    str | None, option("--target", "T", "Where it will run: provider[:device][,threads=N][,option=value] (cpu).")
+    str | None,
+    option("--target", "T", "Where it will run: provider[:device][,threads=N][,option=value] (cpu).", known=_providers),
 ]
-Calibrate = Annotated[str | None, option("--calibrate", "D", "Calibration data: data.npz or file.py:function.")]
-DataText = Annotated[str | None, option("--data", "D", "Evaluation data: data.npz or file.py:function.")]
+Calibrate = Annotated[
+    str | None, option("--calibrate", "D", "Calibration data: data.npz or .npy, a folder, or file.py:function.")
+]
+DataText = Annotated[
+    str | None,
+    option("--data", "D", "Evaluation data: data.npz or .npy, a folder of them or of images, or file.py:function."),
+]
+ImagesText = Annotated[
+    str | None,
+    option("--images", "SETTINGS", "How images become the input, as in size=224,resize=256,mean=0.5,std=0.5."),
+]
 MetricText = Annotated[
-    str | None, option("--metric", "M", "top1, top5, mse, cosine, sqnr, agreement or file.py:function.")
+    str | None,
+    option("--metric", "M", "top1, top5, mse, cosine, sqnr, agreement or file.py:function.", known=_metric_names),
 ]
 MaxDrop = Annotated[
     str | None, option("--max-drop", "X", "The largest loss: 0.01 in the metric's units, 1% of the original's value.")
@@ -48,10 +96,13 @@ StrictProvider = Annotated[
     bool, typer.Option("--strict-provider", help="Refuse a model of which nodes fall back from the target's provider.")
 ]
 Task = Annotated[str | None, option("--task", "TASK", "What a Hugging Face model is for (from its architecture).")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Export anew, and keep no export for later runs.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Run the code that a .pt2 or pickled model holds.")]
 Seed = Annotated[str | None, option("--seed", "N", "The seed of everything random (0).")]
 Opset = Annotated[str | None, option("--opset", "N", "The ONNX opset (20).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; of a report only its first line.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A line for each step, with the seconds that it took.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

@@ -9,7 +9,12 @@ import typer
 from mlc.cli import options as o
 from mlc.cli.output import result
 
-Name = Annotated[str | None, typer.Argument(metavar="NAME", help="The pass to describe.", show_default=False)]
+Name = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME", help="The pass to describe.", show_default=False, autocompletion=o.completing(o.pass_names)
+    ),
+]
 
 
 def passes(
