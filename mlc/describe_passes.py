@@ -35,6 +35,21 @@ def describe(name: str) -> str:
     return "\n".join([name, "", *facts, "", *_options(found), "", _docstring(found)]).rstrip() + "\n"
 
 
+def reference() -> str:
+    """Return the page on all passes, as Markdown: those that run by default first, in the order in which they run."""
+    head = "# Passes\n\nMade from the registry: `mlc passes` lists what is installed, `mlc passes NAME` shows one.\n"
+    return "\n".join([head, *(f"## {name}\n\n{_section(name)}\n" for name in _order())])
+
+
+def _section(name: str) -> str:
+    found = pass_class(name)
+    when = "runs by default" if name in DEFAULT_PASSES else f"asked for by `--pass {name}`"
+    fields = [(field.name, _type(field), _default(field)) for field in _fields(found)]
+    rows = ["| option | values | default |", "|---|---|---|", *(f"| `{a}` | {b} | `{c}` |" for a, b, c in fields)]
+    facts = f"*{found.exactness.value}{_bound(found)}; opset {found.min_opset} or newer; {when}*"
+    return "\n\n".join([facts, _docstring(found), *(["\n".join(rows)] if fields else [])])
+
+
 def _order() -> list[str]:
     names = list(available())
     return [name for name in DEFAULT_PASSES if name in names] + [name for name in names if name not in DEFAULT_PASSES]
@@ -63,13 +78,16 @@ def _bound(found: type[Pass]) -> str:
 
 
 def _options(found: type[Pass]) -> list[str]:
-    fields = dataclasses.fields(found)  # type: ignore[arg-type]
-    if not fields:
+    rows = [(field.name, _type(field), _default(field)) for field in _fields(found)]
+    if not rows:
         return ["options    none"]
-    rows = [(field.name, _type(field), _default(field)) for field in fields]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"  {name.ljust(widths[0])}  {kind.ljust(widths[1])}  {default}".rstrip() for name, kind, default in rows]
     return ["options", *lines]
+
+
+def _fields(found: type[Pass]) -> tuple[dataclasses.Field[object], ...]:
+    return dataclasses.fields(found)  # type: ignore[arg-type]
 
 
 def _type(field: dataclasses.Field[object]) -> str:
