@@ -7,7 +7,7 @@ import re
 import sys
 from functools import cache
 
-from benchmarks import install, int8_summary, rewriting, startup, statistics
+from benchmarks import install, int8_summary, kills, large, rewriting, startup, statistics
 from benchmarks.common import RESULTS, ROOT, Summary
 
 SUMMARIES = {
@@ -16,6 +16,8 @@ SUMMARIES = {
     "statistics": statistics.summary,
     "int8": int8_summary.summary,
     "install": install.summary,
+    "kills": kills.summary,
+    "large": large.summary,
 }
 
 README = ROOT / "benchmarks" / "README.md"
