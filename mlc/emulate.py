@@ -11,11 +11,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from mlc.formats import FOLDING, ORDERS, Order, WeightLayout, layout_of, pairs, saturating_pairs
+from mlc.formats.affine import LARGEST_ACTIVATION
 from mlc.formats.nodes import WEIGHTED, constant, input_at, integers, number, site_of
 from mlc.formats.saturation import HIGHEST, LOWEST
 
 if TYPE_CHECKING:
     from mlc.types import Array
+
+SHIFT = 128
+"""What OpenVINO adds to signed activations, which makes unsigned ones of them."""
 
 NAMED = 3
 """How many nodes a sentence names."""
@@ -35,11 +39,17 @@ RUNTIMES = {
 
 @dataclass(frozen=True)
 class Product:
-    """A node that multiplies unsigned by signed bytes: its site, its weight's codes and their layout."""
+    """A node that multiplies bytes by signed bytes: its site, its weight's codes and their layout.
+
+    ``highest`` is the largest code of its activations as unsigned bytes; ``signed`` ones are shifted up by OpenVINO,
+    onnxruntime has kernels for them that add in 32 bits.
+    """
 
     site: str
     codes: NDArray[np.int8]
     layout: WeightLayout
+    highest: int = LARGEST_ACTIVATION
+    signed: bool = False
 
 
 def saturation_proof(model: ir.Model) -> tuple[str, ...]:
@@ -75,7 +85,9 @@ def _text(product: Product, order: Order) -> str:
 
 
 def _count(product: Product, order: Order) -> int:
-    return saturating_pairs(product.codes, product.layout, order)
+    if product.signed and order is Order.ONNXRUNTIME:
+        return 0
+    return saturating_pairs(product.codes, product.layout, order, product.highest)
 
 
 def integer_products(model: ir.Model) -> tuple[Product, ...]:
@@ -110,7 +122,20 @@ def _product(node: ir.Node) -> Product | None:
     if activation is None or codes is None or codes.dtype != np.int8:
         return None
     group, trans_b = int(number(node, "group", 1)), bool(number(node, "transB", 0))
-    return Product(site_of(node), codes, layout_of(node.op_type, codes.ndim, group=group, trans_b=trans_b))
+    layout = layout_of(node.op_type, codes.ndim, group=group, trans_b=trans_b)
+    highest, signed = _highest(activation.inputs[0])
+    return Product(site_of(node), codes, layout, highest, signed)
+
+
+def _highest(codes: ir.Value | None) -> tuple[int, bool]:
+    """Return the largest code that activations have, as unsigned bytes, and whether they are signed ones."""
+    signed = codes is not None and codes.dtype is ir.DataType.INT8
+    clip = None if codes is None else codes.producer()
+    end = input_at(clip, 2) if clip is not None and clip.op_type == "Clip" else None
+    bound = constant(end)
+    if end is None or bound is None or end.is_graph_input():
+        return LARGEST_ACTIVATION, signed
+    return min(LARGEST_ACTIVATION, int(bound.numpy()) + (SHIFT if signed else 0)), signed
 
 
 def _is_unproven(node: ir.Node) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlc.errors import DataError, UsageError, foreign, kind_of
 from mlc.grammar import nearest
+from mlc.grammar.places import names_function
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,7 +109,7 @@ def load_metric(text: str) -> Metric:
     """Return a metric by name, or the user's by ``file.py:function``. Raises UsageError for an unknown one."""
     if text in BUILT_IN:
         return BUILT_IN[text]
-    if ":" not in text:
+    if not names_function(text):
         raise UsageError(f"no metric is called {text!r}", nearest(text, [*BUILT_IN]) + " (or file.py:function)")
     from mlc.references import load_function
 

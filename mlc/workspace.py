@@ -5,13 +5,18 @@ Weights are never serialized to verify or measure a graph: a graph file is some 
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import shutil
+import sys
 import tempfile
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+import numpy as np
 import onnx_ir as ir
 
 from mlc.errors import OutputError
@@ -32,6 +37,7 @@ class Workspace:
         except OSError as error:
             raise OutputError(f"no temporary folder could be made: {error.strerror}", "set TMPDIR") from error
         self._numbers = itertools.count()
+        self._held: list[weakref.ref[ir.ExternalTensor]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -39,14 +45,24 @@ class Workspace:
     def __exit__(
         self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if sys.platform == "win32":
+            self._unmap()
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _unmap(self) -> None:
+        """Let go of the weights that models still map: Windows deletes no file that is mapped."""
+        gc.collect()
+        for tensor in filter(None, (held() for held in self._held)):
+            with contextlib.suppress(BufferError):  # an array of it is in use
+                tensor.release()
 
     def hold(self, model: ir.Model) -> None:
         """Write out every large initializer of a model and put a read-only, memory-mapped tensor in its place.
 
         An edit in place raises from then on, instead of spoiling the original and the torch module that share
         the memory.
-        Tensors already held are left as they are; a tensor shared by several initializers is written once.
+        Tensors already held are left as they are; a tensor shared by several initializers is written once. Small ones
+        that lie beside another file are read: they stay in the graph file.
         """
         path = self.path / f"weights-{next(self._numbers)}.bin"
         written: dict[int, tuple[int, int]] = {}
@@ -56,19 +72,25 @@ class Workspace:
                     tensor = value.const_value
                     if tensor is None or self._stays(tensor):
                         continue
+                    if tensor.nbytes < SMALL:
+                        value.const_value = ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)
+                        continue
                     if id(tensor) not in written:
                         written[id(tensor)] = _append(file, tensor)
                     offset, length = written[id(tensor)]
-                    value.const_value = ir.ExternalTensor(
+                    held = ir.ExternalTensor(
                         path.name, offset, length, tensor.dtype,
                         shape=ir.Shape(tensor.shape.numpy()), name=value.name or "", base_dir=self.path,
                     )  # fmt: skip
+                    value.const_value = held
+                    self._held.append(weakref.ref(held))
         except OSError as error:
             raise OutputError(f"the weights could not be written to {self.path}: {error.strerror}") from error
 
     def _stays(self, tensor: ir.TensorProtocol) -> bool:
-        held = isinstance(tensor, ir.ExternalTensor) and Path(tensor.base_dir) == self.path
-        return held or tensor.nbytes < SMALL or tensor.dtype == ir.DataType.STRING
+        if isinstance(tensor, ir.ExternalTensor):
+            return Path(tensor.base_dir) == self.path
+        return tensor.nbytes < SMALL or tensor.dtype == ir.DataType.STRING
 
     def save(self, model: ir.Model, name: str = "graph") -> Path:
         """Write a graph file that a session can load; weights not yet held are held first."""

@@ -28,9 +28,9 @@ def golden(request):
     def check(name, text):
         path = GOLDEN / name
         if request.config.getoption("--update-golden"):
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8", newline="\n")
         assert path.exists(), f"{name} is missing: run pytest with --update-golden and review it"
-        assert text == path.read_text()
+        assert text == path.read_text(encoding="utf-8")
 
     return check
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ from mlc.cli import options as o
 from mlc.cli.output import listening, rendered, result
 from mlc.errors import UsageError
 from mlc.grammar import nearest
+from mlc.grammar.places import names_function, split_weights
 
 if TYPE_CHECKING:
     from mlc.recipe import Recipe
@@ -95,7 +97,7 @@ def _run(flags: dict[str, Any]) -> int:
     )
     recipe = recipe_of(flags)
     place = o.given("--out", _folder, out) if out is not None else default_out(recipe.source)
-    if Path(recipe.source.partition("@")[0]).resolve().is_relative_to(place.resolve()):
+    if Path(split_weights(recipe.source)[0]).resolve().is_relative_to(place.resolve()):
         raise UsageError(f"the output {place} holds the source itself", "choose another -o")
     from mlc.judging import exit_code
     from mlc.pipeline import compile as compile_recipe
@@ -132,11 +134,10 @@ def default_out(source: str) -> Path:
 
     A directory that has this name itself is not replaced by what is made of it.
     """
-    model = source.partition("@")[0]
-    name, colon, function = model.rpartition(":")
-    if colon and name:
-        return Path(f"{function}.mlc")
-    if not Path(model).is_dir():
+    model, _ = split_weights(source)
+    if names_function(model):
+        return Path(f"{model.rpartition(':')[2]}.mlc")
+    if not os.path.isdir(model):  # noqa: PTH112 - Path raises for names that are too long
         return Path(f"{Path(model).stem}.mlc")
     folder = Path(model).resolve()
     place = Path(f"{folder.name.removesuffix('.mlc')}.mlc")

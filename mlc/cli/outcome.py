@@ -9,7 +9,7 @@ from typing import Self
 
 import typer
 
-from mlc.cli.output import error, quiet_pipe, reader_gone
+from mlc.cli.output import error, quiet_pipe
 from mlc.cli.parsing import parser_error
 from mlc.errors import MlcError
 
@@ -40,7 +40,7 @@ class Outcome:
     def _told(self, raised: BaseException) -> int:
         if isinstance(raised, SystemExit):
             return raised.code if isinstance(raised.code, int) else 1
-        if reader_gone(raised):
+        if isinstance(raised, BrokenPipeError):
             return 1
         if isinstance(raised, (KeyboardInterrupt, typer.Abort)):
             error("interrupted")

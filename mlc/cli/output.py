@@ -40,10 +40,9 @@ def result(text: str) -> None:
         quiet_pipe()
 
 
-def reader_gone(error: BaseException) -> bool:
-    """Return whether an error says that the reader of a pipe has gone away: Windows calls it an invalid argument."""
-    closed = sys.platform == "win32" and isinstance(error, OSError) and error.errno == errno.EINVAL
-    return closed or isinstance(error, BrokenPipeError)
+def reader_gone(error: OSError) -> bool:
+    """Return whether writing failed since the reader has gone away: Windows calls that an invalid argument."""
+    return isinstance(error, BrokenPipeError) or (sys.platform == "win32" and error.errno == errno.EINVAL)
 
 
 def rendered(report: Report, *, as_json: bool, quiet: bool) -> str:

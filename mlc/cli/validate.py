@@ -56,7 +56,7 @@ def validate(
     asked = changed(None, changes)
     with listening(quiet=quiet, verbose=verbose) as progress:
         report = validate_model(
-            Path(model), against, data=asked.data, images=asked.images, metric=asked.metric,
+            Path(model), asked.source, data=asked.data, images=asked.images, metric=asked.metric,
             max_drop=asked.limits.max_drop, inputs=asked.inputs, target=asked.target, seed=asked.seed, task=asked.task,
             trust=trust, strict_provider=strict_provider, per_layer=per_layer, progress=progress,
         )  # fmt: skip

@@ -47,6 +47,7 @@ class Run:
     plan: Plan | None = None
     statistics: Statistics | None = None
     eager: tuple[float, float, float] | None = None
+    eager_name: str = ""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mlc.grammar.places import split_weights
 from mlc.types import InputSpec
 
 
@@ -25,10 +26,9 @@ class Asked:
     @property
     def reference(self) -> str:
         """The model: what stands before the ``@``."""
-        return self.source.partition("@")[0]
+        return split_weights(self.source)[0]
 
     @property
     def weights(self) -> str | None:
         """The weights file: what stands behind the ``@``; None without one."""
-        _, at, weights = self.source.partition("@")
-        return weights if at else None
+        return split_weights(self.source)[1]

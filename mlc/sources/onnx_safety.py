@@ -144,7 +144,7 @@ def digest(path: Path, model: onnx.ModelProto) -> str:
         external_path(path, tensor) for tensor in tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL
     }
     hashed = hashlib.sha256()
-    for file in (path, *sorted(external)):
+    for file in (path, *sorted(external, key=Path.as_posix)):
         hashed.update(f"{file.name} {file.stat().st_size}\n".encode())
         with file.open("rb") as stream:
             while chunk := stream.read(CHUNK):
