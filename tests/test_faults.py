@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import kills
 from mlc.cli import main
 from mlc.pipeline import run as pipeline_run
 
@@ -99,3 +100,11 @@ def test_a_disk_that_fills_up_at_the_end(old, capsys, monkeypatch, quick):
     assert main(QUANTIZE) == 3
     assert "No space left on device" in capsys.readouterr().err
     assert_old_stays(old)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_killed_once_after_each_step_that_matters(monkeypatch):
+    """One kill at the start, one while the export is kept, one while the artifact is put in its place."""
+    monkeypatch.chdir(Path(__file__).parents[1])
+    measured = kills.measure(quick=True, progress=lambda _text: None)
+    assert [claim.outcome for claim in kills.summary(measured).claims] == ["met"] * 3
