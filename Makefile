@@ -25,8 +25,9 @@ setup-webgpu: venv
 demo: venv
 	$(BIN)/mlc compile --recipe sample_models/fashion_cnn/recipe.toml -o build/demo --force
 
+# Files side by side; tests of one file stay in one process.
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: venv
 	$(BIN)/ruff check .
@@ -43,6 +44,9 @@ benchmarks: venv
 	$(BIN)/python -m benchmarks.statistics
 	$(BIN)/python -m benchmarks.int8
 	$(BIN)/python -m benchmarks.install
+	$(BIN)/python -m benchmarks.kills
+	$(BIN)/python -m benchmarks.large
+	$(BIN)/python -m benchmarks.peers
 
 clean:
 	rm -rf build .venv .mypy_cache .pytest_cache .ruff_cache

@@ -325,7 +325,7 @@ def test_hints_say_what_to_write(refused, monkeypatch):
     assert "did you mean made/recipe.toml?" in refused(["compile", "--recipe", "made"], 2)
     save_weights()
     assert "w.safetensors is not an ONNX model\n" in refused(["bench", "w.safetensors"], 3)
-    assert "torch.load('w.pt', weights_only=True)" in refused(["compile", "w.pt"], 2)
+    assert "write file.py:function@w.safetensors" in refused(["compile", "w.safetensors"], 2)
     write_module("return self.linear(x)")
     Path("bare.py").write_text("import torch\n\n\ndef model():\n    return torch.nn.Linear(6, 4)\n")
     said = refused(["compile", "bare.py:model", "--input", "input=float32[batch=1..8,5]"], 3)

@@ -267,10 +267,10 @@ def test_outputs_that_hang_on_the_sizes():
     ("source", "error", "message"),
     [
         ("model.py", UsageError, "'model.py' is no source of a model"),
-        ("weights.pt", UsageError, "'weights.pt' is no source of a model"),
+        ("weights.safetensors", UsageError, "'weights.safetensors' is no source of a model"),
         ("model.onnx@w.safetensors", UsageError, "an .onnx file has its own weights"),
-        (f"{MODELS}:net@weights.pt", UsageError, "the weights 'weights.pt' are no .safetensors file"),
-        (f"{MODELS}:net@", UsageError, "the weights '' are no .safetensors file"),
+        (f"{MODELS}:net@weights.txt", UsageError, "the weights 'weights.txt' are no file of weights"),
+        (f"{MODELS}:net@", UsageError, "the weights '' are no file of weights"),
         (f"{MODELS}:Net", SourceError, "has neither an example nor a spec"),
         (f"{MODELS}:Answer", SourceError, "raised TypeError"),
         ("missing.py:net", SourceError, "there is no file missing.py"),

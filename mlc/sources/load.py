@@ -15,16 +15,22 @@ from mlc.sources.original import Original
 from mlc.types import InputSpec
 
 if TYPE_CHECKING:
-    from torch import nn
+    from mlc.sources.live import Model
 
-DOORS = ("onnx_file", "function")
+DOORS = ("artifact", "onnx_file", "huggingface", "lightning", "program", "pickled", "keras", "function")
 """Modules of mlc.sources.doors, tried in this order."""
 
-FORMS = "file.py:function, package.module:function (with @weights.safetensors), or model.onnx"
+FORMS = (
+    "file.py:function or package.module:function (with @weights), model.onnx, model.pt2, model.pt, model.keras, "
+    "or a directory of mlc's or Hugging Face's"
+)
+
+SHOWN = 60
+"""How much of a name stands in a message that is about its length."""
 
 
 def load(
-    source: str | nn.Module,
+    source: str | Model,
     inputs: Sequence[InputSpec] = (),
     example: Any = None,
     *,
@@ -33,14 +39,15 @@ def load(
 ) -> Original:
     """Return the Original behind a source: its signature is complete, and it has run on its example.
 
-    ``source`` is written as on the command line, or is a live ``torch.nn.Module``. ``example`` (a tensor, a tuple in
-    the order of forward's parameters, or a dict by name) takes the place of the one that the source brings. No code
-    from a model file runs without ``trust``.
+    ``source`` is written as on the command line, or is a live module, TorchScript module or exported program.
+    ``example`` (a tensor, a tuple in the order of forward's parameters, or a dict by name) takes the place of the one
+    that the source brings. No code from a model file runs without ``trust``.
     Raises UsageError for wrong specs, SourceError where the model cannot be used.
     """
     if not isinstance(source, str):
         return _live(source, inputs, example)
     asked = Asked(source, tuple(inputs), example, trust, task)
+    _check_names(asked)
     for name in DOORS:
         door = import_module(f"mlc.sources.doors.{name}")
         if door.opens(asked):
@@ -49,32 +56,33 @@ def load(
     raise UsageError(f"{source!r} is no source of a model", _hint(asked.reference))
 
 
+def _check_names(asked: Asked) -> None:
+    """Raise UsageError for what no file can be called, before any door looks for one."""
+    for name in (asked.reference, asked.weights or ""):
+        try:
+            Path(name).exists()
+        except OSError as bad:
+            raise UsageError(f"{name[:SHOWN]!r} cannot be a name: {bad.strerror}", f"write {FORMS}") from bad
+
+
 def _hint(reference: str) -> str:
     if reference.endswith(".py"):
         return function_hint(reference)
     if Path(reference, "model.onnx").is_file():
         return f"write {Path(reference, 'model.onnx')} for the model in that directory"
-    kind = Path(reference).suffix
-    if kind in {".pt", ".pth", ".bin", ".ckpt"}:
-        from mlc.sources.doors.function import saved
-
-        return (
-            f"a {kind} file alone has no module in it that is safe to load: {saved(reference)}; "
-            "then write file.py:function@weights.safetensors"
-        )
-    if kind in {".pt2", ".safetensors"}:
-        return (
-            f"a {kind} file alone has no module in it that is safe to load; write file.py:function@weights.safetensors"
-        )
+    folder = reference.rpartition("@")[0]
+    if folder and Path(folder).is_dir():
+        return f"the model in a directory has its own weights: write {folder}"
+    if Path(reference).suffix == ".safetensors":
+        return f"a .safetensors file has weights and no module; write file.py:function@{reference}"
     near = difflib.get_close_matches(Path(reference).name, [path.name for path in Path.cwd().glob("*.onnx")], n=1)
     return f"did you mean {near[0]}?" if near else f"write {FORMS}"
 
 
 def _live(module: object, inputs: Sequence[InputSpec], example: Any) -> Original:
-    from torch import nn
+    from mlc.sources.live import is_model, original_of
 
-    from mlc.sources.torch_module import TorchOriginal
-
-    if not isinstance(module, nn.Module):
-        raise SourceError(f"the model is {kind_of(module)}, not a torch.nn.Module", f"give a module, or {FORMS}")
-    return TorchOriginal(module, inputs, example)
+    if not is_model(module, example):
+        hint = "give a JAX function with an example that holds JAX arrays, " if callable(module) else "give a module, "
+        raise SourceError(f"the model is {kind_of(module)}, not a torch.nn.Module", f"{hint}or {FORMS}")
+    return original_of(module, inputs, example)

@@ -18,7 +18,7 @@ from mlc.sources.declared import Axes, declared_inputs
 from mlc.sources.onnx_safety import check_values, digest, read_onnx
 from mlc.sources.original import Original
 from mlc.sources.outputs import output_specs
-from mlc.sources.specs import dim_text, match_specs, unknown_input
+from mlc.sources.specs import check_fits, match_specs, unknown_input
 from mlc.types import Dim, InputSpec, OutputSpec, Signature, Target
 
 if TYPE_CHECKING:
@@ -84,32 +84,17 @@ def _specs(
 ) -> tuple[InputSpec, ...]:
     """Return the spec of every input: the user's where it fits the file, else the file's sizes, else the example's."""
     given = {spec.name: spec for spec in inputs}
+    for name in given:
+        if name not in values:
+            raise unknown_input(name, tuple(values))
     known = {dim.name: dim for spec in inputs for dim in spec.dims if dim.name is not None}
     filled = list(inputs)
     for name, (dtype, axes) in values.items():
         if name in given:
-            _check_fits(given[name], dtype, axes)
+            check_fits(given[name], dtype, axes)
         else:
             filled.append(InputSpec(name, dtype, _dims(name, dtype, axes, known, example.get(name))))
     return match_specs(tuple(values), filled, example)
-
-
-def _check_fits(spec: InputSpec, dtype: str, axes: Axes) -> None:
-    if spec.dtype != dtype:
-        raise UsageError(
-            f"the spec says that {spec.name} is {spec.dtype}, but the model takes {dtype}", "state its dtype"
-        )
-    if len(spec.dims) != len(axes):
-        raise UsageError(
-            f"the spec gives {spec.name} {len(spec.dims)} axes, but the model's has {len(axes)}: {_axes_text(axes)}",
-            "state one size, range or name for each axis",
-        )
-    for axis, (dim, size) in enumerate(zip(spec.dims, axes, strict=True)):
-        if isinstance(size, int) and not (dim.low == dim.high == size):
-            raise UsageError(
-                f"the model fixes axis {axis} of {spec.name} at {size}; the spec says {dim_text(dim)}",
-                f"write {size}, or export the model with that axis dynamic",
-            )
 
 
 def _dims(name: str, dtype: str, axes: Axes, known: Mapping[str, Dim], example: np.ndarray | None) -> tuple[Dim, ...]:
@@ -130,10 +115,6 @@ def _dims(name: str, dtype: str, axes: Axes, known: Mapping[str, Dim], example: 
                 f"add --input '{name}={dtype}[{spec}]'",
             )
     return tuple(dims)
-
-
-def _axes_text(axes: Axes) -> str:
-    return "[" + ",".join("?" if axis is None else str(axis) for axis in axes) + "]"
 
 
 def _outputs(proto: onnx.ModelProto, ran: Sequence[OutputSpec]) -> tuple[OutputSpec, ...]:

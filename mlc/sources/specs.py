@@ -56,6 +56,29 @@ def unknown_input(name: str, names: Sequence[str]) -> UsageError:
     return UsageError(f"the model has no input {name!r}, it has {', '.join(names)}", nearest(name, names))
 
 
+def check_fits(spec: InputSpec, dtype: str, axes: Sequence[int | str | None]) -> None:
+    """Raise UsageError where a spec is not what a model takes: another dtype, rank or fixed size."""
+    if spec.dtype != dtype:
+        raise UsageError(
+            f"the spec says that {spec.name} is {spec.dtype}, but the model takes {dtype}", "state its dtype"
+        )
+    if len(spec.dims) != len(axes):
+        raise UsageError(
+            f"the spec gives {spec.name} {len(spec.dims)} axes, but the model's has {len(axes)}: {_axes_text(axes)}",
+            "state one size, range or name for each axis",
+        )
+    for axis, (dim, size) in enumerate(zip(spec.dims, axes, strict=True)):
+        if isinstance(size, int) and not (dim.low == dim.high == size):
+            raise UsageError(
+                f"the model fixes axis {axis} of {spec.name} at {size}; the spec says {dim_text(dim)}",
+                f"write {size}, or export the model with that axis dynamic",
+            )
+
+
+def _axes_text(axes: Sequence[int | str | None]) -> str:
+    return "[" + ",".join("?" if axis is None else str(axis) for axis in axes) + "]"
+
+
 def dim_text(dim: Dim) -> str:
     """Return a dim as it is written in a spec."""
     if dim.terms:
