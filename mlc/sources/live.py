@@ -46,7 +46,10 @@ def original_of(
     if isinstance(model, torch.jit.ScriptModule):
         return ScriptOriginal(model, inputs, example, source=source, code=code, notes=notes)
     if isinstance(model, nn.Module):
-        return TorchOriginal(model, inputs, example, source=source, code=code, notes=notes)
+        from mlc.sources.huggingface.live import TransformersOriginal, holds_transformers
+
+        kind = TransformersOriginal if holds_transformers(model) else TorchOriginal
+        return kind(model, inputs, example, source=source, code=code, notes=notes)
     from mlc.sources.jax_function import JaxOriginal
 
     return JaxOriginal(model, inputs, example, source=source, code=code, notes=notes)

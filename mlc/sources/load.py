@@ -51,6 +51,8 @@ def load(
     for name in DOORS:
         door = import_module(f"mlc.sources.doors.{name}")
         if door.opens(asked):
+            if task is not None and name != "huggingface":
+                raise UsageError(f"--task was given, and {source} is no Hugging Face directory", "leave --task out")
             opened: Original = door.load(asked)
             return opened
     raise UsageError(f"{source!r} is no source of a model", _hint(asked.reference))

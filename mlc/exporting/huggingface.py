@@ -1,0 +1,78 @@
+"""A model of transformers into ONNX: as any torch module, and where that fails by the library's own exporter.
+
+The library's exporter replaces for its while what torch.export or torch.onnx cannot take: loops over experts, masks
+of attention, operators without a counterpart. What it writes is compared with the original as any other export.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common
+
+from mlc.errors import SourceError, foreign
+from mlc.exporting import torch as plain
+from mlc.exporting.attention import zeros_where_masked
+from mlc.exporting.tidy import check_opset, tidy
+from mlc.exporting.translation import OPSET, Translation
+from mlc.probes import probe
+from mlc.sources.frozen import frozen
+from mlc.sources.huggingface.library import offline
+from mlc.sources.torch_module import TorchOriginal
+from mlc.types import OutputSpec, Sizes
+
+
+def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Translation:
+    """Return the model as an ONNX model of the given opset, 20 by default; a note says why if transformers wrote it.
+
+    Raises SourceError where neither can write it, UsageError for an opset that cannot be written.
+    """
+    try:
+        with zeros_where_masked():
+            return plain.translate(original, traced, opset)
+    except SourceError as failed:
+        alone = failed
+    library = import_module("transformers")
+    try:
+        return _by_transformers(library, original, traced, opset or OPSET, alone)
+    except ImportError as older:
+        raise alone from older
+    except SourceError as failed:
+        also = type(failed.__cause__ or failed).__name__
+        raise SourceError(alone.message, f"{alone.hint}; the exporter of transformers failed too: {also}") from failed
+
+
+def _by_transformers(
+    library: Any, original: TorchOriginal, traced: Sizes, opset: int, alone: SourceError
+) -> Translation:
+    exporters = import_module("transformers.exporters")
+    inputs, outputs = original.signature.inputs, original.signature.outputs
+    sizes = plain.tracing_sizes(inputs, traced)
+    arrays = probe(inputs, sizes, original.example, None, 0)
+    tensors = {spec.name: torch.from_numpy(arrays[spec.name]) for spec in inputs}
+    shapes = {spec.name: axes for spec, axes in zip(inputs, plain.dynamic_shapes(inputs), strict=True)}
+    with offline(library), plain.quiet(), frozen(original.module), foreign("the exporter of transformers"):
+        config = exporters.OnnxConfig(dynamic_shapes=shapes, opset_version=opset)
+        model: ir.Model = exporters.OnnxExporter().export(original.module, tensors, config).program
+    check_opset(model, opset)
+    _select(model, outputs)
+    weights = {*original.module.state_dict(), *dict(original.module.named_parameters(remove_duplicate=False))}
+    tidy(model, inputs, outputs, "", weights=weights, doubted=False)
+    changed = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != traced[name])
+    notes = [f"written by the exporter of transformers, since torch.onnx alone could not: {alone.message}"]
+    notes += [f"traced at {changed}, since a size of 1 or one step cannot stand for a range"] if changed else []
+    versions = f"transformers {library.__version__}, torch {torch.__version__.partition('+')[0]}"
+    return Translation(model, f"transformers.exporters.OnnxExporter {versions}", tuple(notes))
+
+
+def _select(model: ir.Model, outputs: tuple[OutputSpec, ...]) -> None:
+    """Keep the outputs of the signature, in its order: tensors inside of objects, such as caches, are written too."""
+    written = {value.name: value for value in model.graph.outputs}
+    missing = [output.name for output in outputs if output.name not in written]
+    if missing:
+        raise SourceError(f"the exporter of transformers wrote no output {missing[0]}")
+    model.graph.outputs[:] = [written[output.name] for output in outputs]
+    common.RemoveUnusedNodesPass()(model)
