@@ -259,7 +259,7 @@ def test_data_and_metrics_from_code(refused, data, metric, code, named):
     assert named in refused(compile_linear("--data", data, "--metric", metric), code)
 
 
-@pytest.mark.parametrize("target", ["cpuu", "cuda", "openvino/cpu", "cpu,threads=0", "cpu:gpu"])
+@pytest.mark.parametrize("target", ["cpuu", "cuda", "openvino/npu", "cpu,threads=0", "cpu:gpu"])
 def test_a_target_that_is_not_there(refused, target):
     import onnxruntime
 

@@ -97,7 +97,7 @@ StrictProvider = Annotated[
 ]
 Task = Annotated[str | None, option("--task", "TASK", "What a Hugging Face model is for (from its architecture).")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Export anew, and keep no export for later runs.")]
-Trust = Annotated[bool, typer.Option("--trust", help="Run the code that a .pt2 or pickled model holds.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Run the code that a model file or directory holds.")]
 Seed = Annotated[str | None, option("--seed", "N", "The seed of everything random (0).")]
 Opset = Annotated[str | None, option("--opset", "N", "The ONNX opset (20).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
