@@ -179,11 +179,6 @@ def test_pooling_that_the_exporter_gets_wrong_is_caught_by_running(workspace):
     assert error.message.startswith("the exported model differs from the original at h=18: output has shape")
 
 
-def test_torchscript_is_refused(workspace):
-    scripted = torch.jit.trace(nn.Linear(3, 3), torch.ones(1, 3))
-    assert "TorchScript" in refused(workspace, scripted, example=torch.ones(2, 3)).message
-
-
 def test_a_wrong_number_is_named_with_size_output_error_and_tolerance(workspace):
     original = load(models.Same(), parse_inputs(["x=float32[n=1..4,3]"]))
     inputs = {"x": np.ones((2, 3), np.float32)}

@@ -27,9 +27,8 @@ REWRITES = {
     "median": "torch.sort, then the middle element",
     "nanmedian": "torch.sort, then the middle element",
     "kthvalue": "torch.topk(largest=False), then the last element",
+    "_int_mm": "a product of floats, or give the live module that was quantized: its codes are taken over",
     "mode": "torch.bincount or a one-hot sum, then argmax",
-    "fake_quantize": "export the module before it is prepared for quantization",
-    "fused_moving_avg_obs_fake_quant": "export the module before it is prepared for quantization",
 }
 """What to write in the place of operators that have no counterpart in ONNX."""
 
@@ -86,7 +85,7 @@ def user_frame(frames: Sequence[tuple[str, int, str, str]]) -> str:
 
     Frames above our own are those of who called us.
     """
-    ours, standard = Path(__file__).parent, Path(traceback.__file__).parent
+    ours, standard = Path(__file__).parents[1], Path(traceback.__file__).parent
     for file, number, function, line in reversed(frames):
         path = Path(file)
         if ours in path.parents:

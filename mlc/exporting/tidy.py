@@ -134,7 +134,8 @@ def correct_shapes(model: ir.Model, outputs: Sequence[OutputSpec], *, doubted: b
         return
     inputs = set(map(id, model.graph.inputs))
     for value in _values(model):
-        if value.const_value is None and id(value) not in inputs:
+        scalar = value.shape is not None and len(value.shape) == 0  # a Loop has to know that its counter is one
+        if value.const_value is None and id(value) not in inputs and not scalar:
             value.shape = None
     for value, spec in pairs:
         value.shape = ir.Shape(spec.dims)
@@ -158,6 +159,16 @@ def name_nodes(model: ir.Model) -> None:
                 name = f"{name}_{index}"
             node.name = name
             taken.add(name)
+
+
+def rename(model: ir.Model, names: Mapping[str, str]) -> None:
+    """Give initializers other names, where no value has those."""
+    taken = {value.name for value in _values(model)}
+    for old, new in names.items():
+        value = model.graph.initializers.get(old)
+        if value is not None and new not in taken:
+            value.name = new
+            taken.add(new)
 
 
 def strip_metadata(model: ir.Model) -> None:

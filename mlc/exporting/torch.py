@@ -7,8 +7,8 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import Any
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
@@ -17,12 +17,19 @@ from torch import nn
 from mlc.dims import largest, legal, named, smallest
 from mlc.errors import SourceError, UsageError, foreign
 from mlc.exporting.errors import GuardLog, tracing_error, translation_error
-from mlc.exporting.tidy import check_opset, tidy
-from mlc.exporting.translation import OPSET, Translation
+from mlc.exporting.quantized import opset_for, widened, write_out
+from mlc.exporting.quantized_trace import Taking
+from mlc.exporting.tidy import check_opset, rename, tidy
+from mlc.exporting.translation import Translation
 from mlc.probes import probe
 from mlc.sources.frozen import frozen
-from mlc.sources.torch_module import TorchOriginal
+from mlc.sources.quantized import Coded, Stored
+from mlc.sources.quantized_modules import stored_in, traceable
+from mlc.sources.torch_module import TorchOriginal, device_of
 from mlc.types import Dim, InputSpec, Sizes
+
+if TYPE_CHECKING:
+    from mlc.types import Arrays
 
 PREFIX = "module."
 """What the wrapper puts before every weight's name."""
@@ -40,15 +47,17 @@ NOISY = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript"
 class Flat(nn.Module):
     """The user's module with flat tensors in and out, in the order of the signature."""
 
-    def __init__(self, original: TorchOriginal) -> None:
+    def __init__(self, original: TorchOriginal, notes: Sequence[Coded], stored: Stored) -> None:
         super().__init__()
         self.module = original.module
+        self._taking = (lambda: Taking(stored, notes)) if notes else nullcontext
         self._call_by_name = original.call
         self._names = [spec.name for spec in original.signature.inputs]
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Call the module by input name; return its outputs in order."""
-        return tuple(tensor for _, tensor in self._call_by_name(dict(zip(self._names, tensors, strict=True))))
+        with self._taking():
+            return tuple(tensor for _, tensor in self._call_by_name(dict(zip(self._names, tensors, strict=True))))
 
 
 def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Translation:
@@ -56,14 +65,16 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
 
     Raises UsageError for an opset that the exporter cannot write.
     """
-    opset = opset or OPSET
-    if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
+    if opset is not None and not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
         raise UsageError(
             f"opset {opset} cannot be written: the exporter writes {LOWEST_OPSET} to {HIGHEST_OPSET}",
             f"leave --opset out, or ask for one from {LOWEST_OPSET} to {HIGHEST_OPSET}",
         )
     sizes = tracing_sizes(original.signature.inputs, traced)
-    program = _trace(original, sizes)
+    arrays = probe(original.signature.inputs, sizes, original.example, None, 0)
+    _, coded = original.noted(arrays)
+    opset, needed = opset_for(coded, opset)
+    program, names = _trace(original, arrays, coded)
     try:
         with quiet(), foreign("torch.onnx.export"):
             exported = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False)
@@ -76,9 +87,12 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     weights = {*original.module.state_dict(), *dict(original.module.named_parameters(remove_duplicate=False))}
     doubted = _recurrent(original.module)
     tidy(model, signature.inputs, signature.outputs, PREFIX, weights=weights, doubted=doubted)
+    rename(model, names)
+    taken = write_out(model, coded) if coded else ()
     changed = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != traced[name])
     notes = (f"traced at {changed}, since a size of 1 or one step cannot stand for a range",) if changed else ()
-    return Translation(model, f"torch.onnx.export(dynamo=True) torch {torch.__version__.partition('+')[0]}", notes)
+    exporter = f"torch.onnx.export(dynamo=True) torch {torch.__version__.partition('+')[0]}"
+    return Translation(model, exporter, (*notes, *needed, *taken, *widened(original.module, model)))
 
 
 def tracing_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]:
@@ -115,22 +129,46 @@ def _range(name: str, dim: Dim) -> Any:
     return dim.step * root + rest if rest else dim.step * root
 
 
-def _trace(original: TorchOriginal, sizes: Sizes) -> torch.export.ExportedProgram:
+def _trace(
+    original: TorchOriginal, arrays: Arrays, coded: Sequence[Coded]
+) -> tuple[torch.export.ExportedProgram, dict[str, str]]:
+    """Return the traced program, and what the module calls the tensors that it takes for constants."""
     inputs = original.signature.inputs
-    arrays = probe(inputs, sizes, original.example, None, 0)
-    device = next((tensor.device for tensor in original.module.parameters()), torch.device("cpu"))
+    device = device_of(original.module)
     tensors = tuple(torch.from_numpy(arrays[spec.name]).to(device) for spec in inputs)
     log = GuardLog()
     shapes = (dynamic_shapes(inputs),)
     try:
-        with foreign("torch.export"), frozen(original.module), quiet(), _rolled(original.module), log.listening():
-            program = torch.export.export(Flat(original), tensors, dynamic_shapes=shapes, strict=False)
+        with (
+            foreign("torch.export"),
+            frozen(original.module) as before,
+            torch.no_grad(),
+            quiet(),
+            _rolled(original.module),
+            log.listening(),
+            traceable(original.module, stored_in(original.module)) as stored,
+        ):
+            program = torch.export.export(Flat(original, coded, stored), tensors, dynamic_shapes=shapes, strict=False)
+            copies = {id(kept): nn.Parameter(kept.data) for kept, _ in before.parameters}
+            program.state_dict.update(
+                {name: copies[id(kept)] for name, kept in program.state_dict.items() if id(kept) in copies}
+            )
     except SourceError as failed:
         if failed.__cause__ is None:
             raise
         raise tracing_error(failed.__cause__, inputs, log) from failed.__cause__
     _check_sums(program, inputs, log)
-    return program
+    return program, _names(program, stored)
+
+
+def _names(program: torch.export.ExportedProgram, stored: Stored) -> dict[str, str]:
+    places = {tensor.data_ptr(): name for tensor, name in stored.plain if tensor.numel()}
+    tensors = {name: tensor for name, tensor in program.constants.items() if isinstance(tensor, torch.Tensor)}
+    return {
+        name.removeprefix(PREFIX): places[tensor.data_ptr()]
+        for name, tensor in tensors.items()
+        if tensor.numel() and tensor.data_ptr() in places
+    }
 
 
 def _check_sums(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], log: GuardLog) -> None:

@@ -139,7 +139,7 @@ class _Walk:
         if node.domain not in ("", "ai.onnx"):
             return f"{node.domain}.{kind} has no standard integer form"
         if kind in WEIGHTED:
-            return weight_obstacle(node)
+            return weight_obstacle(node) or _quantized_around(node)
         if kind in KEPT_FLOAT:
             return KEPT_FLOAT[kind]
         if kind not in COMBINING | AVERAGING | FOLDING | PASSING:
@@ -215,6 +215,25 @@ class _Walk:
     def drop(self, node: ir.Node, reason: str) -> None:
         del self.chosen[node]
         self.reasons[node] = self.dropped[node] = reason
+
+
+def _quantized_around(node: ir.Node) -> str:
+    """Return which side of a product the model quantizes by itself, or nothing."""
+    source = node.inputs[0]
+    above = None if source is None else source.producer()
+    while above is not None and above.op_type in PASSING | FOLDING and above.inputs[0] is not None:
+        above = above.inputs[0].producer()
+    if source is not None and above is not None and above.op_type == "DequantizeLinear":
+        return f"its input {source.name} is quantized already"
+    below = [node.outputs[0]]
+    while below:
+        value = below.pop()
+        for reader, _ in value.uses():
+            if reader.op_type == "QuantizeLinear":
+                return f"its output {value.name} is quantized already"
+            if reader.op_type in PASSING | FOLDING:
+                below.append(reader.outputs[0])
+    return ""
 
 
 def _form_obstacle(node: ir.Node) -> str:

@@ -150,6 +150,9 @@ def _addend_obstacle(value: ir.Value | None) -> str:
 def weight_obstacle(node: ir.Node) -> str:
     """Return why the weight or the bias of a Conv, Gemm or MatMul cannot be quantized, or nothing."""
     weight = weight_of(node)
+    stored = input_at(node, 1)
+    if weight is None and stored is not None and is_quantized(stored):
+        return f"its weight {stored.name} is quantized already"
     if node.op_type == "MatMul" and weight is None:
         first = constant(node.inputs[0])
         return "both sides are activations" if first is None else "its first input is a constant"
@@ -159,6 +162,14 @@ def weight_obstacle(node: ir.Node) -> str:
     if problem or weight is None:
         return problem
     return _bias_obstacle(node) if node.op_type == "Conv" else _matrix_obstacle(node, weight)
+
+
+def is_quantized(value: ir.Value) -> bool:
+    """Whether a value is what stored codes mean, or the transpose of that."""
+    node = value.producer()
+    while node is not None and node.op_type == "Transpose" and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node is not None and node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
 
 
 def _bias_obstacle(node: ir.Node) -> str:

@@ -57,14 +57,17 @@ def pairs(weight: Array, layout: WeightLayout, order: Order) -> Array:
     return rows.reshape(rows.shape[0], -1, 2)
 
 
-def saturating_pairs(codes: NDArray[np.int8], layout: WeightLayout, order: Order) -> int:
-    """Count the pairs of which some unsigned activations make a sum that 16 bits cannot hold.
+def saturating_pairs(
+    codes: NDArray[np.int8], layout: WeightLayout, order: Order, highest: int = LARGEST_ACTIVATION
+) -> int:
+    """Count the pairs of which some unsigned activations up to ``highest`` make a sum that 16 bits cannot hold.
 
-    The largest sum of a pair has 255 at its positive codes and 0 at the negative ones, the smallest the reverse.
+    The largest sum of a pair has ``highest`` at its positive codes and 0 at the negative ones, the smallest the
+    reverse.
     """
     both = pairs(codes, layout, order).astype(np.int32)
-    largest = LARGEST_ACTIVATION * np.maximum(both, 0).sum(axis=2)
-    smallest = LARGEST_ACTIVATION * np.minimum(both, 0).sum(axis=2)
+    largest = highest * np.maximum(both, 0).sum(axis=2)
+    smallest = highest * np.minimum(both, 0).sum(axis=2)
     return int(((largest > HIGHEST) | (smallest < LOWEST)).sum())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,7 @@ from mlc.compare import Reference
 from mlc.dims import named, second_sizes, shapes, size_of, traced_sizes, verified_sizes
 from mlc.errors import SourceError, UsageError
 from mlc.figures import sizes_text
-from mlc.machine import memory_bytes, process_bytes
+from mlc.machine import PEAK, memory_bytes, process_bytes, reset_peak
 from mlc.probes.ends import Runs, end_references
 from mlc.types import InputSpec, Sizes
 
@@ -26,10 +25,6 @@ SECONDS = 120.0
 
 MEMORY_SHARE = 0.25
 """Share of the machine's memory that one run of the original may be expected to take."""
-
-
-PEAK = "VmHWM"
-"""What Linux calls the peak of a process's resident memory."""
 
 
 def probe(
@@ -144,16 +139,16 @@ class _Budget:
     def __init__(self, inputs: Sequence[InputSpec], traced: Sizes) -> None:
         self.inputs = inputs
         self.traced = traced
-        self.end = time.monotonic() + SECONDS
+        self.end = time.perf_counter() + SECONDS
         self.seconds = 0.0
         self.bytes = 0
 
     def spend(self, sizes: Sizes, run: Callable[[], Reference]) -> Reference:
         """Run, and remember what the traced sizes took."""
-        before, start = _reset_peak(), time.monotonic()
+        before, start = reset_peak(), time.perf_counter()
         reference = run()
         if sizes == self.traced:
-            self.seconds = time.monotonic() - start
+            self.seconds = time.perf_counter() - start
             held = sum(array.nbytes for arrays in (reference.inputs, reference.outputs) for array in arrays.values())
             self.bytes = max(held, process_bytes(PEAK) - before)
         return reference
@@ -163,18 +158,9 @@ class _Budget:
         growth = math.prod(max(1.0, size / max(1, self.traced[name])) for name, size in sizes.items())
         if self.bytes * growth > memory_bytes() * MEMORY_SHARE:
             return f"it would take about {self.bytes * growth / 1e9:.1f} GB of memory"
-        if time.monotonic() + self.seconds * growth > self.end:
+        if time.perf_counter() + self.seconds * growth > self.end:
             return f"it would take more than the {SECONDS:.0f} s that all sizes may take"
         return ""
-
-
-def _reset_peak() -> int:
-    """Reset the process's peak of resident memory where the system can; return what is resident now."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return process_bytes(PEAK)
-    return process_bytes("VmRSS")
 
 
 def check_example(inputs: Sequence[InputSpec], example: Arrays) -> Mapping[str, int]:

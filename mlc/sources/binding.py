@@ -38,7 +38,7 @@ def bind(module: nn.Module, example: Any, wanted: Collection[str]) -> tuple[Bind
     Inputs are forward's tensors in the order of its parameters. ``wanted`` names inputs that have a spec: those and the
     parameters without a default are inputs even where the example leaves them out.
     """
-    signature = inspect.signature(module.forward)
+    signature = signature_of(module)
     given = {} if example is None else _arguments(module, signature, example)
     tensors: dict[str, torch.Tensor] = {}
     constants: dict[str, Any] = {}
@@ -65,6 +65,25 @@ def bind(module: nn.Module, example: Any, wanted: Collection[str]) -> tuple[Bind
         raise _no_inputs(module, signature)
     notes = tuple(f"the argument {name} = {value!r} is fixed in the model" for name, value in constants.items())
     return Binding(signature, arguments, tuple(names), notes), tensors
+
+
+def signature_of(module: nn.Module) -> inspect.Signature:
+    """Return the signature of forward; that of the one module inside where forward hands on whatever it is given."""
+    try:
+        signature = inspect.signature(module.forward)
+    except (TypeError, ValueError):  # a builtin has none
+        signature = inspect.signature(lambda *args, **kwargs: (args, kwargs))
+    inside = list(module.children())
+    if (
+        len(inside) != 1
+        or not signature.parameters
+        or any(
+            parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            for parameter in signature.parameters.values()
+        )
+    ):
+        return signature
+    return signature_of(inside[0])
 
 
 def _refuse_unknown(wanted: Collection[str], signature: inspect.Signature) -> None:

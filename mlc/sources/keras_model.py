@@ -59,9 +59,10 @@ def _configuration(model: Any) -> str:
 
 
 def _refuse_random(module: KerasModule) -> None:
-    if module.drawn:
+    drawn = sorted(module.seen.drawn)
+    if drawn:
         raise SourceError(
-            f"the Keras model {module.model.name} draws random numbers in inference: {listed(sorted(module.drawn))}",
+            f"the Keras model {module.model.name} draws random numbers in inference: {listed(drawn)}",
             "take the randomness out of the model, or give it in as an input",
         )
 
@@ -70,8 +71,8 @@ def _notes(module: KerasModule, given: Sequence[InputSpec], specs: Sequence[Inpu
     told = {spec.name for spec in given}
     assumed = [spec for spec in specs if spec.name not in told and BATCH in spec.dims]
     notes = [f"--input '{input_text(spec)}' was assumed, since the model leaves its batch open" for spec in assumed]
-    if module.changed:
-        notes.append(f"a call changes {listed(sorted(module.changed))}: frozen as it is")
+    if module.seen.changed:
+        notes.append(f"a call changes {listed(sorted(module.seen.changed))}: frozen as it is")
     return tuple(notes)
 
 

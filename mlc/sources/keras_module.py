@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,13 +30,23 @@ class KerasInput:
     axes: tuple[int | None, ...]
 
 
+@dataclass
+class Seen:
+    """What calls did that an export loses: the state that they changed, and what random numbers were drawn from.
+
+    An object of its own, since a module's containers are put back after each run.
+    """
+
+    changed: set[str] = field(default_factory=set)
+    drawn: set[str] = field(default_factory=set)
+
+
 class KerasModule(nn.Module):
     """Computes what a Keras model does in inference, with the model's weights as its own parameters.
 
     The model is no submodule. It is called in a scope where its variables stand for these parameters, so that what a
-    call would change, such as the state of a recurrent layer, stays as it is; ``changed`` names it, and ``drawn`` what
-    random numbers were drawn from. ``inputs`` are those that the model itself knows: none where it is a subclass, whose
-    inputs are the arguments of its ``call``.
+    call would change, such as the state of a recurrent layer, stays as it is; ``seen`` names it. ``inputs`` are those
+    that the model itself knows: none where it is a subclass, whose inputs are the arguments of its ``call``.
     """
 
     model: Any
@@ -45,8 +55,7 @@ class KerasModule(nn.Module):
         super().__init__()
         object.__setattr__(self, "model", model)
         self.inputs = known_inputs(model)
-        self.changed: set[str] = set()
-        self.drawn: set[str] = set()
+        self.seen = Seen()
         self.variables: list[tuple[Any, str]] = []
         parameters = inspect.signature(model.call).parameters
         self.options = _options(model)
@@ -74,12 +83,12 @@ class KerasModule(nn.Module):
         with sys.modules["keras"].StatelessScope(state_mapping=mapping) as scope:
             returned = self.model(*args, **kwargs, **self.options)
         drawn = [variable.path for variable in self.seeds if scope.get_current_value(variable) is not None]
-        self.drawn.update(drawn)
-        self.changed |= {
+        self.seen.drawn.update(drawn)
+        self.seen.changed |= {
             variable.path for variable, tensor in mapping if scope.get_current_value(variable) is not tensor
         }
         if len(scope.state_mapping) > len(mapping) + len(drawn):  # what recurrent layers keep is no variable of a model
-            self.changed.add("the state of a layer")
+            self.seen.changed.add("the state of a layer")
         return returned
 
 

@@ -18,10 +18,12 @@ class Original(ABC):
 
     ``source`` is what was asked, ``digest`` names the state (sha256 of weights and code or file), ``example`` holds an
     example of every input by name, ``shown`` those that the user gave, ``notes`` what the user should know (eval mode
-    set, prefix stripped). ``exporter`` names the module of mlc.exporting that turns it into ONNX.
+    set, prefix stripped). ``exporter`` names the module of mlc.exporting that turns it into ONNX, ``eager`` is what a
+    run of the model itself is called in the report: nothing where it is ONNX already.
     """
 
     exporter: ClassVar[str]
+    eager: ClassVar[str] = ""
     source: str
     digest: str
     signature: Signature

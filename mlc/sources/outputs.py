@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 AGREEMENT = 1e-5
 """Largest difference over the largest value between two runs on the same input: threads may add in another order."""
+
+GUARD = "Guard failed"
+"""What a module that torch.export made says of sizes that it was not exported for."""
 
 PLAIN = 2
 """The smallest size that is nothing special: axes of 0 and 1 broadcast."""
@@ -66,13 +70,17 @@ def _blamed_on_specs(original: Original, failed: SourceError) -> SourceError:
 def distinct_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]:
     """Return legal small sizes, each another than the traced one and than all others' where its range allows."""
     chosen: dict[str, int] = {}
+    sums = [dim for spec in inputs for dim in spec.dims if dim.terms]
+
+    def merit(name: str, size: int) -> tuple[bool | int, ...]:
+        sizes = {**chosen, name: size}
+        known = [dim for dim in sums if name in dim.terms and all(term in sizes for term in dim.terms)]
+        same = size == traced[name] or any(size_of(dim, sizes) == size_of(dim, traced) for dim in known)
+        return same, size in chosen.values(), size < PLAIN, size % 2 == 0, size
+
     for name, dim in named(inputs).items():
         legal = range(dim.low, min(largest(dim), dim.low + 64 * dim.step) + 1, dim.step)
-        others = {*chosen.values()}
-        by_merit = sorted(
-            legal, key=lambda size: (size == traced[name], size in others, size < PLAIN, size % 2 == 0, size)
-        )
-        chosen[name] = by_merit[0]
+        chosen[name] = min(legal, key=partial(merit, name))
     return chosen
 
 
@@ -80,10 +88,10 @@ def _run_at(original: Original, sizes: Sizes) -> dict[str, Array]:
     try:
         return original.run(probe(original.signature.inputs, sizes, original.example, None, 0))
     except SourceError as failed:
-        raise SourceError(
-            f"the model does not hold at {sizes_text(sizes)}: {failed.message}",
-            "narrow the range of that dim, give it a step, or give an example of real values",
-        ) from failed
+        hint = "narrow the range of that dim, give it a step, or give an example of real values"
+        if GUARD in failed.message:
+            hint = "it was exported for fixed sizes: export it again with dynamic_shapes, or fix the size here too"
+        raise SourceError(f"the model does not hold at {sizes_text(sizes)}: {failed.message}", hint) from failed
 
 
 def _axes(

@@ -5,13 +5,16 @@ Names are paths: dict keys, fields of dataclasses and named tuples, and tuple in
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+from mlc.errors import SourceError
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def template(value: Any, path: str, tensors: dict[str, torch.Tensor], constants:
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value.copy())
     if isinstance(value, torch.Tensor):
-        tensors[path] = value
+        if tensors.setdefault(path, value) is not value:
+            raise SourceError(f"two tensors of the example are called {path}", "give them other keys")
         return Slot(path)
     parts = children(value)
     if parts is None:
@@ -76,13 +80,22 @@ def fill(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def rebuild(value: Any, parts: list[Any]) -> Any:
-    """Return a container of the value's kind with other parts, in the order of ``children``."""
+    """Return a container of the value's kind with other parts, in the order of ``children``.
+
+    Nothing of a class is run that may look at what is in it: places are no tensors.
+    """
+    if isinstance(value, MutableMapping):
+        filled = copy.copy(value)
+        for key, part in zip(value, parts, strict=True):
+            filled[key] = part
+        return filled
     if isinstance(value, Mapping):
-        pairs = dict(zip(value, parts, strict=True))
-        return pairs if type(value) is dict else type(value)(pairs)  # type: ignore[call-arg]
+        return type(value)(dict(zip(value, parts, strict=True)))  # type: ignore[call-arg]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
-        return dataclasses.replace(value, **dict(zip(names, parts, strict=True)))
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*parts)
+        made = copy.copy(value)
+        for field, part in zip(dataclasses.fields(value), parts, strict=True):
+            object.__setattr__(made, field.name, part)
+        return made
+    if isinstance(value, tuple) and hasattr(value, "_make"):
+        return value._make(parts)
     return type(value)(parts)

@@ -15,9 +15,11 @@ from torch import nn
 from mlc.errors import SourceError, foreign, kind_of
 from mlc.probes import check_example, probe
 from mlc.sources.binding import bind, example_array
-from mlc.sources.frozen import frozen
+from mlc.sources.frozen import check_graph_mode, frozen, in_training
 from mlc.sources.original import Original
 from mlc.sources.outputs import output_specs
+from mlc.sources.quantized import Coded, Noting
+from mlc.sources.quantized_modules import check_quantized, stored_in
 from mlc.sources.specs import match_specs
 from mlc.sources.structure import output_leaves
 from mlc.sources.weights import check_weights, digest, listed
@@ -39,6 +41,7 @@ class TorchOriginal(Original):
     """The user's module; ``run`` computes in evaluation mode, without gradients, and leaves it as it was found."""
 
     exporter: ClassVar[str] = "torch"
+    eager: ClassVar[str] = "torch eager"
 
     def __init__(
         self,
@@ -51,6 +54,8 @@ class TorchOriginal(Original):
         notes: Sequence[str] = (),
     ) -> None:
         self.module, unwrapped = _unwrap(module)
+        self._check_parts()
+        quantized = check_quantized(self.module)
         check_weights(self.module)
         self.digest = digest(self.module, code)
         self.source = source or f"python:{self.digest}"
@@ -63,15 +68,28 @@ class TorchOriginal(Original):
         self.shown = shown
         self.state: set[str] = set()
         self.constants: set[str] = set()
+        self.written: set[str] = set()
         self._outputs: tuple[str, ...] = ()
         self.signature = Signature(specs, ())
         self.signature = Signature(specs, output_specs(self))
-        self.notes = (*notes, *unwrapped, *_mode(self.module), *self.binding.notes, *self._frozen_notes())
+        self.notes = (*notes, *unwrapped, *_mode(self.module), *quantized, *self.binding.notes, *self._frozen_notes())
+
+    def _check_parts(self) -> None:
+        """Raise SourceError for parts that cannot be traced as they are."""
+        for path, part in self.module.named_modules():
+            if isinstance(part, torch.fx.GraphModule):
+                check_graph_mode(part.graph)
+            if isinstance(part, torch.jit.ScriptModule) and self.exporter == TorchOriginal.exporter:
+                raise SourceError(
+                    f"{path} is TorchScript inside of a Python module, which torch.export cannot look into",
+                    "give the Python module behind it, or the whole as TorchScript: torch.jit.script(module)",
+                )
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run the module once: arrays by input name to arrays by output name, in the signature's order."""
-        device = next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))
+        device = device_of(self.module)
         tensors = {name: torch.from_numpy(np.array(array)).to(device) for name, array in inputs.items()}
+        fresh = {name: tensor._version for name, tensor in tensors.items()}  # noqa: SLF001 - counts edits in place
         what = f"the module {type(self.module).__name__}"
         with (
             foreign(what, SourceError, HINT),
@@ -79,7 +97,16 @@ class TorchOriginal(Original):
             frozen(self.module, self.state),
             torch.no_grad(),
         ):
-            return {name: np.array(tensor.detach().cpu().numpy()) for name, tensor in self.call(tensors)}
+            outputs = {name: np.array(tensor.detach().cpu().numpy()) for name, tensor in self.call(tensors)}
+        self.written |= {name for name, tensor in tensors.items() if tensor._version != fresh[name]}  # noqa: SLF001
+        return outputs
+
+    def noted(self, inputs: Arrays) -> tuple[dict[str, np.ndarray], tuple[Coded, ...]]:
+        """Run the module once; returns its outputs, and every code that it computed or holds, in order."""
+        noting = Noting(stored_in(self.module))
+        with noting:
+            outputs = self.run(inputs)
+        return outputs, tuple(noting.notes)
 
     def call(self, tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
         """Call the module with tensors by input name; returns its flattened outputs, named. Sets no mode."""
@@ -123,12 +150,21 @@ class TorchOriginal(Original):
         if self.state:
             state = listed(sorted(self.state))
             notes += (f"forward changes {state}: frozen as it is; to keep it, take it as input and return it",)
+        if self.written:
+            written = listed(sorted(self.written))
+            notes += (f"forward writes into its input {written}: the exported model leaves what it is given alone",)
         if self.constants:
             notes += (f"outputs that are no tensors are left out: {listed(sorted(self.constants))}",)
         renamed = [name for name in self._outputs if name.removeprefix("output.") in self.binding.names]
         if renamed:
             notes += (f"an output of an input's name is called {listed(renamed)}",)
         return notes
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where a module computes: the device of its first parameter or buffer."""
+    first = next(module.parameters(), next(module.buffers(), None))
+    return torch.device("cpu") if first is None else first.device
 
 
 def _unwrap(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
@@ -151,8 +187,7 @@ def _unwrap(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 def _mode(module: nn.Module) -> tuple[str, ...]:
-    training = any(part.training for part in module.modules())
-    return ("the module was in training mode; exported in evaluation mode",) if training else ()
+    return ("the module was in training mode; exported in evaluation mode",) if in_training(module) else ()
 
 
 def _plain(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
