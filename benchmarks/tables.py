@@ -9,6 +9,7 @@ from functools import cache
 
 from benchmarks import install, int8_summary, kills, large, rewriting, startup, statistics
 from benchmarks.common import RESULTS, ROOT, Summary
+from benchmarks.peers import summary as peers
 
 SUMMARIES = {
     "startup": startup.summary,
@@ -18,9 +19,13 @@ SUMMARIES = {
     "install": install.summary,
     "kills": kills.summary,
     "large": large.summary,
+    "peers": peers.summary,
 }
 
 README = ROOT / "benchmarks" / "README.md"
+PAGES = ("README.md", "../docs/peers.md")
+"""Pages, by their path below benchmarks/, in which tables have places; the rest of them is written by hand."""
+
 PLACE = re.compile(r"(<!-- results of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MISSING = "Not measured yet."
 
@@ -47,7 +52,7 @@ def readme(text: str) -> str:
 
 def expected() -> dict[str, str]:
     """Return the text of every file that holds tables, by its path below benchmarks/."""
-    files = {"README.md": readme(README.read_text(encoding="utf-8"))}
+    files = {page: readme((README.parent / page).read_text(encoding="utf-8")) for page in PAGES}
     for name in SUMMARIES:
         if (RESULTS / f"{name}.json").exists():
             files[f"results/{name}.md"] = f"# {name}\n\n{tables(name, brief=False)}\n"

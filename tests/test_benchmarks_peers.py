@@ -17,7 +17,7 @@ TRACEBACK = 'Traceback (most recent call last)\n  File "/home/me/x.py", line 1\n
 
 
 def figures(**changes):
-    run = {"code": 1, "seconds": 1.0, "said": "no", "traceback": True, "wrote": False}
+    run = {"code": 1, "seconds": 1.0, "said": "no", "traceback": True, "wrote": False, "named": False}
     passed = {**run, "code": 0, "said": "", "traceback": False, "wrote": True, "top1": 0.5}
     return {
         "written": {"files": 1, "lines": 2, "characters": 30},
@@ -125,5 +125,7 @@ def test_a_mistake_in_a_few_words():
     assert mistake_text(None) == "-"
     assert mistake_text({"code": 3, "traceback": False, "wrote": False}) == "3"
     assert mistake_text({"code": 1, "traceback": True, "wrote": False}) == "1, traceback"
-    assert mistake_text({"code": 0, "traceback": False, "wrote": True, "top1": 0.1}) == "0, a model with top-1 10.00%"
+    assert mistake_text({"code": 0, "traceback": False, "wrote": True, "named": False, "top1": 0.1}) == (
+        "0, a model with top-1 10.00%"
+    )
     assert saturates({"saturation": ["product sums may saturate on OpenVINO in a, b"]}) == "OpenVINO"
