@@ -63,12 +63,12 @@ class Bench:
     def whole(self, name: str, out: Path) -> dict[str, float]:
         """Compile to the end; return the seconds that were left after each step that a kill may wait for."""
         start = time.perf_counter()
-        process = self.start(name, out)
         seen = {"": start}
-        assert process.stderr is not None
-        for line in process.stderr:
-            seen[line.split()[-1]] = time.perf_counter()
-        if process.wait():
+        with self.start(name, out) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                seen[line.split()[-1]] = time.perf_counter()
+        if process.returncode:
             raise RuntimeError(f"a whole run ended with exit code {process.returncode}")
         end = time.perf_counter()
         return {trigger: end - seen[trigger] for trigger in TRIGGERS}
