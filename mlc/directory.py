@@ -1,4 +1,4 @@
-"""A directory is replaced whole or not at all: staged beside its place, synced, swapped in."""
+"""A directory, or a file, is replaced whole or not at all: staged beside its place, synced, swapped in."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
@@ -86,6 +87,41 @@ def replaced(place: Path, *, force: bool) -> Iterator[Path]:
             f"the output {place} could not be written: {error.strerror or error}",
             f"what was there before is as it was; {remedy} or choose another -o",
         ) from error
+
+
+def check_file(place: Path, option: str, *, force: bool) -> None:
+    """Raise UsageError where a file could not be put: before anything is read or run. ``option`` is what named it."""
+    real = _real(place)
+    if real.exists() and not force:
+        raise UsageError(f"the output {place} exists", f"give --force to replace it, or choose another {option}")
+    if not real.parent.is_dir():
+        raise UsageError(
+            f"there is no folder {place.parent} to write {place.name} into", f"make it, or choose another {option}"
+        )
+    if not os.access(real.parent, os.W_OK):
+        raise UsageError(f"the folder {place.parent} cannot be written", f"choose another {option}")
+
+
+@contextmanager
+def replaced_file(place: Path, option: str) -> Iterator[BinaryIO]:
+    """Give a new file beside ``place``; at the end of the block it takes that place, whole.
+
+    Raises OutputError where the disk refuses; then what was there is as it was. ``option`` is what named it.
+    """
+    real = _real(place)
+    staging = _beside(real, "new")
+    try:
+        try:
+            with staging.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(real)
+        finally:
+            staging.unlink(missing_ok=True)
+    except OSError as error:
+        hint = f"what was there before is as it was; free some space or choose another {option}"
+        raise OutputError(f"the output {place} could not be written: {error.strerror or error}", hint) from error
 
 
 def recover(place: Path) -> None:

@@ -184,8 +184,13 @@ def loaded_files() -> set[Path]:
 
 def is_installed(file: Path) -> bool:
     """Return whether a file belongs to Python itself or to an installed package."""
-    folders = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return bool({"site-packages", "dist-packages"} & set(file.parts) or folders & set(file.parents))
+    return not {"site-packages", "dist-packages"}.isdisjoint(file.parts) or not _installed().isdisjoint(file.parents)
+
+
+@functools.cache
+def _installed() -> set[Path]:
+    """Return the folders of Python itself and of what is installed for it."""
+    return {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 def _file_of(module: ModuleType) -> list[Path]:

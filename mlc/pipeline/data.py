@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from mlc.grammar.images import Images
 from mlc.metrics import Metric
 from mlc.pipeline.run import Live, either
 from mlc.recipe import LIVE, Recipe
+from mlc.references import code_parts
 from mlc.types import PassSpec, Signature
 
 if TYPE_CHECKING:
@@ -180,21 +180,9 @@ def replayable(recipe: Recipe, live: Live, source: str, sets: Datasets) -> Recip
     places |= {key: f"{LIVE}{digest}" for key, digest in sets.digests.items()}
     if live.metric is not None:
         code = getattr(live.metric, "__code__", None) or getattr(type(live.metric).__call__, "__code__", None)
-        parts = [repr(type(live.metric)).encode()] if code is None else _code_parts(code)
+        parts = [repr(type(live.metric)).encode()] if code is None else code_parts(code)
         places["metric"] = f"{LIVE}{hashlib.sha256(b' '.join(parts)).hexdigest()[:16]}"
     return replace(recipe, **places)
-
-
-def _code_parts(code: CodeType) -> Iterator[bytes]:
-    """Yield what a function computes: its instructions, names and constants, those of inner functions too."""
-    yield code.co_code
-    yield repr(code.co_names).encode()
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _code_parts(constant)
-        else:
-            ordered = sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
-            yield repr(ordered).encode()
 
 
 def _digest_of(data: Data) -> str:

@@ -6,16 +6,19 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from mlc.errors import DataError, OutputError, UsageError, kind_of
+from mlc.directory import check_file, replaced_file
+from mlc.errors import DataError, UsageError, kind_of
 
 if TYPE_CHECKING:
     from mlc.types import Array, Arrays
 
 HINT = "write it with numpy.savez, each array under the name of its input"
+
+OPTION = "--out"
 
 BROKEN = (
     zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError, MemoryError, KeyError,
@@ -70,14 +73,7 @@ def check_out(out: Path, arrays: Path | None, *, force: bool) -> None:
         raise UsageError(f"the output {out} exists and is not a file", "choose another --out")
     if arrays is not None and place == Path(os.path.realpath(arrays)):
         raise UsageError(f"the output {out} is the file that --in reads", "choose another --out")
-    if place.exists() and not force:
-        raise UsageError(f"the output {out} exists", "give --force to replace it, or choose another --out")
-    if not place.parent.is_dir():
-        raise UsageError(
-            f"there is no folder {out.parent} to write {out.name} into", "make it, or choose another --out"
-        )
-    if not os.access(place.parent, os.W_OK):
-        raise UsageError(f"the folder {out.parent} cannot be written", "choose another --out")
+    check_file(out, OPTION, force=force)
 
 
 def write_arrays(out: Path, arrays: Arrays) -> None:
@@ -85,25 +81,13 @@ def write_arrays(out: Path, arrays: Arrays) -> None:
 
     Raises OutputError where the disk refuses; then what was there is as it was.
     """
-    place = Path(os.path.realpath(out))
-    staging = place.with_name(f".{place.name}.mlc-new-{os.getpid()}")
-    try:
-        try:
-            with staging.open("xb") as file:
-                _write_archive(file, arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            staging.replace(place)
-        finally:
-            staging.unlink(missing_ok=True)
-    except OSError as error:
-        hint = "what was there before is as it was; free some space or choose another --out"
-        raise OutputError(f"the output {out} could not be written: {error.strerror or error}", hint) from error
+    with replaced_file(out, OPTION) as file:
+        _write_archive(file, arrays)
 
 
-def _write_archive(file: object, arrays: Arrays) -> None:
+def _write_archive(file: BinaryIO, arrays: Arrays) -> None:
     """Write members one by one: numpy.savez takes names as keywords, of which some are its own."""
-    with zipfile.ZipFile(file, "w") as archive:  # type: ignore[call-overload]
+    with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, array, allow_pickle=False)
