@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated
@@ -19,6 +20,9 @@ COMMANDS = {
 }  # fmt: skip
 """Each command and its function."""
 
+COMPLETING = "_MLC_COMPLETE"
+"""Set by a shell that asks what may come next."""
+
 _MODULES = {"quantize": "compile"}
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -26,7 +30,8 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 def application(arguments: Sequence[str]) -> typer.Typer:
     """Return the program, quiet and plain: no rich help, no decorated tracebacks.
 
-    Where the arguments begin with a command it has that one alone: building all of them would double the start-up.
+    Where the arguments begin with a command it has that one alone, and of commands that are only listed it has the
+    help: building all of them would double the start-up.
     """
     app = typer.Typer(
         cls=Group,
@@ -35,11 +40,18 @@ def application(arguments: Sequence[str]) -> typer.Typer:
         context_settings=_HELP,
     )
     app.callback()(_program)
-    first = arguments[0] if arguments else ""
-    for name in [first] if first in COMMANDS else COMMANDS:
+    named = next((argument for argument in arguments if not argument.startswith("-")), "")
+    alone = named in COMMANDS and arguments[0] == named
+    for name in [named] if alone else COMMANDS:
         module = import_module(f"mlc.cli.{_MODULES.get(name, name)}")
-        app.command(name, cls=Command, context_settings=_HELP)(getattr(module, COMMANDS[name]))
+        function = getattr(module, COMMANDS[name])
+        runs = name == named or COMPLETING in os.environ
+        app.command(name, cls=Command, context_settings=_HELP, help=function.__doc__)(function if runs else _listed)
     return app
+
+
+def _listed() -> None:
+    """Stand for a command that the arguments do not name."""
 
 
 def _version(asked: bool) -> None:

@@ -16,8 +16,10 @@ from onnx_ir.passes import common
 from mlc.errors import SourceError, foreign
 from mlc.exporting import torch as plain
 from mlc.exporting.attention import zeros_where_masked
-from mlc.exporting.tidy import check_opset, tidy
-from mlc.exporting.translation import OPSET, Translation
+from mlc.exporting.opset import check_written, checked_opset
+from mlc.exporting.tidy import tidy
+from mlc.exporting.translation import Translation
+from mlc.exporting.writing import quiet
 from mlc.probes import probe
 from mlc.sources.frozen import frozen
 from mlc.sources.huggingface.library import offline
@@ -37,7 +39,7 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
         alone = failed
     library = import_module("transformers")
     try:
-        return _by_transformers(library, original, traced, opset or OPSET, alone)
+        return _by_transformers(library, original, traced, checked_opset(opset), alone)
     except ImportError as older:
         raise alone from older
     except SourceError as failed:
@@ -54,10 +56,10 @@ def _by_transformers(
     arrays = probe(inputs, sizes, original.example, None, 0)
     tensors = {spec.name: torch.from_numpy(arrays[spec.name]) for spec in inputs}
     shapes = {spec.name: axes for spec, axes in zip(inputs, plain.dynamic_shapes(inputs), strict=True)}
-    with offline(library), plain.quiet(), frozen(original.module), foreign("the exporter of transformers"):
+    with offline(library), quiet(), frozen(original.module), foreign("the exporter of transformers"):
         config = exporters.OnnxConfig(dynamic_shapes=shapes, opset_version=opset)
         model: ir.Model = exporters.OnnxExporter().export(original.module, tensors, config).program
-    check_opset(model, opset)
+    check_written(model, opset)
     _select(model, outputs)
     weights = {*original.module.state_dict(), *dict(original.module.named_parameters(remove_duplicate=False))}
     tidy(model, inputs, outputs, "", weights=weights, doubted=False)

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import onnx
 import onnx_ir as ir
 from jax.export import SymbolicScope, symbolic_shape
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
@@ -22,18 +21,14 @@ from jax.interpreters.partial_eval import dce_jaxpr_consts
 
 from mlc.compare import Reference
 from mlc.dims import largest, named, range_text
-from mlc.errors import SourceError, UsageError, first_line, foreign, user_line
+from mlc.errors import SourceError, first_line, foreign, user_line
 from mlc.exporting.checked import check
-from mlc.exporting.tidy import check_opset, tidy
-from mlc.exporting.translation import OPSET, Translation
+from mlc.exporting.opset import check_written, checked_opset
+from mlc.exporting.tidy import tidy
+from mlc.exporting.translation import Translation
 from mlc.sources.jax_function import JaxOriginal
 from mlc.types import Dim, InputSpec, Sizes
 from mlc.workspace import Workspace
-
-LOWEST_OPSET = 18
-"""The lowest opset that is written, as for torch modules."""
-
-HIGHEST_OPSET = onnx.defs.onnx_opset_version()
 
 OTHERWISE = "write that step with other operations of jax.numpy"
 
@@ -47,12 +42,7 @@ def translate(original: JaxOriginal, traced: Sizes, opset: int | None) -> Transl
     translated primitive by primitive, as JAX itself traced it. Raises SourceError where neither goes, and where the
     function does not compute the same way at all sizes; UsageError for an opset that is not written.
     """
-    opset = opset or OPSET
-    if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
-        raise UsageError(
-            f"opset {opset} cannot be written: the exporter writes {LOWEST_OPSET} to {HIGHEST_OPSET}",
-            f"leave --opset out, or ask for one from {LOWEST_OPSET} to {HIGHEST_OPSET}",
-        )
+    opset = checked_opset(opset)
     _check_installed()
     arguments = symbolic_arguments(original.signature.inputs)
     primitives = _traced_by_jax(original, arguments)
@@ -157,7 +147,7 @@ def _converted(
     except SourceError as failed:
         raise _translation_error(original, failed.__cause__ or failed) from failed.__cause__
     _check_interface(model, original)
-    check_opset(model, opset)
+    check_written(model, opset)
     with _quiet():
         tidy(model, signature.inputs, signature.outputs, "", weights=(), doubted=True)
     reference = Reference(traced, original.example, original.run(original.example))

@@ -12,18 +12,15 @@ import torch
 from torch.export.graph_signature import ConstantArgument, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from mlc.errors import SourceError, UsageError, foreign
-from mlc.exporting.errors import translation_error
+from mlc.exporting.opset import checked_opset
 from mlc.exporting.quantized import widened
-from mlc.exporting.tidy import check_opset, tidy
-from mlc.exporting.torch import HIGHEST_OPSET, LOWEST_OPSET, quiet
+from mlc.exporting.tidy import tidy
 from mlc.exporting.torch import translate as translate_module
-from mlc.exporting.translation import OPSET, Translation
+from mlc.exporting.translation import Translation
+from mlc.exporting.writing import EXPORTER, written
 from mlc.sources.exported_program import ProgramOriginal
 from mlc.sources.quantized_calls import quantizes
 from mlc.types import InputSpec, Sizes
-
-EXPORTER = f"torch.onnx.export(dynamo=True) torch {torch.__version__.partition('+')[0]}"
 
 
 def translate(original: ProgramOriginal, traced: Sizes, opset: int | None) -> Translation:
@@ -35,7 +32,7 @@ def translate(original: ProgramOriginal, traced: Sizes, opset: int | None) -> Tr
     program = original.program
     if quantizes(program.graph):
         return translate_module(original, traced, opset)
-    model = written(program, opset)
+    model = written(tensors_only(program), checked_opset(opset))
     by_name = {one.name: value for one, value in zip(original.taken, list(model.graph.inputs), strict=True)}
     signature = original.signature
     model.graph.inputs[:] = [by_name[spec.name] for spec in signature.inputs]
@@ -44,26 +41,7 @@ def translate(original: ProgramOriginal, traced: Sizes, opset: int | None) -> Tr
     return Translation(model, EXPORTER, widened(original.module, model))
 
 
-def written(program: torch.export.ExportedProgram, opset: int | None) -> ir.Model:
-    """Return what torch.onnx writes of a program, with the exporter's own names. Raises as ``translate`` does."""
-    opset = opset or OPSET
-    if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
-        raise UsageError(
-            f"opset {opset} cannot be written: the exporter writes {LOWEST_OPSET} to {HIGHEST_OPSET}",
-            f"leave --opset out, or ask for one from {LOWEST_OPSET} to {HIGHEST_OPSET}",
-        )
-    program = _tensors_only(program)
-    try:
-        with quiet(), foreign("torch.onnx.export"):
-            exported = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False)
-    except SourceError as failed:
-        raise translation_error(failed.__cause__ or failed, program, opset) from failed.__cause__
-    assert exported is not None
-    check_opset(exported.model, opset)
-    return exported.model
-
-
-def _tensors_only(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+def tensors_only(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Return the program without outputs that are numbers, for which torch.onnx has no value; weights are shared."""
     specs = program.graph_signature.output_specs
     kept = [place for place, spec in enumerate(specs) if isinstance(spec.arg, TensorArgument)]

@@ -12,12 +12,12 @@ from onnx_ir.passes import common
 from torch import nn
 
 from mlc.errors import SourceError, UsageError
+from mlc.exporting.opset import checked_opset
 from mlc.exporting.quantized_float import keep_float
 from mlc.exporting.quantized_graph import BLOCKS, NIBBLE, WHOLE, is_rows
 from mlc.exporting.quantized_nodes import Writer
 from mlc.exporting.quantized_trace import DOMAIN
 from mlc.exporting.tidy import name_nodes
-from mlc.exporting.translation import OPSET
 from mlc.sources.quantized import Coded
 from mlc.sources.quantized_modules import plain_tensors
 from mlc.sources.weights import listed
@@ -30,6 +30,7 @@ def opset_for(notes: Sequence[Coded], asked: int | None) -> tuple[int, tuple[str
 
     Raises UsageError where a lower one was asked for than can hold them. 4 bits can be kept in 8.
     """
+    opset = checked_opset(asked)
     needs = {
         "scales for blocks": any(noted.grid.group and not is_rows(noted) for noted in notes),
         "codes of 16 bits": any(noted.codes.dtype.itemsize == np.dtype(np.int16).itemsize for noted in notes),
@@ -38,7 +39,7 @@ def opset_for(notes: Sequence[Coded], asked: int | None) -> tuple[int, tuple[str
     reasons = [reason for reason, there in needs.items() if there]
     if asked is None:
         note = (f"written in opset {BLOCKS}, which has {' and '.join(reasons)}",) if reasons else ()
-        return BLOCKS if reasons else OPSET, note
+        return BLOCKS if reasons else opset, note
     missing = [reason for reason in reasons if reason != FOUR_BITS]
     if missing and asked < BLOCKS:
         raise UsageError(

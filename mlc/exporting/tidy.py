@@ -9,7 +9,6 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from mlc.errors import UsageError
 from mlc.exporting.ties import share_transposed
 from mlc.types import InputSpec, OutputSpec
 
@@ -209,13 +208,3 @@ def lowest_ir_version(model: ir.Model) -> int:
         if (domain or "ai.onnx", version) in onnx.helper.OP_SET_ID_VERSION_MAP
     ]
     return max([*versions, FUNCTIONS_NEED if model.functions else 0])
-
-
-def check_opset(model: ir.Model, opset: int) -> None:
-    """Raise UsageError where the exporter wrote another opset than was asked."""
-    written = model.opset_imports.get("")
-    if written is not None and written != opset:
-        raise UsageError(
-            f"opset {opset} cannot be written for this model: the exporter has no conversion to it",
-            "leave --opset out, or ask for another from 18 on",
-        )

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-import io
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import onnx
 import torch
 from torch import nn
 
 from mlc.dims import largest, legal, named, smallest
-from mlc.errors import SourceError, UsageError, foreign
-from mlc.exporting.errors import GuardLog, tracing_error, translation_error
+from mlc.errors import SourceError, foreign
+from mlc.exporting.errors import GuardLog, tracing_error
 from mlc.exporting.quantized import opset_for, widened, write_out
 from mlc.exporting.quantized_trace import Taking
-from mlc.exporting.tidy import check_opset, rename, tidy
+from mlc.exporting.tidy import rename, tidy
 from mlc.exporting.translation import Translation
+from mlc.exporting.writing import EXPORTER, quiet, written
 from mlc.probes import probe
 from mlc.sources.frozen import frozen
 from mlc.sources.quantized import Coded, Stored
@@ -33,15 +30,6 @@ if TYPE_CHECKING:
 
 PREFIX = "module."
 """What the wrapper puts before every weight's name."""
-
-LOWEST_OPSET = 18
-"""The lowest opset that torch.onnx writes without a conversion downwards."""
-
-HIGHEST_OPSET = onnx.defs.onnx_opset_version()
-"""The highest that the installed onnx defines; torch.onnx writes none for an opset that it does not know."""
-
-NOISY = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript", "onnx_ir")
-"""Loggers that speak of things which the user cannot change."""
 
 
 class Flat(nn.Module):
@@ -65,24 +53,12 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
 
     Raises UsageError for an opset that the exporter cannot write.
     """
-    if opset is not None and not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
-        raise UsageError(
-            f"opset {opset} cannot be written: the exporter writes {LOWEST_OPSET} to {HIGHEST_OPSET}",
-            f"leave --opset out, or ask for one from {LOWEST_OPSET} to {HIGHEST_OPSET}",
-        )
     sizes = tracing_sizes(original.signature.inputs, traced)
     arrays = probe(original.signature.inputs, sizes, original.example, None, 0)
     _, coded = original.noted(arrays)
     opset, needed = opset_for(coded, opset)
     program, names = _trace(original, arrays, coded)
-    try:
-        with quiet(), foreign("torch.onnx.export"):
-            exported = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False)
-    except SourceError as failed:
-        raise translation_error(failed.__cause__ or failed, program, opset) from failed.__cause__
-    assert exported is not None
-    model = exported.model
-    check_opset(model, opset)
+    model = written(program, opset)
     signature = original.signature
     weights = {*original.module.state_dict(), *dict(original.module.named_parameters(remove_duplicate=False))}
     doubted = _recurrent(original.module)
@@ -91,8 +67,7 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     taken = write_out(model, coded) if coded else ()
     changed = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != traced[name])
     notes = (f"traced at {changed}, since a size of 1 or one step cannot stand for a range",) if changed else ()
-    exporter = f"torch.onnx.export(dynamo=True) torch {torch.__version__.partition('+')[0]}"
-    return Translation(model, exporter, (*notes, *needed, *taken, *widened(original.module, model)))
+    return Translation(model, EXPORTER, (*notes, *needed, *taken, *widened(original.module, model)))
 
 
 def tracing_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]:
@@ -205,24 +180,3 @@ def _rolled(module: nn.Module) -> Iterator[None]:
 
     with register_lstm_while_loop_decomposition(), register_gru_while_loop_decomposition():
         yield
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the exporters' warnings and log lines: what matters of them is checked."""
-    loggers = [logging.getLogger(name) for name in (*NOISY, *_children())]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _children() -> list[str]:
-    known = logging.Logger.manager.loggerDict
-    return [name for name in known if name.startswith(tuple(f"{top}." for top in NOISY))]

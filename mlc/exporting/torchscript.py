@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from mlc.errors import SourceError, first_line, foreign
-from mlc.exporting.program import EXPORTER, fix_sizes, written
+from mlc.exporting.opset import checked_opset
+from mlc.exporting.program import fix_sizes, tensors_only
 from mlc.exporting.tidy import tidy
-from mlc.exporting.torch import quiet, tracing_sizes
+from mlc.exporting.torch import tracing_sizes
 from mlc.exporting.translation import Translation
+from mlc.exporting.writing import EXPORTER, quiet, written
 from mlc.probes import probe
 from mlc.sources.frozen import frozen
 from mlc.sources.program_dims import axes_of
@@ -35,7 +37,7 @@ def translate(original: ScriptOriginal, traced: Sizes, opset: int | None) -> Tra
     sizes = tracing_sizes(signature.inputs, traced)
     program = _converted(original, sizes)
     _check_dims(program, signature.inputs)
-    model = written(program, opset)
+    model = written(tensors_only(program), checked_opset(opset))
     sides = ((model.graph.inputs, signature.inputs), (model.graph.outputs, signature.outputs))
     if any(len(values) != len(specs) for values, specs in sides):
         raise SourceError(f"{CONVERTER} lost an input or output of the model", HINT)

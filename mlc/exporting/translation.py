@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-OPSET = 20
-"""What a model is written in where nothing else is asked for."""
-
 
 @dataclass(frozen=True)
 class Translation:

@@ -51,8 +51,9 @@ class ProgramOriginal(TorchOriginal):
         check_sizes(self.taken, ranges, specs)
         shown = _shown(program, module, self.taken, specs) if example is None else _completed(program, module, example)
         super().__init__(module, specs, shown, source=source, code=code, notes=notes)
-        self.digest = _digest(self.digest, program)
-        self.source = source or f"python:{self.digest}"
+
+    def _digest(self, code: Path | None) -> str:
+        return _with_graphs(super()._digest(code), self.program)
 
 
 def callable_module(program: torch.export.ExportedProgram) -> nn.Module:
@@ -152,7 +153,7 @@ def _fitted(specs: Sequence[InputSpec], arrays: Mapping[str, np.ndarray]) -> Map
     return probe(specs, sizes, arrays, None, 0)
 
 
-def _digest(weights: str, program: torch.export.ExportedProgram) -> str:
+def _with_graphs(weights: str, program: torch.export.ExportedProgram) -> str:
     """Return the sha256 over the digest of the weights, the graphs, their constants and the ranges."""
     hashed = hashlib.sha256(f"{weights} {program.range_constraints} {program.call_spec}".encode())
     for name, part in program.graph_module.named_modules():

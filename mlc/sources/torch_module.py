@@ -57,7 +57,7 @@ class TorchOriginal(Original):
         self._check_parts()
         quantized = check_quantized(self.module)
         check_weights(self.module)
-        self.digest = digest(self.module, code)
+        self.digest = self._digest(code)
         self.source = source or f"python:{self.digest}"
         self.binding, tensors = bind(self.module, example, {spec.name for spec in inputs})
         shown = {name: example_array(name, tensor) for name, tensor in _plain(tensors).items()}
@@ -73,6 +73,10 @@ class TorchOriginal(Original):
         self.signature = Signature(specs, ())
         self.signature = Signature(specs, output_specs(self))
         self.notes = (*notes, *unwrapped, *_mode(self.module), *quantized, *self.binding.notes, *self._frozen_notes())
+
+    def _digest(self, code: Path | None) -> str:
+        """Return the sha256 over what the module computes: its weights, and the file that it is written in."""
+        return digest(self.module, code)
 
     def _check_parts(self) -> None:
         """Raise SourceError for parts that cannot be traced as they are."""

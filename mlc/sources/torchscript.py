@@ -58,8 +58,9 @@ class ScriptOriginal(TorchOriginal):
         self.script = script
         named = type(script.original_name, (Scripted,), {})  # what errors call the module
         super().__init__(named(script), inputs, example, source=source, code=code, notes=notes)
-        self.digest = _digest(self.digest, script)
-        self.source = source or f"python:{self.digest}"
+
+    def _digest(self, code: Path | None) -> str:
+        return _with_code(super()._digest(code), self.script)
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run the module once: arrays by input name to arrays by output name, in the signature's order."""
@@ -94,7 +95,7 @@ def _modes_kept(script: torch.jit.ScriptModule) -> Iterator[None]:
             part.training = training
 
 
-def _digest(weights: str, script: torch.jit.ScriptModule) -> str:
+def _with_code(weights: str, script: torch.jit.ScriptModule) -> str:
     """Return the sha256 over the digest of the weights, the code of every part and its constants."""
     hashed = hashlib.sha256(weights.encode())
     for name, part in script.named_modules():

@@ -1,0 +1,57 @@
+"""A program of torch.export into ONNX by torch.onnx: the one place where it is called, and why it failed."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+import onnx_ir as ir
+import torch
+
+from mlc.errors import SourceError, foreign
+from mlc.exporting.errors import translation_error
+from mlc.exporting.opset import check_written
+
+EXPORTER = f"torch.onnx.export(dynamo=True) torch {torch.__version__.partition('+')[0]}"
+
+NOISY = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript", "onnx_ir")
+"""Loggers that speak of things which the user cannot change."""
+
+
+def written(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
+    """Return what torch.onnx writes of a program, with the exporter's own names.
+
+    Raises SourceError with the user's line where it cannot, or writes another opset than it was asked for.
+    """
+    try:
+        with quiet(), foreign("torch.onnx.export"):
+            exported = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False)
+    except SourceError as failed:
+        raise translation_error(failed.__cause__ or failed, program, opset) from failed.__cause__
+    assert exported is not None
+    check_written(exported.model, opset)
+    return exported.model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the exporters' warnings and log lines: what matters of them is checked."""
+    loggers = [logging.getLogger(name) for name in (*NOISY, *_children())]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _children() -> list[str]:
+    known = logging.Logger.manager.loggerDict
+    return [name for name in known if name.startswith(tuple(f"{top}." for top in NOISY))]
