@@ -210,6 +210,12 @@ def code_parts(code: CodeType) -> Iterator[bytes]:
             yield repr(ordered).encode()
 
 
+def code_names(code: CodeType) -> frozenset[str]:
+    """Return all names that a function, and functions inside it, look up outside."""
+    inner = [code_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    return frozenset(code.co_names).union(*inner)
+
+
 def _hide_ours(folder: Path) -> dict[str, ModuleType]:
     """Take our own modules out of the way of the folder's modules of the same name."""
     hidden: dict[str, ModuleType] = {}

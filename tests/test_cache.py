@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import onnx
@@ -19,10 +21,12 @@ from mlc.exporting import cache as cache_module
 from mlc.exporting import export
 from mlc.exporting.cache import Cache
 from mlc.exporting.checked import FROM_CACHE
+from mlc.exporting.fingerprint import fingerprint
 from mlc.manifest import digest
 from mlc.probes import references
 from mlc.recipe import parse_inputs
 from mlc.sources.load import load
+from mlc.sources.torch_module import TorchOriginal
 
 SPEC = "x=float32[batch=1..4,6]"
 
@@ -129,6 +133,97 @@ def other_method():
     module = Net()
     module.forward = lambda x: module.linear(x) * 3.0  # type: ignore[method-assign]
     return module
+
+
+LIMIT = 6.0
+
+
+def bound():
+    return LIMIT
+
+
+class Holder(nn.Module):
+    """Computes with whatever it is given: values, functions, parts."""
+
+    limit = 6.0
+
+    def __init__(self, held=None, parts=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(6, 3)
+        self.held = held
+        for name, part in (parts or {}).items():
+            setattr(self, name, part)
+
+    def forward(self, x, top=6.0):
+        x = self.linear(x).clamp(max=min(self.limit, bound(), top))
+        return self.held(x) if callable(self.held) else x
+
+
+def clamping(limit):
+    return lambda x: x.clamp(max=limit)
+
+
+def shared(second):
+    parts = {"a": nn.ReLU(), "b": nn.ReLU6()}
+    return Holder(parts={**parts, "c": parts[second]})
+
+
+PAIRS = {
+    "closure": (lambda: Holder(clamping(6.0)), lambda: Holder(clamping(8.0))),
+    "partial": (lambda: Holder(functools.partial(torch.clamp, max=6.0)),
+                lambda: Holder(functools.partial(torch.clamp, max=8.0))),
+    "function of torch": (lambda: Holder(torch.floor), lambda: Holder(torch.trunc)),
+    "nesting": (lambda: Holder([[1, 2], 3]), lambda: Holder([[1], 2, 3])),
+    "tied parts": (lambda: shared("a"), lambda: shared("b")),
+    "dtype of an attribute": (lambda: Holder(torch.ones(2)), lambda: Holder(torch.ones(2, dtype=torch.float64))),
+    "signed zero": (lambda: Holder(0.0), lambda: Holder(-0.0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_modules_that_differ_in_what_they_hold_have_other_keys(pair):
+    one, other = PAIRS[pair]
+    assert key_of(one()) == key_of(one()) != key_of(other())
+
+
+@pytest.mark.parametrize("change", ["global", "class attribute", "default"])
+def test_what_a_function_reads_outside_of_itself_is_part_of_the_key(monkeypatch, change):
+    before = key_of(Holder())
+    if change == "global":
+        monkeypatch.setitem(globals(), "LIMIT", 8.0)
+    elif change == "class attribute":
+        monkeypatch.setattr(Holder, "limit", 8.0)
+    else:
+        monkeypatch.setattr(Holder.forward, "__defaults__", (8.0,))
+    assert key_of(Holder()) != before
+
+
+def key_of(module):
+    original = load(module, parse_inputs([SPEC]))
+    assert isinstance(original, TorchOriginal)
+    return fingerprint(original, {"batch": 2}, 20)
+
+
+def test_a_value_that_cannot_be_described_is_said_and_nothing_is_kept(exports, workspace):
+    original = load(Holder(threading.Lock()), parse_inputs([SPEC]))
+    kept, _ = references(original, None, 0)
+    artifact, _ = export(original, kept, workspace, cache=exports.cache)
+    assert [note for note in artifact.origin.notes if "not kept in the cache" in note and "lock" in note]
+    assert not exports.cache.entries()
+
+
+def test_an_attribute_of_a_scripted_module_is_part_of_the_key():
+    class Scripted(nn.Module):
+        def __init__(self, limit):
+            super().__init__()
+            self.limit = limit
+
+        def forward(self, x):
+            return x.clamp(max=self.limit)
+
+    one, again, other = (torch.jit.script(Scripted(limit)) for limit in (6.0, 6.0, 8.0))
+    assert key_of(one) == key_of(again) != key_of(other)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ import torch
 import mlc
 from mlc.errors import SourceError, UsageError
 from mlc.exporting import export
+from mlc.exporting.fingerprint import fingerprint
 from mlc.probes import references
 from mlc.recipe import parse_inputs
 from mlc.report.text import render
 from mlc.sources.keras_backend import only_torch
 from mlc.sources.load import load
+from mlc.sources.torch_module import TorchOriginal
 
 with only_torch():
     keras = pytest.importorskip("keras", reason="Keras is not installed")
@@ -158,6 +160,21 @@ def test_the_digest_of_a_live_model_follows_its_configuration():
     assert first.source == f"python:{first.digest}"
     assert load(one("relu")).digest == first.digest
     assert load(one("tanh")).digest != first.digest
+
+
+def test_an_export_of_another_configuration_has_another_key():
+    """Keras models hold ids of objects, so that the key goes by what Keras itself would write."""
+
+    def key(limit):
+        image = keras.Input((4,), name="image")
+        keras.utils.set_random_seed(0)
+        clipped = layers.ReLU(max_value=limit, name="clipped")(layers.Dense(3, name="dense")(image))
+        model = keras.Model(image, clipped, name="network")
+        original = load(model, parse_inputs(["image=float32[batch=1..4,4]"]))
+        assert isinstance(original, TorchOriginal)
+        return fingerprint(original, {"batch": 2}, None)
+
+    assert key(6.0) == key(6.0) != key(8.0)
 
 
 def test_a_function_gives_the_same_model_every_time(tmp_path):

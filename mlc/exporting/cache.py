@@ -51,10 +51,11 @@ class Cache:
                 told = json.loads((place / MARK).read_text(encoding="utf-8"))
                 _check(place, told)
                 model = ir.load(place / "model.onnx")
-                os.utime(place)
         except SourceError:
             self.remove(key)
             return None
+        with contextlib.suppress(OSError):  # a cache that only others write serves all the same
+            os.utime(place)
         return Translation(model, told["exporter"], tuple(told["notes"]))
 
     def store(self, key: str, made: Translation) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import onnx_ir as ir
 
@@ -14,9 +14,8 @@ from mlc.artifact import Artifact, Origin
 from mlc.compare import END_TOLERANCE, EXPORT_TOLERANCE, Check, Reference, compare, compare_end
 from mlc.compare.decisions import decisions, with_outputs
 from mlc.dims import traced_sizes
-from mlc.errors import SourceError, TargetError
+from mlc.errors import OutputError, SourceError, TargetError
 from mlc.exporting.cache import Cache
-from mlc.exporting.fingerprint import fingerprint
 from mlc.exporting.translation import Translation
 from mlc.figures import sizes_text
 from mlc.runtimes.onnxruntime import open_session
@@ -26,6 +25,9 @@ from mlc.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlc.exporting.quantized_check import CodeJudge
+    from mlc.sources.torch_module import TorchOriginal
+
+NOT_KEPT = "the export was not kept in the cache"
 
 HALF = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
 
@@ -51,14 +53,14 @@ def export(
     """
     kept = tuple(references)
     traced = traced_sizes(original.signature.inputs, {name: array.shape for name, array in original.example.items()})
-    key = fingerprint(original, traced, opset) if cache is not None else None
+    key, unknown = _key(original, traced, opset) if cache is not None else (None, ())
     if cache is None or key is None:
-        return _checked(original, _fresh(original, traced, opset), traced, kept, workspace)
+        return _checked(original, _noted(_fresh(original, traced, opset), *unknown), traced, kept, workspace)
     found = cache.find(key)
     if found is not None:
         try:
             return _checked(original, _noted(found, FROM_CACHE), traced, kept, workspace)
-        except SourceError:
+        except (SourceError, OutputError):  # it computes otherwise, or another process has taken it away
             cache.remove(key)
     made = _fresh(original, traced, opset)
     exported = _checked(original, made, traced, kept, workspace)
@@ -66,9 +68,7 @@ def export(
     if not refused:
         return exported
     artifact, checks = exported
-    origin = replace(
-        artifact.origin, notes=(*artifact.origin.notes, f"the export was not kept in the cache: {refused}")
-    )
+    origin = replace(artifact.origin, notes=(*artifact.origin.notes, f"{NOT_KEPT}: {refused}"))
     return replace(artifact, origin=origin), checks
 
 
@@ -78,8 +78,20 @@ def _fresh(original: Original, traced: Sizes, opset: int | None) -> Translation:
     return translation
 
 
-def _noted(translation: Translation, note: str) -> Translation:
-    return replace(translation, notes=(*translation.notes, note))
+def _key(original: Original, traced: Sizes, opset: int | None) -> tuple[str | None, tuple[str, ...]]:
+    """Return under which key an export is kept; where there is none for a torch module, a note why."""
+    if not hasattr(original, "module"):
+        return None, ()
+    from mlc.exporting.fingerprint import fingerprint  # an .onnx file needs no torch
+
+    try:
+        return fingerprint(cast("TorchOriginal", original), traced, opset), ()
+    except SourceError as unknown:
+        return None, (f"{NOT_KEPT}: {unknown}",)
+
+
+def _noted(translation: Translation, *notes: str) -> Translation:
+    return replace(translation, notes=(*translation.notes, *notes))
 
 
 def _checked(

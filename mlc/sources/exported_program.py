@@ -52,6 +52,10 @@ class ProgramOriginal(TorchOriginal):
         shown = _shown(program, module, self.taken, specs) if example is None else _completed(program, module, example)
         super().__init__(module, specs, shown, source=source, code=code, notes=notes)
 
+    def held(self) -> tuple[object, ...]:
+        """Return nothing: the digest has all that decides how it computes."""
+        return ()
+
     def _digest(self, code: Path | None) -> str:
         return _with_graphs(super()._digest(code), self.program)
 

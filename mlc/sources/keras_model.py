@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FunctionType
 from typing import Any, ClassVar
 
 from mlc.errors import SourceError, UsageError, foreign
 from mlc.grammar.inputs import input_text
+from mlc.references import is_installed
 from mlc.sources.keras_backend import check_backend
 from mlc.sources.keras_module import KerasInput, KerasModule, build, wrapped
 from mlc.sources.specs import dim_text, unknown_input
@@ -23,7 +25,7 @@ BATCH = Dim(1, 64, name="batch")
 
 
 class KerasOriginal(TorchOriginal):
-    """A layer or model of Keras 3, in inference. The digest of a live one covers its configuration too."""
+    """A layer or model of Keras 3, in inference. The digest covers its configuration too."""
 
     eager: ClassVar[str] = "Keras on torch"
 
@@ -45,10 +47,29 @@ class KerasOriginal(TorchOriginal):
         _check_fit(module.inputs, specs)
         super().__init__(module, specs, example, source=source, code=code, notes=notes)
         _refuse_random(module)
-        if code is None:
-            self.digest = hashlib.sha256(f"{self.digest} {_configuration(model)}".encode()).hexdigest()
-            self.source = source or f"python:{self.digest}"
         self.notes += _notes(module, inputs, specs)
+
+    def held(self) -> tuple[object, ...]:
+        """Return what decides how the model computes, beside its weights: Keras's own objects hold ids of each other.
+
+        That is its configuration, and the classes and functions of its layers. Raises SourceError where a class cannot
+        say its configuration.
+        """
+        model: Any = self.module.model
+        layers = [*model._flatten_layers()]  # noqa: SLF001 - the inner layers of layers too
+        functions = [[value for value in vars(layer).values() if _is_users(value)] for layer in layers]
+        with foreign("its configuration"):
+            config = sys.modules["keras"].saving.serialize_keras_object(model)
+        return config, [type(layer) for layer in layers], functions
+
+    def _digest(self, code: Path | None) -> str:
+        assert isinstance(self.module, KerasModule)
+        return hashlib.sha256(f"{super()._digest(code)} {_configuration(self.module.model)}".encode()).hexdigest()
+
+
+def _is_users(value: Any) -> bool:
+    """Whether a value is a function, such as an activation, that no package brought."""
+    return isinstance(value, FunctionType) and not is_installed(Path(value.__code__.co_filename))
 
 
 def _configuration(model: Any) -> str:

@@ -74,6 +74,10 @@ class TorchOriginal(Original):
         self.signature = Signature(specs, output_specs(self))
         self.notes = (*notes, *unwrapped, *_mode(self.module), *quantized, *self.binding.notes, *self._frozen_notes())
 
+    def held(self) -> tuple[object, ...] | None:
+        """Return what decides how it computes beside weights and files; None where that is what its parts hold."""
+        return None
+
     def _digest(self, code: Path | None) -> str:
         """Return the sha256 over what the module computes: its weights, and the file that it is written in."""
         return digest(self.module, code)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import io
+import pickletools
+import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +18,17 @@ import torch
 from torch import nn
 
 from mlc.sources.torch_module import TorchOriginal
-from mlc.sources.weights import hash_tensors
 from mlc.types import InputSpec
 
 if TYPE_CHECKING:
     from mlc.types import Arrays
+
+
+BESIDE = re.compile(r"\.debug_pkl$|^[^/]+/(\.data|traced_inputs)\b")
+"""What torch saves of where the code was written, and of how it was traced."""
+
+
+NUMBERED = re.compile(r"[./]?___torch_mangle_\d+")
 
 
 class Scripted(nn.Module):
@@ -59,6 +69,10 @@ class ScriptOriginal(TorchOriginal):
         named = type(script.original_name, (Scripted,), {})  # what errors call the module
         super().__init__(named(script), inputs, example, source=source, code=code, notes=notes)
 
+    def held(self) -> tuple[object, ...]:
+        """Return nothing: the digest has all that decides how it computes."""
+        return ()
+
     def _digest(self, code: Path | None) -> str:
         return _with_code(super()._digest(code), self.script)
 
@@ -96,14 +110,18 @@ def _modes_kept(script: torch.jit.ScriptModule) -> Iterator[None]:
 
 
 def _with_code(weights: str, script: torch.jit.ScriptModule) -> str:
-    """Return the sha256 over the digest of the weights, the code of every part and its constants."""
-    hashed = hashlib.sha256(weights.encode())
-    for name, part in script.named_modules():
-        code, constants = getattr(part, "code_with_constants", ("", None))
-        hashed.update(f"{name}\n{code}".encode())
-        for key, value in constants.const_mapping.items() if constants is not None else ():
-            if isinstance(value, torch.Tensor):
-                hash_tensors(hashed, [(key, value)])
-            else:
-                hashed.update(f"{key} {value!r}".encode())
-    return hashed.hexdigest()
+    """Return the sha256 over the digest of the weights and all that a file of the script holds: code and attributes."""
+    with zipfile.ZipFile(io.BytesIO(script.save_to_buffer())) as archive:
+        names = [name for name in archive.namelist() if not BESIDE.search(name)]
+        told = sorted(_told(name.partition("/")[2], archive.read(name)) for name in names)
+    return hashlib.sha256(f"{weights} {told}".encode()).hexdigest()
+
+
+def _told(name: str, content: bytes) -> tuple[str, str]:
+    """Return a saved file's name and digest, without the numbers that tell apart classes of one name in one process."""
+    if name.endswith(".pkl"):
+        steps = [(step.name, NUMBERED.sub("", str(argument))) for step, argument, _ in pickletools.genops(content)]
+        content = repr(steps).encode()
+    elif name.endswith(".py"):
+        content = NUMBERED.sub("", content.decode()).encode()
+    return NUMBERED.sub("", name), hashlib.sha256(content).hexdigest()
