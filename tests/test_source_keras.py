@@ -282,6 +282,14 @@ def test_another_backend_is_said(monkeypatch):
     assert "KERAS_BACKEND=torch" in hint
 
 
+def test_a_version_whose_safe_mode_is_not_safe_reads_no_file(tmp_path, monkeypatch):
+    classifier().save(tmp_path / "model.keras")
+    monkeypatch.setattr(keras, "__version__", "3.10.0")
+    with pytest.raises(SourceError, match=r"keras 3\.10\.0 may run code") as raised:
+        load(str(tmp_path / "model.keras"))
+    assert raised.value.hint == "pip install 'mlc-toolchain[keras]'"
+
+
 def test_without_keras_its_extra_is_named(tmp_path, monkeypatch):
     path = saved(classifier(), tmp_path / "model.keras")
     monkeypatch.setitem(sys.modules, "keras", None)

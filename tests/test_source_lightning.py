@@ -142,6 +142,22 @@ def save(module, path: Path) -> None:
         trainer.save_checkpoint(path)
 
 
+TIED = """
+from torch import nn
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens):
+        return self.head(self.embed(tokens))
+
+def make():
+    return Tied()
+"""
+
 X = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
 
 
@@ -180,7 +196,7 @@ def test_a_function_gets_the_weights_inside(folder, monkeypatch):
         ("net.py:smaller@net.ckpt", "7 of the wrong shape: 0.weight (is [16, 4], should be [8, 4])", ""),
         ("net.py:deeper@net.ckpt", "does not fit the module; 11 missing", ""),
         ("net.py:inside@twins.ckpt", "fit the module under 'student.' and 'teacher.'", "the LightningModule itself"),
-        ("net.py:nothing@net.ckpt", "returned a str, not a module", "return a module"),
+        ("net.py:nothing@net.ckpt", "returned a str, not a module", "return a torch.nn.Module"),
     ],
 )
 def test_what_does_not_fit_is_said(folder, monkeypatch, source, message, hint):
@@ -205,6 +221,37 @@ def test_a_checkpoint_that_would_run_code_is_refused(folder, monkeypatch):
     assert not (folder / "planted").exists()
     assert load("net.py:Net@planted.ckpt", trust=True).signature.outputs
     assert (folder / "planted").exists()
+
+
+@pytest.mark.parametrize("key", ["hyper_parameters", "module_arguments"])
+def test_a_checkpoint_that_names_code_to_call_is_refused(folder, tmp_path, monkeypatch, key):
+    """A text alone is read without importing anything; what Lightning then makes of it is not."""
+    monkeypatch.chdir(folder)
+    checkpoint = torch.load("net.ckpt", weights_only=True)
+    checkpoint[key] = {**checkpoint["hyper_parameters"], "_instantiator": "os.system"}
+    torch.save(checkpoint, tmp_path / "names.ckpt")
+    with pytest.raises(UsageError, match=r"says that os\.system should be imported") as raised:
+        load(f"net.py:Net@{tmp_path / 'names.ckpt'}")
+    assert "--trust" in raised.value.hint
+
+
+def test_trust_reaches_the_weights_of_a_function(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    checkpoint = torch.load("net.ckpt", weights_only=True)
+    checkpoint["hyper_parameters"] = Path("somewhere")
+    torch.save(checkpoint, tmp_path / "path.ckpt")
+    assert load(f"net.py:whole@{tmp_path / 'path.ckpt'}", trust=True).notes
+    with pytest.raises(UsageError, match="can run any code"):
+        load(f"net.py:whole@{tmp_path / 'path.ckpt'}")
+
+
+def test_tied_weights_that_differ_are_refused_under_a_prefix_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tied.py").write_text(TIED)
+    state = {"net.head.weight": torch.ones(5, 4), "net.embed.weight": torch.zeros(5, 4)}
+    torch.save({"state_dict": state}, "tied.ckpt")
+    with pytest.raises(SourceError, match=r"different values for embed\.weight and head\.weight"):
+        load("tied.py:make@tied.ckpt")
 
 
 def test_a_module_that_a_trainer_holds(folder, workspace, monkeypatch):

@@ -404,6 +404,47 @@ def test_state_of_every_kind_is_frozen_and_said(workspace):
     np.testing.assert_array_equal(twice[0], twice[2])
 
 
+class Writes(nn.Module):
+    """Writes into tensors that are neither buffers nor parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = torch.zeros(1, 6)
+        self.layers = [torch.zeros(6), torch.full((6,), torch.nan)]
+
+    def forward(self, x):
+        y = x + self.last + self.layers[0]
+        self.last[:] = x[:1]
+        self.layers[0] += 1
+        return y
+
+
+def test_tensors_that_are_written_into_are_put_back(workspace):
+    module = Writes()
+    original = load(module, (), X)
+    assert "forward changes last, layers: frozen as it is" in original.notes[-1]
+    assert not module.last.any()
+    assert not module.layers[0].any()
+    np.testing.assert_array_equal(original.run({"x": X.numpy()})["output"], X.numpy())
+    assert "self.register_buffer('last', tensor)" in refused(module, X, workspace=workspace)
+
+
+@pytest.mark.parametrize(
+    "write", [lambda w: w.data.clamp_(-0.1, 0.1), lambda w: w.mul_(0.5)], ids=["past autograd", "by autograd"]
+)
+def test_a_call_that_changes_weights_is_refused(workspace, write):
+    class Clips(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 3)
+
+        def forward(self, x):
+            write(self.linear.weight)
+            return self.linear(x)
+
+    assert "a call of Clips changes its weights linear.weight" in refused(Clips(), X, workspace=workspace)
+
+
 def test_a_trace_leaves_nothing_of_itself_in_the_module(workspace):
     """A cache by length that a trace fills would hold tensors without data."""
 

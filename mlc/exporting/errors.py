@@ -207,6 +207,12 @@ def translation_error(failed: BaseException, program: torch.export.ExportedProgr
             f"the operator {operator[1]}{at} has no counterpart in ONNX",
             f"write instead: {rewrite}" if rewrite else "write it with other operators",
         )
+    written = re.search(r"Constant (?:module\.)?(\S+) is mutated", text)
+    if written:
+        return SourceError(
+            f"forward writes into {written[1]}, which is no buffer, so that torch.export takes it for a constant",
+            f"register it: self.register_buffer({written[1].rpartition('.')[2]!r}, tensor)",
+        )
     innermost = next((link for link in reversed(chain) if str(link).strip()), failed)
     return SourceError(
         f"torch.onnx cannot write the model at opset {opset}{at}: {type(innermost).__name__}: {first_line(innermost)}",

@@ -12,14 +12,20 @@ import torch
 from torch import nn
 
 from mlc.errors import SourceError, UsageError, foreign
-from mlc.sources.contents import TRUST, Kind, look
+from mlc.sources.contents import TRUST, Kind, look, printable
 from mlc.sources.silence import silent
-from mlc.sources.state import REFUSED
-from mlc.sources.weight_files import load_weights
+from mlc.sources.state import REFUSED, state_of
+from mlc.sources.weight_files import load_state
 from mlc.sources.weights import listed
 
 WEIGHTS, PARAMETERS = "state_dict", "hyper_parameters"
 """Where a checkpoint keeps them."""
+
+OLD_PARAMETERS = ("hparams", "module_arguments")
+"""Where old versions kept them."""
+
+IMPORTED = ("_instantiator", "_class_path")
+"""Hyper parameters that name what a class is made with: a text, so that reading it imports nothing yet."""
 
 SAVE_AGAIN = "write it again with trainer.save_checkpoint"
 
@@ -48,7 +54,20 @@ def read_checkpoint(path: Path, *, trust: bool) -> Mapping[str, Any]:
             "code",
             f"save hyper parameters as plain values, or {TRUST}",
         ) from failed
+    if not trust:
+        _refuse_import(path, found)
     return dict(found)
+
+
+def _refuse_import(path: Path, found: Mapping[str, Any]) -> None:
+    """Raise UsageError for hyper parameters that name code to import: some versions of Lightning would call it."""
+    for given in (found.get(key) for key in (PARAMETERS, *OLD_PARAMETERS)):
+        named = [given[key] for key in IMPORTED if key in given] if isinstance(given, Mapping) else []
+        if named:
+            raise UsageError(
+                f"{path} says that {printable(str(named[0]))} should be imported and called, which can run any code",
+                f"save it without LightningCLI, or {TRUST}",
+            )
 
 
 def load_class(made: Any, path: Path, checkpoint: Mapping[str, Any], *, trust: bool) -> tuple[Any, tuple[str, ...]]:
@@ -97,20 +116,14 @@ def load_inside(module: nn.Module, path: Path, checkpoint: Mapping[str, Any]) ->
             "return the LightningModule itself, or a module that holds the one that is meant under its name",
         )
     if not prefixes or not isinstance(state, Mapping):
-        return load_weights(module, path)
+        whole, found = state_of(checkpoint, path)
+        return (*found, *load_state(module, whole, path))
     prefix = prefixes[0]
-    inside = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
-    wrong = [key for key in wanted if inside[key].shape != wanted[key].shape]
-    if wrong:
-        sizes = [f"{key} (is {list(inside[key].shape)}, should be {list(wanted[key].shape)})" for key in wrong]
-        raise SourceError(
-            f"{path.name} does not fit the module; {len(wrong)} of the wrong shape: {listed(sizes)}",
-            "give the weights of this very module",
-        )
-    module.load_state_dict(inside, strict=True)
+    inside, _ = state_of({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}, path)
+    notes = load_state(module, inside, path)
     others = [key for key in state if not key.startswith(prefix)]
     left = f"; {len(others)} others are left out: {listed(others)}" if others else ""
-    return (f"the weights are those under {prefix!r} in {path.name}{left}",)
+    return (f"the weights are those under {prefix!r} in {path.name}{left}", *notes)
 
 
 def _prefixes(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

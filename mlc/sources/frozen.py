@@ -31,9 +31,10 @@ PARTS = frozenset({"_buffers", "_modules", "_parameters"})
 def frozen(module: nn.Module, changed: set[str] | None = None) -> Iterator[Snapshot]:
     """Set evaluation mode inside the block; afterwards everything about every submodule is as before.
 
-    That is modes, parameters, buffers, attributes, what lists and dicts hold. Observers of quantization rest meanwhile,
-    and nothing is compiled. Names of buffers, tensors, numbers and containers that the block changed are added to
-    ``changed``: state that an export loses. Raises SourceError for parts that eval() leaves in training mode.
+    That is modes, buffers, attributes, what lists and dicts hold, and parameters that eval() changes. Observers of
+    quantization rest meanwhile, and nothing is compiled. Names of buffers, tensors, numbers and containers that the
+    block changed are added to ``changed``: state that an export loses. Raises SourceError for parts that eval() leaves
+    in training mode.
     """
     noted = set() if changed is None else changed
     before = Snapshot(module)
@@ -73,6 +74,13 @@ class Snapshot:
             for name, part in self.parts
             for key, buffer in part.named_buffers(recurse=False)
         ]
+        self.tensors = [
+            (_path(name, key), tensor, tensor.clone())
+            for name, part in self.parts
+            for key, value in vars(part).items()
+            if key not in OWN
+            for tensor in _tensors_in(value)
+        ]
         self.parameters: list[tuple[nn.Parameter, torch.Tensor]] = []
 
     def spare_parameters(self) -> None:
@@ -96,6 +104,7 @@ class Snapshot:
         for parameter, data in self.parameters:
             parameter.data = data
         self._buffers(noted)
+        self._tensors(noted)
         for name, part, attributes in self.attributes:
             noted |= {_path(name, key) for key in _changed(part, self.running[id(part)])}
             _put_back(part, attributes)
@@ -113,10 +122,34 @@ class Snapshot:
             if getattr(part, key, None) is not buffer:
                 noted.add(path)
                 setattr(part, key, buffer)
-            if not torch.equal(buffer, kept):
+            if not _equal(buffer, kept):
                 noted.add(path)
                 with torch.no_grad():
                     buffer.copy_(kept)
+
+    def _tensors(self, noted: set[str]) -> None:
+        for path, tensor, kept in self.tensors:
+            if not _equal(tensor, kept):
+                noted.add(path)
+                tensor.copy_(kept)
+
+
+def _tensors_in(value: object) -> list[torch.Tensor]:
+    """Return the tensors that an attribute is, or holds as a container, and that a call may write into."""
+    held = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | deque) else [value]
+    return [
+        one.detach()
+        for one in held
+        if type(one) is torch.Tensor
+        and one.layout is torch.strided
+        and one.device.type != "meta"
+        and not one.is_inference()
+    ]
+
+
+def _equal(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same, NaN for NaN."""
+    return bool(((tensor == other) | ((tensor != tensor) & (other != other))).all())  # noqa: PLR0124
 
 
 def _same(value: Any, kept: Any) -> bool:

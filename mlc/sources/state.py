@@ -64,7 +64,7 @@ def _pickled(path: Path) -> tuple[State, tuple[str, ...]]:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=contents.archive)
     except SourceError as refused:
         raise _refusal(path, refused.__cause__ or refused) from refused.__cause__
-    return _state(found, path)
+    return state_of(found, path)
 
 
 def _refusal(path: Path, refused: BaseException) -> SourceError:
@@ -80,7 +80,7 @@ def _refusal(path: Path, refused: BaseException) -> SourceError:
     return SourceError(f"{path} cannot be read as weights: {first_line(ValueError(reason))}", TENSORS_ALONE)
 
 
-def _state(found: Any, path: Path) -> tuple[State, tuple[str, ...]]:
+def state_of(found: Any, path: Path) -> tuple[State, tuple[str, ...]]:
     """Return the state dict that was found, or the only one that a checkpoint holds."""
     if not isinstance(found, Mapping):
         raise SourceError(f"{path} holds a {type(found).__name__}, not a state dict", TENSORS_ALONE)

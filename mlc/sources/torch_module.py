@@ -22,7 +22,7 @@ from mlc.sources.quantized import Coded, Noting
 from mlc.sources.quantized_modules import check_quantized, stored_in
 from mlc.sources.specs import match_specs
 from mlc.sources.structure import output_leaves
-from mlc.sources.weights import check_weights, digest, listed
+from mlc.sources.weights import check_weights, checksums, digest, listed
 from mlc.types import InputSpec, Signature
 
 if TYPE_CHECKING:
@@ -71,7 +71,11 @@ class TorchOriginal(Original):
         self.written: set[str] = set()
         self._outputs: tuple[str, ...] = ()
         self.signature = Signature(specs, ())
-        self.signature = Signature(specs, output_specs(self))
+        weights = checksums(self.module)
+        try:
+            self.signature = Signature(specs, output_specs(self))
+        finally:
+            self._check_unchanged(weights)
         self.notes = (*notes, *unwrapped, *_mode(self.module), *quantized, *self.binding.notes, *self._frozen_notes())
 
     def held(self) -> tuple[object, ...] | None:
@@ -92,6 +96,16 @@ class TorchOriginal(Original):
                     f"{path} is TorchScript inside of a Python module, which torch.export cannot look into",
                     "give the Python module behind it, or the whole as TorchScript: torch.jit.script(module)",
                 )
+
+    def _check_unchanged(self, before: Mapping[str, int]) -> None:
+        """Raise SourceError where a call changed weights, which no copy was made of to put them back."""
+        now = checksums(self.module)
+        changed = [name for name in before if now.get(name) != before[name]]
+        if changed:
+            raise SourceError(
+                f"a call of {type(self.module).__name__} changes its weights {listed(changed)}",
+                "compute with a changed copy, such as weight.clamp(-1, 1), and not weight.data.clamp_(-1, 1)",
+            )
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run the module once: arrays by input name to arrays by output name, in the signature's order."""

@@ -21,9 +21,13 @@ def load_weights(module: nn.Module, path: Path) -> tuple[str, ...]:
     """Load a weights file or folder into a module, strictly; returns notes on what had to be adapted."""
     path = index_in(path) if path.is_dir() else path
     state, notes = read_state(path)
+    return (*notes, *load_state(module, state, path))
+
+
+def load_state(module: nn.Module, state: State, path: Path) -> tuple[str, ...]:
+    """Load tensors that were read from a file into a module, strictly; returns notes on what had to be adapted."""
     wanted = module.state_dict()
-    state, stripped = _strip(state, wanted)
-    notes += stripped
+    state, notes = _strip(dict(state), wanted)
     _complete_tied(state, wanted, path)
     _check_keys(state, wanted, path)
     for key, tensor in state.items():

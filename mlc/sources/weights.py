@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -78,9 +79,19 @@ def hash_tensors(hashed: hashlib._Hash, tensors: Iterable[tuple[str, torch.Tenso
     """Take tensors into a digest: name, dtype, shape and bytes of each, in the order of their names."""
     for name, tensor in sorted(dict(tensors).items()):
         hashed.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        if flat.numel():
-            hashed.update(flat.view(torch.uint8).numpy().data)
+        hashed.update(_bytes(tensor))
+
+
+def checksums(module: nn.Module) -> dict[str, int]:
+    """Return the CRC-32 of every parameter by name, to see whether a call changed one."""
+    buffers = dict(module.named_buffers())
+    tensors = ((name, tensor) for name, tensor in plain_tensors(module) if name not in buffers)
+    return {name: zlib.crc32(_bytes(tensor)) for name, tensor in tensors}
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def dtype_name(dtype: torch.dtype) -> str:

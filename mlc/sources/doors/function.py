@@ -39,8 +39,8 @@ def load(asked: Asked) -> Original:
         function = load_function(reference, SourceError)
         from mlc.sources.live import original_of
 
-        with _seeded(), foreign(f"the function {reference}"):
-            model, shown = _model_and_example(reference, function())
+        with seeded(), foreign(f"the function {reference}"):
+            model, shown = model_and_example(reference, function())
     notes = _loaded(model, Path(asked.weights), reference) if asked.weights else ()
     chosen = shown if asked.example is None else asked.example
     code = code_file(reference, SourceError)
@@ -48,7 +48,7 @@ def load(asked: Asked) -> Original:
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
+def seeded() -> Iterator[None]:
     """Let weights that are drawn be the same every time, and leave the generators as they were found."""
     import torch
 
@@ -84,7 +84,8 @@ def _loaded(model: Model, weights: Path, reference: str) -> tuple[str, ...]:
     return load_weights(model, weights)
 
 
-def _model_and_example(reference: str, returned: object) -> tuple[Model, Any]:
+def model_and_example(reference: str, returned: object) -> tuple[Model, Any]:
+    """Return the model that a function returned, and the example beside it. Raises SourceError for anything else."""
     from mlc.sources.live import is_model
 
     if is_model(returned):

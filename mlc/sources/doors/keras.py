@@ -6,7 +6,7 @@ import re
 import sys
 import warnings
 import zipfile
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,11 @@ from mlc.references import near
 from mlc.sources.asked import Asked
 from mlc.sources.keras_backend import check_backend, on_torch, only_torch
 from mlc.sources.original import Original
+
+INSTALL = "pip install 'mlc-toolchain[keras]'"
+
+SAFE = (3, 13, 2)
+"""The first version of Keras whose safe mode has no known way around it."""
 
 SAVE = "copy it again, or save it again: model.save('model.keras')"
 
@@ -50,18 +55,16 @@ def load(asked: Asked) -> Original:
 
 
 def _keras() -> Any:
-    """Import Keras with its torch backend, and leave the user's home as it is."""
-    loaded = sys.modules.get("keras")
-    if loaded is not None:
-        return loaded
-    with only_torch():
+    """Import Keras with its torch backend, and leave the user's home as it is. Raises SourceError for an unsafe one."""
+    with nullcontext() if "keras" in sys.modules else only_torch():
         try:
             import keras
         except ImportError as missing:
             raise SourceError(
-                f"a .keras file needs the package keras, which cannot be imported: {first_line(missing)}",
-                "pip install 'mlc-toolchain[keras]'",
+                f"a .keras file needs the package keras, which cannot be imported: {first_line(missing)}", INSTALL
             ) from missing
+    if tuple(int(part) for part in re.findall(r"\d+", keras.__version__)[:3]) < SAFE:
+        raise SourceError(f"keras {keras.__version__} may run code from a .keras file that it reads", INSTALL)
     return keras
 
 

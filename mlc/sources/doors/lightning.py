@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlc.errors import SourceError, UsageError, foreign, kind_of
 from mlc.grammar.places import names_function
 from mlc.references import Function, code_file, load_function
 from mlc.sources.asked import Asked
+from mlc.sources.doors.function import model_and_example, seeded
 from mlc.sources.original import Original
-
-if TYPE_CHECKING:
-    from torch import nn
 
 ENDING = ".ckpt"
 PACKAGES = {"lightning", "pytorch_lightning"}
 """The packages that have Lightning's classes."""
-
-PAIR = 2
-"""A function returns the module, or the module and its example."""
 
 
 def opens(asked: Asked) -> bool:
@@ -42,6 +37,8 @@ def load(asked: Asked) -> Original:
         )
     path = Path(asked.weights)
     made = _function(asked.reference)
+    from torch import nn
+
     from mlc.sources.checkpoint import load_class, load_inside, read_checkpoint
     from mlc.sources.live import original_of
 
@@ -50,7 +47,12 @@ def load(asked: Asked) -> Original:
         module, notes = load_class(made, path, checkpoint, trust=asked.trust)
         example = None
     else:
-        module, example = _called(asked.reference, made)
+        with seeded(), foreign(f"the function {asked.reference}"):
+            module, example = model_and_example(asked.reference, made())
+        if not isinstance(module, nn.Module):
+            raise SourceError(
+                f"{asked.reference} returned {kind_of(module)}, not a torch module", "return the module inside"
+            )
         notes = load_inside(module, path, checkpoint)
     if example is None:
         example = getattr(module, "example_input_array", None)
@@ -76,18 +78,3 @@ def _is_lightning(made: Any) -> bool:
     return any(
         parent.__name__ == "LightningModule" and parent.__module__.partition(".")[0] in PACKAGES for parent in parents
     )
-
-
-def _called(reference: str, made: Function) -> tuple[nn.Module, Any]:
-    """Return the module that a function makes, and the example that it returns beside it."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]), foreign(f"the function {reference}"):
-        torch.manual_seed(0)
-        returned = made()
-    pair = returned if isinstance(returned, tuple) and len(returned) == PAIR else (returned, None)
-    if not isinstance(pair[0], torch.nn.Module):
-        raise SourceError(
-            f"{reference} returned {kind_of(returned)}, not a module", "return a module, or (module, example inputs)"
-        )
-    return pair
