@@ -63,9 +63,8 @@ def _by_transformers(
     _select(model, outputs)
     weights = {*original.module.state_dict(), *dict(original.module.named_parameters(remove_duplicate=False))}
     tidy(model, inputs, outputs, "", weights=weights, doubted=False)
-    changed = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != traced[name])
     notes = [f"written by the exporter of transformers, since torch.onnx alone could not: {alone.message}"]
-    notes += [f"traced at {changed}, since a size of 1 or one step cannot stand for a range"] if changed else []
+    notes += plain.traced_note(sizes, traced)
     versions = f"transformers {library.__version__}, torch {torch.__version__.partition('+')[0]}"
     return Translation(model, f"transformers.exporters.OnnxExporter {versions}", tuple(notes))
 

@@ -65,9 +65,9 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     tidy(model, signature.inputs, signature.outputs, PREFIX, weights=weights, doubted=doubted)
     rename(model, names)
     taken = write_out(model, coded) if coded else ()
-    changed = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != traced[name])
-    notes = (f"traced at {changed}, since a size of 1 or one step cannot stand for a range",) if changed else ()
-    return Translation(model, EXPORTER, (*notes, *needed, *taken, *widened(original.module, model)))
+    return Translation(
+        model, EXPORTER, (*traced_note(sizes, traced), *needed, *taken, *widened(original.module, model))
+    )
 
 
 def tracing_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]:
@@ -78,6 +78,12 @@ def tracing_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]:
         if sizes[name] < least:
             sizes[name] = smallest(dim, above=least - 1)
     return sizes
+
+
+def traced_note(sizes: Sizes, asked: Sizes) -> tuple[str, ...]:
+    """Return a note where the sizes that were traced are others than was asked."""
+    changed = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != asked[name])
+    return (f"traced at {changed}, since a size of 1 or one step cannot stand for a range",) if changed else ()
 
 
 def dynamic_shapes(inputs: Sequence[InputSpec]) -> tuple[dict[int, Any], ...]:

@@ -56,8 +56,10 @@ def _declared(value: onnx.ValueInfoProto, path: Path) -> tuple[str, Axes]:
         raise SourceError(f"{value.name} of {path.name} holds strings", "only numbers go in and out of a model here")
     if not value.type.tensor_type.HasField("shape"):
         raise SourceError(f"the rank of {value.name} of {path.name} is not known", "export it with a known rank")
-    axes: list[int | str | None] = []
-    for dim in value.type.tensor_type.shape.dim:
-        kind = dim.WhichOneof("value")
-        axes.append(dim.dim_value if kind == "dim_value" else (dim.dim_param or None) if kind else None)
-    return dtype, tuple(axes)
+    return dtype, tuple(axis_of(dim) for dim in value.type.tensor_type.shape.dim)
+
+
+def axis_of(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    """Return the size of an axis, its symbol, or None where the file says nothing of it."""
+    kind = dim.WhichOneof("value")
+    return dim.dim_value if kind == "dim_value" else (dim.dim_param or None)

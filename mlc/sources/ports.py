@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import onnx
 
-from mlc.sources.declared import Axes
+from mlc.sources.declared import Axes, axis_of
 
 Shape: TypeAlias = "Axes | None"
 
@@ -55,12 +55,6 @@ def port_of(value: onnx.ValueInfoProto, *, optional: bool = False) -> Port:
     tensor = value.type.tensor_type
     axes = tuple(axis_of(dim) for dim in tensor.shape.dim) if tensor.HasField("shape") else None
     return Port(value.name, dtype_name(tensor.elem_type), axes, optional=optional)
-
-
-def axis_of(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
-    """Return the size of an axis, its symbol, or None where the file says nothing of it."""
-    kind = dim.WhichOneof("value")
-    return dim.dim_value if kind == "dim_value" else (dim.dim_param or None)
 
 
 def dtype_name(element: int) -> str:

@@ -141,10 +141,7 @@ def _positions(model: Any, config: Any) -> int:
 
 
 def _image(found: Expectation, model: Any, processor: Mapping[str, Any], _parameters: Mapping[str, Any]) -> None:
-    parts = [
-        model.config,
-        *(getattr(model.config, key, None) for key in ("vision_config", "encoder", "backbone_config")),
-    ]
+    parts = [model.config, *(getattr(model.config, key, None) for key in PARTS)]
     side = next((size for part in parts if (size := getattr(part, "image_size", None))), None)
     side = side or processor.get("crop_size") or processor.get("size")
     if not side:
