@@ -94,6 +94,11 @@ def check_file(place: Path, option: str, *, force: bool) -> None:
     real = _real(place)
     if real.exists() and not force:
         raise UsageError(f"the output {place} exists", f"give --force to replace it, or choose another {option}")
+    if (real.parent / MARK).is_file():
+        raise UsageError(
+            f"{place.parent} is an artifact, whose files are all listed in it: {place.name} would not belong there",
+            f"choose another {option}",
+        )
     if not real.parent.is_dir():
         raise UsageError(
             f"there is no folder {place.parent} to write {place.name} into", f"make it, or choose another {option}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from mlc.errors import MlcError
 from mlc.figures import counted, megabytes
 from mlc.grammar.values import target_text
+from mlc.machine import PACKAGES as CORE
 from mlc.machine import RUNTIMES, installed
 from mlc.references import written_so
 from mlc.types import Capabilities, Target
@@ -102,8 +103,11 @@ def _cpu(cpu: Capabilities) -> dict[str, str]:
 
 
 def _required() -> list[str]:
-    """Return the distributions that ours requires, without its extras."""
-    required = metadata.requires(DISTRIBUTION) or []
+    """Return the distributions that ours requires, without its extras; where it is not installed, those at its core."""
+    try:
+        required = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        required = [*CORE]
     return [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in required if "extra ==" not in line]
 
 

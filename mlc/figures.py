@@ -19,8 +19,10 @@ SMALL = 0.01
 
 def significant(value: float, digits: int = 3) -> str:
     """Return a figure with that many significant digits, never in exponent form between 1e-6 and 1e15."""
-    if not math.isfinite(value):
-        return "infinite" if math.isinf(value) else "not a number"
+    if math.isinf(value):
+        return "infinite" if value > 0 else "-infinite"
+    if math.isnan(value):
+        return "not a number"
     if value == 0:
         return "0"
     rounded = float(f"{value:.{digits - 1}e}")
@@ -108,7 +110,7 @@ def megabytes(count: float) -> str:
 
 def decibels(value: float) -> str:
     """Return a signal to noise ratio in dB; two equal signals are called so."""
-    return "equal" if value == math.inf else f"{value:.1f} dB" if math.isfinite(value) else significant(value)
+    return "equal" if value == math.inf else f"{value:.1f} dB" if math.isfinite(value) else f"{significant(value)} dB"
 
 
 def percent(share: float) -> str:

@@ -87,9 +87,12 @@ class Mismatch:
 
 
 def digest(path: Path) -> str:
-    """Return the sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the sha256 of a file, read in pieces. Raises SourceError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as refused:
+        raise SourceError(f"{path} cannot be read: {refused.strerror}", "check its permissions") from refused
 
 
 def minimum_runtime(opset: int, ir_version: int = 0) -> str:

@@ -118,6 +118,13 @@ def test_byte_order_and_layout_do_not_matter(tmp_path, capsys, layer, kind):
     assert np.allclose(np.load(tmp_path / "y.npz")["y"], expected, atol=1e-6)
 
 
+def test_whole_numbers_are_shown_as_they_are(tmp_path, capsys):
+    model = write(tmp_path / "ids.onnx", HEAD + "(int64[n] x) => (int64[n] y) { y = Identity(x) }")
+    code, out, _ = said(capsys, model, "--in", arrays(tmp_path / "in.npz", x=np.array([3, 30521])))
+    assert code == 0
+    assert "30,521" in out
+
+
 def test_one_input_takes_a_plain_array(tmp_path, capsys, layer):
     np.save(tmp_path / "x.npy", floats(2, 4))
     assert said(capsys, layer, "--in", tmp_path / "x.npy")[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -71,6 +72,17 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text("from torch import nn\n\n\ndef model():\n    return nn.Linear(6, 6)\n")
     (tmp_path / "taken").mkdir()
     (tmp_path / "wrong.toml").write_text('source = "net.onnx"\nsed = 3\n')
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+def test_a_full_disk_under_stdout_is_a_sentence():
+    with Path("/dev/full").open("w") as full:
+        line = [sys.executable, "-m", "mlc", "passes"]
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("mlc: error: the result cannot be written to stdout: No space left on device")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 @pytest.mark.usefixtures("folder")

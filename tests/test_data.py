@@ -15,7 +15,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mlc.data import batch_size, filled_size, open_data, split
 from mlc.errors import DataError
-from mlc.types import Dim, InputSpec, OutputSpec
+from mlc.pipeline.data import datasets
+from mlc.pipeline.run import Live
+from mlc.recipe import merge
+from mlc.types import Dim, InputSpec, OutputSpec, PassSpec, Signature
 
 BATCH = Dim(1, 64, name="batch")
 
@@ -445,6 +448,21 @@ def test_a_split_is_disjoint_whole_and_seeded(tmp_path):
     other = np.concatenate([batch.indexes for batch in split(data, 0.3, 8)[0]]).tolist()
     assert again == indexes[0] != other
     assert first.name == "d.npz (30 of 101 samples)"
+
+
+def test_a_sample_that_comes_twice_is_never_on_both_ends(tmp_path):
+    path = npz(tmp_path / "d.npz", x=np.concatenate([rows(80), rows(20)]))
+    recipe = merge(None, {"source": "python:", "calibrate": str(path)})
+    sets = datasets(recipe, Live(), Signature(tuple(X), ()), [PassSpec("int8-static")])
+    assert sets.calibration is not None
+    assert sets.evaluation is not None
+    inside, outside = (
+        {array.tobytes() for batch in part.batches() for array in batch.inputs["x"]}
+        for part in (sets.calibration, sets.evaluation)
+    )
+    assert inside
+    assert not inside & outside
+    assert [note for note in sets.notes if "left out" in note]
 
 
 def test_a_part_can_be_split_again():

@@ -48,6 +48,20 @@ def test_the_exports_that_are_kept_can_be_cleared(capsys, own_cache):
     assert list(own_cache.iterdir()) == []
 
 
+def test_clearing_the_cache_has_no_json_and_one_voice(capsys):
+    assert main(["doctor", "--clear-cache", "--json"]) == 2
+    assert main(["doctor", "--clear-cache", "--quiet", "--verbose"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_it_runs_where_nothing_is_installed(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", missing)
+    assert "torch" in doctor._required()
+
+
 def test_what_is_wrong_is_marked():
     diagnosis = dataclasses.replace(
         SOUND, passes={"p": "loading p raised ImportError"}, clashes=("mlcflow is here",), notes=("another mlc",)

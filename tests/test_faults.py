@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from benchmarks import kills
 from mlc.cli import main
+from mlc.measuring import agreement as measuring
 from mlc.pipeline import run as pipeline_run
 
 LINEAR = Path(__file__).parents[1] / "sample_models" / "linear"
@@ -66,6 +68,21 @@ def command_line(old, code=""):
     return subprocess.Popen(
         [sys.executable, "-c", script, *QUANTIZE], stderr=subprocess.PIPE, text=True, env=environment
     )
+
+
+def test_what_is_not_finite_on_the_data_is_not_written(old, capsys, monkeypatch, quick):
+    """The verified sizes cannot show it: it takes the values of one sample."""
+    real = measuring.Agreement.result
+
+    def spoilt(self):
+        return dataclasses.replace(real(self), nonfinite=3)
+
+    monkeypatch.setattr(measuring.Agreement, "result", spoilt)
+    assert main(QUANTIZE) != 0
+    errors = capsys.readouterr().err
+    assert "on the evaluation data 3 values of" in errors
+    assert "nothing was written" in errors
+    assert_old_stays(old)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

@@ -111,11 +111,21 @@ def test_an_accuracy_that_does_not_compare_is_not_known(change, said):
     assert said in found.sentence
 
 
+@pytest.mark.parametrize(("value", "verdict"), [(0.70, WORSE), (0.95, BETTER)])
+def test_values_that_are_far_apart_decide_where_no_loss_does(value, verdict):
+    old = run(accuracy={"drop": Interval(0.0, -math.inf, math.inf), "value": Interval(0.9, 0.88, 0.92)})
+    new = run(accuracy={"value": Interval(value, value - 0.01, value + 0.01)})
+    found = finding("accuracy", old, new)
+    assert found.verdict == verdict
+    assert "too few samples differ" in found.sentence
+
+
 def test_a_metric_without_a_drop_is_compared_by_its_value():
     nothing = Interval(math.nan, math.nan, math.nan)
     kept, lost = Interval(38.0, 37.5, 38.5), Interval(31.0, 30.5, 31.5)
     old, new = (run(accuracy={"metric": "sqnr", "drop": nothing, "value": value}) for value in (kept, lost))
     assert finding("accuracy", old, new).verdict == WORSE
+    assert "sqnr has no loss against the original" in finding("accuracy", old, new).sentence
 
 
 @pytest.mark.parametrize(

@@ -138,10 +138,6 @@ def test_what_ships(candidates, asked, shipped):
     assert choose([BASELINE, *candidates], asked) == shipped
 
 
-def test_what_was_asked_for_ships_by_its_name():
-    assert choose([BASELINE, candidate("int8", SLOW), candidate("passes", FAST)], True, asked="int8") == "int8"
-
-
 @pytest.mark.parametrize(
     ("trials", "requested", "outcome", "sentence"),
     [

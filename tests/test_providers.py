@@ -8,7 +8,7 @@ import pytest
 from mlc.cli import main
 from mlc.errors import TargetError
 from mlc.runtimes import providers
-from mlc.runtimes.loading import loading_lines, session_record
+from mlc.runtimes.loading import loading_lines, session_record, variables
 from mlc.runtimes.opening import open_session, profile_run
 from mlc.runtimes.providers import CPU, Provider, provider_of
 from mlc.runtimes.session import NodeRun
@@ -144,3 +144,12 @@ def test_on_the_cpu_nothing_falls_back(layer, tmp_path, capsys):
     assert main(["compile", str(layer), *batch, "--strict-provider", "-o", str(tmp_path / "out")]) == 0
     assert "fall back" not in capsys.readouterr().err
     assert "strict_provider = true" in (tmp_path / "out" / "recipe.toml").read_text()
+
+
+def test_every_input_has_a_variable_of_its_own():
+    assert variables(["x", "0", "class", "input.1", "input_1", "é"]) == [
+        "x", "input_0", "input_class", "input_1", "input_1_2", "é"
+    ]  # fmt: skip
+    lines = loading_lines('a"b.onnx', ['say "x"'], Target(), {})
+    compile(lines, "lines", "exec")
+    assert r'InferenceSession("a\"b.onnx")' in lines

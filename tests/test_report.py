@@ -205,6 +205,12 @@ def test_the_largest_errors_are_the_worst_first(report):
     assert len(rows) == 5
 
 
+def test_a_limit_on_rows_keeps_the_worst_of_many_that_are_alike(report):
+    alike = [LayerError(f"v{number}", "Add", math.inf) for number in range(5)]
+    shown = results.layers(dataclasses.replace(report, layers=(*alike, LayerError("last", "Mul", 3.0))), 2)
+    assert [row[0] for row in shown.rows] == ["v0", "last"]
+
+
 def test_a_limit_on_rows_keeps_the_worst_layers(report):
     few = results.layers(report, 3)
     assert {row[0] for row in few.rows} == {"layer13.relu", "layer11.relu", "layer12.relu"}

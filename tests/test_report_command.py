@@ -115,6 +115,16 @@ def test_a_file_that_exists_is_replaced_only_when_asked(capsys, runs):
     assert (place / "a.md").read_text(encoding="utf-8") == markdown.render(sample())
 
 
+def test_a_report_is_not_put_among_the_files_of_an_artifact(capsys, runs):
+    folder = runs(a=sample())
+    (folder / "a" / "manifest.json").write_text("{}")
+    (folder / "a" / "report.md").write_text("as written")
+    code, _, err = run(capsys, "a", "-o", "a/report.md", "--force")
+    assert code == 2
+    assert "a is an artifact, whose files are all listed in it" in err
+    assert (folder / "a" / "report.md").read_text() == "as written"
+
+
 def test_a_disk_that_refuses_leaves_what_was_there(capsys, runs, monkeypatch):
     place = runs(out=sample())
     (place / "a.md").write_text("mine")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import mlc
 from mlc.cli import main
 from mlc.errors import MlcError, SourceError, UsageError
 from mlc.recipe import parse_inputs
@@ -91,6 +92,10 @@ def test_an_artifact_compiles_again_beside_itself_and_replays(artifact, monkeypa
     capsys.readouterr()
     assert main(["compile", "net.mlc", "-o", "net.mlc", "--force"]) == 2
     assert "the output net.mlc holds the source itself" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="holds the source itself"):
+        mlc.compile("net.mlc/model.onnx", inputs=["x=float32[batch=1..4,6]"], out="net.mlc", force=True)
+    with pytest.raises(UsageError, match=r"what data reads, net\.mlc/d\.npz"):
+        mlc.compile("other.onnx", data="net.mlc/d.npz", out="net.mlc", force=True)
 
 
 @pytest.mark.usefixtures("quick")

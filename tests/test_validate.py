@@ -36,6 +36,10 @@ OTHERS = {
     "the output output is float64": ("(float[batch,6] x) => (double[batch,6] output)", "{ output = Cast<to=11>(x) }"),
     "the input x is float32 of rank 3": ("(float[n,6,1] x) => (float[n,6,1] output)", "{ output = Identity(x) }"),
     "the input x is fixed at 2 along axis 0": ("(float[2,6] x) => (float[2,6] output)", "{ output = Identity(x) }"),
+    "the output output is fixed at 7 along axis 1, the source's is 6": (
+        "(float[batch,6] x) => (float[batch,7] output)",
+        "<int64[4] pads = {0, 0, 0, 1}> { output = Pad(x, pads) }",
+    ),
     "the inputs are x, s": ("(float[batch,6] x, float[1] s) => (float[batch,6] output)", "{ output = Mul(x, s) }"),
 }
 """Models that are not the identity over x, by what is said of them."""
@@ -56,6 +60,31 @@ def test_values_that_are_not_finite_are_a_verdict(tmp_path, capsys, identity):
     first = capsys.readouterr().out.splitlines()[0]
     assert "NaN or infinite" in first
     assert "agree" not in first
+
+
+NAN_AT_8 = """<float eight = {8}> {
+    n = Shape<end=1>(x) f = Cast<to=1>(n) d = Sub(eight, f) one = Div(d, d) output = Mul(x, one)
+}"""
+
+USELESS = {
+    "output has NaN or Inf at other positions than expected, at batch=8": (SAME, NAN_AT_8),
+    "output has shape [1, 6], expected [2, 6], at batch=2": (
+        "(float[batch,6] x) => (float[n,m] output)",
+        "<int64[1] from = {1}, int64[1] to = {99}> { output = Slice(x, from, to) }",
+    ),
+}
+"""Models that are of no use at one of the sizes, by what is said of them."""
+
+
+@pytest.mark.parametrize("said", USELESS)
+def test_what_is_of_no_use_at_one_of_the_sizes_is_a_verdict(tmp_path, capsys, identity, said):
+    model = write(tmp_path / "m.onnx", *USELESS[said])
+    assert main(["validate", model, "--against", identity, *INPUT, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    (values,) = [verdict for verdict in report["verdicts"] if verdict["limit"] == "values"]
+    assert values["outcome"] == "missed"
+    assert said in values["measured"]
+    assert "infinite dB or better" not in report["first_line"]
 
 
 def test_without_limits_it_reports(tmp_path, capsys, identity):

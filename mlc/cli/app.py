@@ -56,9 +56,12 @@ def _listed() -> None:
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        result(f"mlc {version(DISTRIBUTION)}")
+        try:
+            result(f"mlc {version(DISTRIBUTION)}")
+        except PackageNotFoundError:
+            result("mlc, not installed")
         raise typer.Exit
 
 

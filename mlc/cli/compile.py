@@ -97,8 +97,6 @@ def _run(flags: dict[str, Any]) -> int:
     )
     recipe = recipe_of(flags)
     place = o.given("--out", _folder, out) if out is not None else default_out(recipe.source)
-    if Path(split_weights(recipe.source)[0]).resolve().is_relative_to(place.resolve()):
-        raise UsageError(f"the output {place} holds the source itself", "choose another -o")
     from mlc.judging import exit_code
     from mlc.pipeline import compile as compile_recipe
 

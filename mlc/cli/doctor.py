@@ -8,6 +8,7 @@ import typer
 
 from mlc.cli import options as o
 from mlc.cli.output import listening, result
+from mlc.errors import UsageError
 
 ClearCache = Annotated[bool, typer.Option("--clear-cache", help="Remove the exports that are kept for later runs.")]
 
@@ -28,7 +29,11 @@ def doctor(
     from mlc import doctor
 
     if clear_cache:
-        result(doctor.clear_cache())
+        if json:
+            raise UsageError("--clear-cache and --json are given together", "give one of them")
+        with listening(quiet=quiet, verbose=verbose):
+            cleared = doctor.clear_cache()
+        result(cleared)
         return 0
     with listening(quiet=quiet, verbose=verbose) as progress:
         diagnosis = doctor.diagnose(progress)

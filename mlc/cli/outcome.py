@@ -9,7 +9,7 @@ from typing import Self
 
 import typer
 
-from mlc.cli.output import error, quiet_pipe
+from mlc.cli.output import error, flushed
 from mlc.cli.parsing import parser_error
 from mlc.errors import MlcError
 
@@ -34,7 +34,9 @@ class Outcome:
             self.exit_code = self._told(raised)
         elif self.exit_code == INTERRUPTED:  # typer has caught it
             error("interrupted")
-        quiet_pipe()
+        unwritten = flushed()
+        if unwritten is not None and not self.exit_code:
+            self.exit_code = self._told(unwritten)
         return True
 
     def _told(self, raised: BaseException) -> int:

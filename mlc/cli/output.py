@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from mlc.errors import UsageError
+from mlc.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from mlc.judging import Report
@@ -30,14 +30,14 @@ def forgiving() -> None:
 
 
 def result(text: str) -> None:
-    """Write a result to stdout; a reader that has gone away is no error."""
+    """Write a result to stdout; a reader that has gone away is no error. Raises OutputError where the disk is full."""
     try:
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
         sys.stdout.flush()
-    except OSError as error:
-        if not reader_gone(error):
-            raise
-        quiet_pipe()
+    except OSError as refused:
+        silence()
+        if not reader_gone(refused):
+            raise unwritten(refused) from refused
 
 
 def reader_gone(error: OSError) -> bool:
@@ -68,14 +68,24 @@ def note(text: str) -> None:
     sys.stderr.write(f"mlc: note: {text}\n")
 
 
-def quiet_pipe() -> None:
-    """Flush stdout; where its reader has gone away, let nothing more be said about it."""
+def flushed() -> OutputError | None:
+    """Flush stdout; return the error where it cannot be written, but none where its reader has gone away."""
     try:
         sys.stdout.flush()
-    except OSError as error:
-        if not reader_gone(error):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as refused:
+        silence()
+        return None if reader_gone(refused) else unwritten(refused)
+    return None
+
+
+def unwritten(refused: OSError) -> OutputError:
+    """Return what it means that stdout cannot be written."""
+    return OutputError(f"the result cannot be written to stdout: {refused.strerror}", "free space, or write elsewhere")
+
+
+def silence() -> None:
+    """Let what is still in stdout's buffer go nowhere, so that nothing more is said when the program ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

@@ -48,11 +48,15 @@ class Reference:
 
 @dataclass(frozen=True)
 class Difference:
-    """How one output differs: the largest error over the rms of the expected value, and why it does not hold, if so."""
+    """How one output differs: the largest error over the rms of the expected value, and why it does not hold, if so.
+
+    ``broken`` is one that no tolerance is for: missing, of another dtype or shape, NaN or Inf where it should not be.
+    """
 
     output: str
     error: float
     reason: str = ""
+    broken: bool = False
 
     def __bool__(self) -> bool:
         """Whether the difference is more than is allowed."""
@@ -139,9 +143,9 @@ def compare_one(
 ) -> Difference:
     """Compare one output. An error that has no number (another shape, a flip) is infinite."""
     if actual is None:
-        return Difference(name, math.inf, f"{name} is missing")
+        return Difference(name, math.inf, f"{name} is missing", broken=True)
     if expected.dtype != actual.dtype and not (_is_text(expected) and _is_text(actual)):
-        return Difference(name, math.inf, f"{name} is {actual.dtype}, expected {expected.dtype}")
+        return Difference(name, math.inf, f"{name} is {actual.dtype}, expected {expected.dtype}", broken=True)
     same_shape = expected.shape == actual.shape
     if exact and same_shape:
         return _same_bits(name, expected, actual)
@@ -150,7 +154,7 @@ def compare_one(
     if same_shape and (expected.size == 0 or bool(np.all(expected == actual))):
         return Difference(name, 0.0)
     reason = unexcused(Flipped(name, expected, actual), tolerance, decision, values or {})
-    return Difference(name, math.inf if reason else 0.0, reason)
+    return Difference(name, math.inf if reason else 0.0, reason, broken=not same_shape)
 
 
 def sqnr(expected: Array, actual: Array) -> float:
@@ -217,7 +221,8 @@ def _float_difference(name: str, expected: Array, actual: Array, tolerance: floa
         if not (finite.all() and np.isfinite(given).all()):
             other = ~finite | ~np.isfinite(given)
             if not np.array_equal(wanted[other], given[other], equal_nan=True):
-                return Difference(name, math.inf, f"{name} has NaN or Inf at other positions than expected")
+                reason = f"{name} has NaN or Inf at other positions than expected"
+                return Difference(name, math.inf, reason, broken=True)
             wanted, given = wanted[finite], given[finite]  # noqa: PLW2901 - the rest is judged
         size = np.abs(given - wanted)
         if level < math.inf:

@@ -50,12 +50,21 @@ def _incomparable(old: Report, new: Report, before: Accuracy, now: Accuracy) -> 
 def _loss(old: Report, new: Report, before: Accuracy, now: Accuracy) -> tuple[Interval, str]:
     """Return what was lost from the old run to the new one, and how that is known."""
     paired = same("source", old, new) and not any(math.isnan(each.drop.value) for each in (before, now))
-    if paired:
-        return difference(before.drop, now.drop), "the losses against one original, each paired by sample, are compared"
+    by_sample = difference(before.drop, now.drop)
+    if paired and known(by_sample):
+        return by_sample, "the losses against one original, each paired by sample, are compared"
     loss = difference(before.value, now.value)
     if now.higher_is_better:
         loss = Interval(-loss.value, -loss.high, -loss.low)
-    return loss, "the originals differ, so the values are compared, which are not paired"
+    if not same("source", old, new):
+        why = "the originals differ"
+    elif paired and loss.low <= 0 <= loss.high:
+        return by_sample, ""
+    elif paired:
+        why = "too few samples differ to tell how far a loss may reach"
+    else:
+        why = f"{now.metric} has no loss against the original"
+    return loss, f"{why}, so the values are compared, which are not paired"
 
 
 def _unmeasured(old: Report, new: Report) -> str:

@@ -88,12 +88,12 @@ def _by_p50(before: Latency, now: Latency) -> Finding:
 
 
 def _by_both(before: Latency, now: Latency, changed: str, drift: float) -> Finding:
-    """Compare by speed-up and by p50: worse where both say so, not known where only one does."""
+    """Compare by speed-up and by p50: worse or better where both say so, not known where they part."""
     by_speedup, by_p50 = _by_speedup(before, now, "", drift), _by_p50(before, now)
     if NOT_KNOWN in {by_speedup.verdict, by_p50.verdict}:
         return by_speedup if by_speedup.verdict == NOT_KNOWN else by_p50
     said = f"the speed-up is {by_speedup.verdict} ({by_speedup.change}) and p50 {by_p50.verdict} ({by_p50.change})"
-    if (by_speedup.verdict == WORSE) != (by_p50.verdict == WORSE):
+    if by_speedup.verdict != by_p50.verdict:
         return _unknown(before, now, f"{changed}: {said}; run the old one again to know")
     return replace(by_speedup, sentence=f"{changed}: {said}")
 

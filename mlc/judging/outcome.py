@@ -21,15 +21,15 @@ from mlc.types import Limits
 NO_LIMITS = Limits()
 
 
-def choose(trials: Sequence[Trial], requested_lossy: bool = False, *, asked: str = "") -> str:
+def choose(trials: Sequence[Trial], requested_lossy: bool = False) -> str:
     """Return the name of the trial that ships; the baseline, the unmodified export, is the first of ``trials``.
 
-    What was asked for by name (``requested_lossy``) ships whatever its speed: the trial called ``asked``, by default
-    the last. Otherwise the fastest of those that are faster than the baseline beyond the noise, or else the baseline.
+    What was asked for by name (``requested_lossy``), the last, ships whatever its speed. Otherwise the fastest of those
+    that are faster than the baseline beyond the noise, or else the baseline.
     """
     baseline, *candidates = trials
     if requested_lossy and candidates:
-        return asked or candidates[-1].candidate.name
+        return candidates[-1].candidate.name
     faster = [trial for trial in candidates if trial.latency and compared(trial.latency) == "faster"]
     return max(faster, key=speedup_of, default=baseline).candidate.name
 

@@ -97,6 +97,8 @@ def accuracy_sentence(trial: Trial, verdicts: Sequence[Verdict], *, written: boo
         worst = min(output.sqnr for output in trial.agreement)
         if worst == math.inf:
             return "The outputs equal the source's."
+        if not math.isfinite(worst):
+            return "The outputs do not agree with the source's."
         return f"The outputs agree with the source's at {significant(worst)} dB or better."
     if said or math.isnan(trial.accuracy.drop.value):
         return ""

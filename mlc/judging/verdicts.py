@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlc.figures import measured, megabytes, milliseconds, significant
+from mlc.compare import Check
+from mlc.figures import measured, megabytes, milliseconds, significant, sizes_text
 from mlc.judging.nouns import INCONCLUSIVE, MET, MISSED, Verdict
 from mlc.measuring import Accuracy, Latency, Trial
 from mlc.types import Drop, Interval, Limits
@@ -13,6 +14,26 @@ from mlc.types import Drop, Interval, Limits
 def requirement(name: str, asked: str, problems: Sequence[str]) -> Verdict:
     """Return a verdict on what must hold without being a limit, such as an equal interface: met without problems."""
     return Verdict(name, asked, "; ".join(problems) or "holds", MISSED if problems else MET)
+
+
+def unusable(trials: Sequence[Trial], checks: Sequence[Check] = ()) -> tuple[str, ...]:
+    """Return one sentence for each output that is of no use: of another shape or dtype, NaN or Inf unlike the source's.
+
+    ``checks`` are at the verified sizes, the agreement of ``trials`` is over the data.
+    """
+    broken = [
+        f"{difference.reason}, at {sizes_text(check.sizes)}{f' with {check.values}' if check.values else ''}"
+        for check in checks
+        for difference in check.differences
+        if difference.broken
+    ]
+    nonfinite = [
+        f"{output.nonfinite} values of {output.output} are NaN or infinite where the source's are finite"
+        for trial in trials
+        for output in trial.agreement
+        if output.nonfinite
+    ]
+    return tuple(dict.fromkeys([*nonfinite, *broken]))
 
 
 def noise_band(noise: Interval) -> tuple[float, float]:

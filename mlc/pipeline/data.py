@@ -111,7 +111,9 @@ def datasets(
     only = calibration or evaluation
     if only is None or not lossy:
         return Datasets(None, only, told, digests)
-    return Datasets(*split(only, CALIBRATION_SHARE, recipe.seed), told, digests)
+    first, second = split(only, CALIBRATION_SHARE, recipe.seed)
+    first, notes = _apart(first, second)
+    return Datasets(first, second, (*told, *notes), digests)
 
 
 def _opened(source: str | Iterable[Any] | None, signature: Signature, images: Images | None) -> Data | None:

@@ -21,6 +21,7 @@ from mlc.pipeline.trials import eager_of, metric_of, trials_of
 from mlc.pipeline.validation import validate
 from mlc.probes import references
 from mlc.recipe import Recipe, check_sizes
+from mlc.recipe.files import check_apart
 from mlc.registry import lossy_of, schedule
 from mlc.rewriting import rewrite
 from mlc.runtimes.cpu import capabilities
@@ -58,6 +59,7 @@ def compile(  # noqa: A001 - the word of the field
     metric = metric_of(recipe, live)
     try_target(recipe.target)
     if out is not None:
+        check_apart(recipe, out)
         check_place(out, force=force)
     with Workspace() as workspace:
         run = Run(recipe, workspace, progress)

@@ -17,7 +17,7 @@ from mlc.directory import replaced
 from mlc.emulate import saturation_proof
 from mlc.errors import PassError, SourceError
 from mlc.graph_pass import Exactness
-from mlc.judging import Report, judge
+from mlc.judging import Report, judge, unusable
 from mlc.layer_errors import LayerError, layer_errors
 from mlc.machine import machine
 from mlc.manifest import write_manifest
@@ -34,6 +34,8 @@ from mlc.runtimes.loading import loading_lines, session_record
 from mlc.runtimes.session import SOFTWARE
 from mlc.runtimes.strict import refuse
 from mlc.types import Sizes, Target
+
+NOTHING = "nothing was written; compile with --pass none to see whether a pass is the cause"
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,13 @@ class Shipped:
 def ship(shipped: Shipped, out: Path | None, run: Run, *, force: bool) -> Report:
     """Check the files that were measured, with the options they ship with, and put them in their place with the report.
 
-    Raises SourceError or PassError where they differ from the original, TargetError where a strict provider was asked
-    for and nodes fall back from it; then nothing is written.
+    Raises SourceError or PassError where they differ from the original, or give NaN on the data, TargetError where a
+    strict provider was asked for and nodes fall back from it; then nothing is written.
     """
+    problems = unusable([shipped.trial])
+    if problems:
+        error = PassError if shipped.lossy else SourceError
+        raise error(f"on the evaluation data {problems[0]}", NOTHING)
     placement = shipped.trial.placement
     if run.recipe.strict_provider and placement is not None:
         refuse(shipped.name, run.recipe.target, placement.assigned, placement.fallbacks)
@@ -112,7 +118,7 @@ def final_checks(shipped: Shipped, path: Path, recipe: Recipe) -> tuple[Check, .
             error = PassError if shipped.lossy else SourceError
             raise error(
                 f"the written model differs from the original in {wrong.output}: {wrong.reason}",
-                "nothing was written; compile with --pass none to see whether a pass is the cause",
+                NOTHING,
             )
     return checks
 

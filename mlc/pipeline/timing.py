@@ -10,6 +10,7 @@ import numpy as np
 
 from mlc.dims import legal, named, smallest
 from mlc.errors import UsageError
+from mlc.grammar.text import within
 from mlc.manifest import Located, locate
 from mlc.measuring import Candidate, Trial, measure
 from mlc.pipeline.run import Progress, silent
@@ -33,7 +34,8 @@ def bench(
 
     A dim that ``at`` does not name has the size at which the first artifact was measured, where that is legal for all;
     else the smallest legal one above 1, in an ``.onnx`` file 1. Raises UsageError where the models do not take the same
-    inputs, TargetError with ``strict_provider`` where nodes of one fall back from the target's provider.
+    inputs, or one was not verified at such a size, TargetError with ``strict_provider`` where nodes of one fall back
+    from the target's provider.
     """
     located = [locate(model) for model in models]
     signatures = [_inputs(one) for one in located]
@@ -46,6 +48,10 @@ def bench(
     inputs = next((one for one, place in zip(signatures, located, strict=True) if place.signature), signatures[0])
     check_sizes(at, inputs)
     sizes = _sizes(inputs, {**_measured(located), **at})
+    for model, place in zip(models, located, strict=True):
+        if place.signature:
+            with within(str(model)):
+                check_sizes(sizes, place.signature.inputs)
     values = probe(inputs, sizes, {}, None, 0)
     candidates = [
         Candidate(str(model), place.path, place.session_options) for model, place in zip(models, located, strict=True)

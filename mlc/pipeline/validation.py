@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,7 +15,7 @@ from mlc.emulate import saturation_proof
 from mlc.errors import UsageError
 from mlc.grammar.images import Images
 from mlc.graph_pass import Pass
-from mlc.judging import Report, judge, requirement
+from mlc.judging import Report, judge, requirement, unusable
 from mlc.layer_errors import LayerError
 from mlc.machine import machine
 from mlc.manifest import Located, locate
@@ -34,7 +34,7 @@ from mlc.sources.load import load
 from mlc.sources.onnx_safety import check_values
 from mlc.sources.original import Original
 from mlc.sources.specs import dim_text
-from mlc.types import Drop, InputSpec, Limits, OutputSpec, Signature, Target
+from mlc.types import Dim, Drop, InputSpec, Limits, OutputSpec, Signature, Target
 from mlc.workspace import Workspace
 
 NO_LAYERS = ("values were not compared layer by layer, since the interfaces differ",)
@@ -75,16 +75,24 @@ def validate(
         run = Run(recipe, workspace, progress)
         with run.stage("load"):
             original = _original(recipe, located, trust=trust)
-            problems = interface_problems(original.signature, declared(located.path))
+            source = _Source(original.source, original.digest, original.signature, original.notes)
+            problems = interface_problems(source.signature, declared(located.path))
             check_values(located.path, ir.load(located.path))
         if problems:
             trial = Trial(Candidate(str(model), located.path))
-            return _report(run, original, located, (trial,), problems=problems, notes=NO_LAYERS if per_layer else ())
+            return _report(run, source, located, (trial,), problems=problems, notes=NO_LAYERS if per_layer else ())
         with run.stage("read data"):
-            sets = datasets(recipe, Live(), original.signature, (), chosen)
+            sets = datasets(recipe, Live(), source.signature, (), chosen)
         with run.stage("run the original"):
             kept, not_run = references(original, sets.first_samples(), seed)
-        usual = [reference for reference in kept if not reference.values]
+        layers: tuple[LayerError, ...] = ()
+        said: tuple[str, ...] = ()
+        if per_layer:
+            with run.stage("compare layer by layer"):
+                floor = _floor(located.path)
+                layers, said = compared_layers(original, located.path, kept, run, data=sets.evaluation, floor=floor)
+        runs = None if sets.evaluation is None else original
+        del original  # what nothing runs any more need not lie in memory beside the model
         candidate = Candidate(str(model), located.path, located.session_options)
         with run.stage("measure"):
             if strict_provider:
@@ -92,23 +100,27 @@ def validate(
             checks = check_files(
                 located.path, kept, EXPORT_TOLERANCE, _floor(located.path), located.session_options, target
             )
-            if sets.evaluation is not None:
+            if runs is not None and sets.evaluation is not None:
                 ((accuracy, agreement),) = measure_accuracy(
-                    [candidate], original, sets.evaluation, chosen, target, seed=seed, progress=progress
+                    [candidate], runs, sets.evaluation, chosen, target, seed=seed, progress=progress
                 )
             else:
+                usual = [reference for reference in kept if not reference.values]
                 accuracy, (agreement,) = None, measure_agreement([candidate], usual, target)
-        layers: tuple[LayerError, ...] = ()
-        said: tuple[str, ...] = ()
-        if per_layer:
-            with run.stage("compare layer by layer"):
-                layers, said = compared_layers(
-                    original, located.path, kept, run, data=sets.evaluation, floor=_floor(located.path)
-                )
         trial = Trial(candidate, agreement, accuracy, size_bytes=file_bytes(located.path))
         described, notes = sets.described(), (*said, *not_run, *sets.notes)
-        report = _report(run, original, located, (trial,), checks=checks, described=described, notes=notes)
+        report = _report(run, source, located, (trial,), checks=checks, described=described, notes=notes)
         return replace(report, layers=layers)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the report says of the original, which need not be there any more."""
+
+    source: str
+    digest: str
+    signature: Signature
+    notes: tuple[str, ...]
 
 
 def _floor(path: Path) -> float | None:
@@ -132,7 +144,8 @@ def interface_problems(expected: Signature, actual: Signature) -> tuple[str, ...
     return (
         *_differing("input", expected.inputs, actual.inputs),
         *_differing("output", expected.outputs, actual.outputs),
-        *_fixed(expected.inputs, actual.inputs),
+        *_fixed("input", expected.inputs, actual.inputs),
+        *_fixed("output", expected.outputs, actual.outputs),
     )
 
 
@@ -151,18 +164,30 @@ def _differing(
             )
 
 
-def _fixed(wanted: Sequence[InputSpec], given: Sequence[InputSpec]) -> Iterator[str]:
+def _fixed(
+    kind: str, wanted: Sequence[InputSpec | OutputSpec], given: Sequence[InputSpec | OutputSpec]
+) -> Iterator[str]:
+    """Yield a sentence for each axis that the model fixes at another size, or that the source lets vary."""
     by_name = {spec.name: spec for spec in given}
     for spec in wanted:
         theirs = by_name[spec.name].dims if spec.name in by_name else ()
         for axis, (ours, own) in enumerate(zip(spec.dims, theirs, strict=False)):
-            if own.fixed and not own.low == ours.low == ours.high:
-                yield f"the input {spec.name} is fixed at {own.low} along axis {axis}, the source's is {dim_text(ours)}"
+            size, asked = _size(own), _size(ours)
+            if size is not None and size != asked and (kind == "input" or asked is not None):
+                text = dim_text(ours) if isinstance(ours, Dim) else asked
+                yield f"the {kind} {spec.name} is fixed at {size} along axis {axis}, the source's is {text}"
+
+
+def _size(dim: Dim | int | str | None) -> int | None:
+    """Return the size of an axis that is fixed, None for one that varies or is not known."""
+    if isinstance(dim, Dim):
+        return dim.low if dim.low == dim.high and dim.fixed else None
+    return dim if isinstance(dim, int) else None
 
 
 def _report(
     run: Run,
-    original: Original,
+    source: _Source,
     located: Located,
     trials: tuple[Trial, ...],
     *,
@@ -171,23 +196,17 @@ def _report(
     described: Mapping[str, str] = MappingProxyType({}),
     notes: tuple[str, ...] = (),
 ) -> Report:
-    nonfinite = [
-        f"{output.nonfinite} values of {output.output} are NaN or infinite where the source's are finite"
-        for trial in trials
-        for output in trial.agreement
-        if output.nonfinite
-    ]
     requirements = (
         requirement("interface", "the source's", problems),
-        requirement("finite values", "finite where the source's are", nonfinite),
+        requirement("values", "of the source's shapes, finite where its are", unusable(trials, checks)),
     )
     judgement = judge(trials, run.recipe.limits, requirements=requirements, written=False)
     model = ir.load(located.path)
-    origin = Origin(original.source, original.digest, "", model.opset_imports.get("", 0), notes=original.notes)
+    origin = Origin(source.source, source.digest, "", model.opset_imports.get("", 0), notes=source.notes)
     return Report(
         recipe=run.recipe,
         origin=origin,
-        signature=original.signature,
+        signature=source.signature,
         steps=(),
         trials=trials,
         shipped=trials[0].candidate.name,

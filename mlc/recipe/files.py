@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mlc.errors import UsageError
 from mlc.grammar.places import is_file, names_function, split_weights
+
+if TYPE_CHECKING:
+    from mlc.recipe.recipe import Recipe
 
 LIVE = "python:"
 """Begins what stands for a live Python object: its digest follows."""
@@ -43,6 +48,22 @@ FILES: dict[str, Callable[[str, Callable[[str], str]], str]] = {
     "metric": _metric_files,
 }
 """Moves the files that a field names by a function from path to path."""
+
+
+def check_apart(recipe: Recipe, out: Path) -> None:
+    """Raise UsageError where the output would hold, and so replace, what the recipe reads."""
+    for field, move in FILES.items():
+        named: list[str] = []
+
+        def note(part: str, named: list[str] = named) -> str:
+            named.append(part)
+            return part
+
+        move(getattr(recipe, field) or "", note)
+        inside = [part for part in named if part and Path(part).resolve().is_relative_to(out.resolve())]
+        if inside:
+            what = "the source itself" if field == "source" else f"what {field} reads, {inside[0]}"
+            raise UsageError(f"the output {out} holds {what}", "choose another -o")
 
 
 def from_folder(part: str, folder: Path) -> str:

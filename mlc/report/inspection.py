@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mlc.figures import counted, megabytes, percent, sizes_text
 from mlc.inspecting.nouns import Facts, Inspection, Share
-from mlc.manifest import Manifest
+from mlc.manifest import NEWER, Manifest
 from mlc.report.table import aligned, listed, plain, table
 
 STANDARD = "ai.onnx"
@@ -74,12 +74,16 @@ def _identity(facts: Facts) -> list[str]:
     opsets = ", ".join(f"{domain or STANDARD} {version}" for domain, version in facts.opsets.items())
     rows = [("file", f"{name}, {_size(size)}") for name, size in facts.files.items()]
     rows += [("written by", facts.producer)] if facts.producer else []
-    rows.append(("opset", f"{opsets}; IR {facts.ir_version}; onnxruntime {facts.minimum_onnxruntime} or newer"))
+    rows.append(("opset", f"{opsets}; IR {facts.ir_version}; {_runtime(facts.minimum_onnxruntime)}"))
     rows += [("input", text) for text in facts.inputs] + [("output", text) for text in facts.outputs]
     rows += [("subgraphs", f"{facts.graphs:,}")] if facts.graphs else []
     rows += [("function", f"{name}, {counted(nodes, 'node')}") for name, nodes in facts.functions.items()]
     rows += [(key, _short(text)) for key, text in facts.metadata.items()]
     return ["model", *_pairs(rows)]
+
+
+def _runtime(minimum: str) -> str:
+    return f"needs an onnxruntime of {minimum}" if minimum == NEWER else f"onnxruntime {minimum} or newer"
 
 
 def _short(text: str) -> str:

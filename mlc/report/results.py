@@ -140,8 +140,8 @@ def layers(report: Report, most: int | None = None) -> Table:
     """Error by layer in the order of the network; of more than ``most`` values those that differ most."""
     shown, note = list(report.layers), ""
     if most is not None and len(shown) > most:
-        bound = sorted(_ratio(layer) for layer in shown)[most - 1]
-        shown = [layer for layer in shown if _ratio(layer) <= bound][:most]
+        worst = sorted(range(len(shown)), key=lambda index: _ratio(shown[index]))[:most]
+        shown = [shown[index] for index in sorted(worst)]
         note = f"the {most:,} of {len(report.layers):,} that differ most; all of them are in report.json"
     return table("Error by layer", "ccn", LAYER_HEADER, map(_layer_row, shown), note)
 

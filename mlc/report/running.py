@@ -38,10 +38,15 @@ def first_line(ran: Running) -> str:
 
 
 def _row(output: RanOutput) -> list[str]:
-    extent = ["" if value is None else significant(value, DIGITS) for value in (output.low, output.mean, output.high)]
+    extent = ["" if value is None else _figure(value) for value in (output.low, output.mean, output.high)]
     counts = [f"{count:,}" for count in (output.nan, output.infinite)]
     shape = ",".join(map(str, output.shape))
     return [output.name, f"{output.dtype}[{shape}]", *extent, *counts, listed([*map(_element, output.first)])]
+
+
+def _figure(value: float) -> str:
+    """Return a whole number as it is, any other rounded."""
+    return f"{value:,}" if isinstance(value, int) else significant(value, DIGITS)
 
 
 def _element(value: float | str) -> str:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlc.data.checks import ANSWERS
 from mlc.dims import legal, range_text
 from mlc.errors import DataError
 from mlc.figures import counted
+from mlc.grammar import nearest
 from mlc.sources.ports import Port
 from mlc.types import Dim, InputSpec
 
 if TYPE_CHECKING:
     from mlc.types import Array, Arrays
-
-ANSWERS = ("labels", "targets")
-"""Arrays that stand beside the inputs in evaluation data: no input, and no mistake either."""
 
 
 def check_names(file: str, names: Sequence[str], model: str, ports: Sequence[Port]) -> tuple[str, ...]:
@@ -34,9 +32,7 @@ def check_names(file: str, names: Sequence[str], model: str, ports: Sequence[Por
             raise DataError(f"{file} has no array for the input {port.name!r} of {model}", hint)
     for name in spare:
         if name not in ANSWERS:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it takes: {', '.join(known)}"
-            raise DataError(f"{file} has an array {name!r} that is not an input of {model}", hint)
+            raise DataError(f"{file} has an array {name!r} that is not an input of {model}", nearest(name, known))
     return tuple(f"{name} in {file} is not an input and was left alone" for name in spare)
 
 
@@ -88,7 +84,7 @@ def check_ranges(file: str, arrays: Arrays, inputs: Sequence[InputSpec]) -> None
     ]
     for name, axis, dim, size in places:
         if not legal(dim, size):
-            hint = f"nothing was verified there: {_fitting(axis, dim)}, or compile the model with a wider range"
+            hint = f"nothing was verified there: {_fitting(axis, dim, size)}, or compile the model with a wider range"
             raise DataError(
                 f"{file} has size {size} at axis {axis} of {name}, outside {dim.name}={range_text(dim)}", hint
             )
@@ -103,8 +99,8 @@ def check_ranges(file: str, arrays: Arrays, inputs: Sequence[InputSpec]) -> None
             raise DataError(f"{file} has size {size} at axis {axis} of {name}, not {total}", "make them agree")
 
 
-def _fitting(axis: int, dim: Dim) -> str:
-    return f"run at most {dim.high} samples at once" if axis == 0 else "change the array"
+def _fitting(axis: int, dim: Dim, size: int) -> str:
+    return f"run at most {dim.high} samples at once" if axis == 0 and size > dim.high else "change the array"
 
 
 def notes_on(file: str, arrays: Arrays, ports: Sequence[Port], inputs: Sequence[InputSpec]) -> Iterator[str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import keyword
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +16,8 @@ def loading_lines(
     path: str, inputs: Iterable[str], target: Target, session_options: Mapping[str, str], *, software: bool = False
 ) -> str:
     """Return the lines that run a model on a target with its runtime alone; ``software`` allows a software device."""
-    fed = ", ".join(f'"{name}": {_identifier(name)}' for name in inputs)
+    names = list(inputs)
+    fed = ", ".join(f"{text(name)}: {variable}" for name, variable in zip(names, variables(names), strict=True))
     if target.runtime == "openvino":
         return "\n".join((*_openvino(path, target, session_options), f"outputs = model({{{fed}}})"))
     lines = _onnxruntime(path, target, session_options)
@@ -44,7 +49,10 @@ def _openvino(path: str, target: Target, session_options: Mapping[str, str]) -> 
 
     settings = settings_of(target)
     properties = _dict({**settings.properties, **session_options})
-    return ("import openvino", f'model = openvino.Core().compile_model("{path}", "{settings.device}", {properties})')
+    return (
+        "import openvino",
+        f"model = openvino.Core().compile_model({text(path)}, {text(settings.device)}, {properties})",
+    )
 
 
 def _onnxruntime(path: str, target: Target, session_options: Mapping[str, str]) -> list[str]:
@@ -52,7 +60,7 @@ def _onnxruntime(path: str, target: Target, session_options: Mapping[str, str]) 
 
     provider = provider_of(target)
     entries = {**{key: value for key, value in target.options if is_session_entry(key)}, **session_options}
-    lines = [f'options.add_session_config_entry("{key}", "{value}")' for key, value in entries.items()]
+    lines = [f"options.add_session_config_entry({text(key)}, {text(value)})" for key, value in entries.items()]
     if target.threads is not None:
         lines.append(f"options.intra_op_num_threads = {target.threads}")
     imports = ["import onnxruntime"]
@@ -66,7 +74,7 @@ def _onnxruntime(path: str, target: Target, session_options: Mapping[str, str]) 
             f'devices = [found for found in onnxruntime.get_ep_devices() if found.ep_name == "{provider.name}"]',
             f"options.add_provider_for_devices([devices[{provider.place}]], {_dict(provider.options)})",
         ]
-    arguments = [f'"{path}"']
+    arguments = [text(path)]
     if lines:
         lines.insert(0, "options = onnxruntime.SessionOptions()")
         arguments.append("options")
@@ -76,8 +84,23 @@ def _onnxruntime(path: str, target: Target, session_options: Mapping[str, str]) 
 
 
 def _dict(values: Mapping[str, str]) -> str:
-    return "{" + ", ".join(f'"{key}": "{value}"' for key, value in values.items()) + "}"
+    return "{" + ", ".join(f"{text(key)}: {text(value)}" for key, value in values.items()) + "}"
 
 
-def _identifier(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in name)
+def text(value: object) -> str:
+    """Return a text as Python writes it, in double quotes."""
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def variables(inputs: Iterable[str]) -> list[str]:
+    """Return a variable for each input, like its name: no keyword, and no two alike."""
+    found: list[str] = []
+    for name in inputs:
+        wanted = re.sub(r"\W", "_", name)
+        wanted = wanted if wanted.isidentifier() and not keyword.iskeyword(wanted) else f"input_{wanted}"
+        number = itertools.count(2)
+        free = wanted
+        while free in found:
+            free = f"{wanted}_{next(number)}"
+        found.append(free)
+    return found
