@@ -26,7 +26,7 @@ from mlc.manifest import digest
 from mlc.probes import references
 from mlc.recipe import parse_inputs
 from mlc.sources.load import load
-from mlc.sources.torch_module import TorchOriginal
+from mlc.sources.torch.module import TorchOriginal
 
 SPEC = "x=float32[batch=1..4,6]"
 

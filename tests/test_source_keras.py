@@ -19,9 +19,9 @@ from mlc.exporting.fingerprint import fingerprint
 from mlc.probes import references
 from mlc.recipe import parse_inputs
 from mlc.report.text import render
-from mlc.sources.keras_backend import only_torch
+from mlc.sources.keras.backend import only_torch
 from mlc.sources.load import load
-from mlc.sources.torch_module import TorchOriginal
+from mlc.sources.torch.module import TorchOriginal
 
 with only_torch():
     keras = pytest.importorskip("keras", reason="Keras is not installed")

@@ -14,15 +14,15 @@ import mlc
 from mlc.compare import Difference
 from mlc.emulate import saturation_proof
 from mlc.errors import PassError, SourceError, UsageError
-from mlc.exporting import quantized_check
 from mlc.exporting.cache import Cache
 from mlc.exporting.checked import check, export
-from mlc.exporting.quantized_check import CodeJudge, sites_of
+from mlc.exporting.quantized import check as quantized_check
+from mlc.exporting.quantized.check import CodeJudge, sites_of
 from mlc.probes import references
 from mlc.rewriting import check_files
 from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.load import load
-from mlc.sources.torch_module import TorchOriginal
+from mlc.sources.torch.module import TorchOriginal
 from mlc.types import Target
 from tests.exporting import exported, one_registry
 

@@ -24,8 +24,8 @@ from mlc.types import OutputSpec, Signature, Sizes, Target
 from mlc.workspace import Workspace
 
 if TYPE_CHECKING:
-    from mlc.exporting.quantized_check import CodeJudge
-    from mlc.sources.torch_module import TorchOriginal
+    from mlc.exporting.quantized.check import CodeJudge
+    from mlc.sources.torch.module import TorchOriginal
 
 NOT_KEPT = "the export was not kept in the cache"
 
@@ -116,7 +116,7 @@ def _code_judge(original: Original, model: ir.Model, workspace: Workspace) -> Co
     noted = getattr(original, "noted", None)
     if noted is None:
         return None
-    from mlc.exporting.quantized_check import CodeJudge, sites_of
+    from mlc.exporting.quantized.check import CodeJudge, sites_of
 
     sites = sites_of(model)
     return CodeJudge(noted, model, sites, workspace) if sites else None

@@ -19,7 +19,7 @@ from torch import nn
 
 from mlc.errors import SourceError, kind_of
 from mlc.references import PRIVATE, code_names, code_parts, is_installed
-from mlc.sources.weights import hash_tensors
+from mlc.sources.weights.tensors import hash_tensors
 
 MLC = Path(__file__).parents[1]
 

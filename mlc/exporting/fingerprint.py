@@ -11,7 +11,7 @@ from pathlib import Path
 from mlc.errors import foreign
 from mlc.exporting.described import Description
 from mlc.references import loaded_files
-from mlc.sources.torch_module import TorchOriginal
+from mlc.sources.torch.module import TorchOriginal
 from mlc.types import Sizes
 
 

@@ -21,9 +21,9 @@ from mlc.exporting.tidy import tidy
 from mlc.exporting.translation import Translation
 from mlc.exporting.writing import quiet
 from mlc.probes import probe
-from mlc.sources.frozen import frozen
 from mlc.sources.huggingface.library import offline
-from mlc.sources.torch_module import TorchOriginal
+from mlc.sources.torch.frozen import frozen
+from mlc.sources.torch.module import TorchOriginal
 from mlc.types import OutputSpec, Sizes
 
 

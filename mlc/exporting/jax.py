@@ -26,7 +26,7 @@ from mlc.exporting.checked import check
 from mlc.exporting.opset import check_written, checked_opset
 from mlc.exporting.tidy import tidy
 from mlc.exporting.translation import Translation
-from mlc.sources.jax_function import JaxOriginal
+from mlc.sources.jax.function import JaxOriginal
 from mlc.types import Dim, InputSpec, Sizes
 from mlc.workspace import Workspace
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from mlc.errors import UsageError
 from mlc.exporting.tidy import name_nodes, strip_metadata
 from mlc.exporting.translation import Translation
-from mlc.sources.onnx_file import OnnxOriginal
+from mlc.sources.onnx.file import OnnxOriginal
 from mlc.types import Sizes
 
 

@@ -13,13 +13,13 @@ from torch.export.graph_signature import ConstantArgument, OutputKind, TensorArg
 from torch.utils import _pytree as pytree
 
 from mlc.exporting.opset import checked_opset
-from mlc.exporting.quantized import widened
+from mlc.exporting.quantized.written import widened
 from mlc.exporting.tidy import tidy
 from mlc.exporting.torch import translate as translate_module
 from mlc.exporting.translation import Translation
 from mlc.exporting.writing import EXPORTER, written
-from mlc.sources.exported_program import ProgramOriginal
-from mlc.sources.quantized_calls import quantizes
+from mlc.sources.quantized.calls import quantizes
+from mlc.sources.torch.program import ProgramOriginal
 from mlc.types import InputSpec, Sizes
 
 

@@ -13,16 +13,16 @@ from torch import nn
 from mlc.dims import largest, legal, named, smallest
 from mlc.errors import SourceError, foreign
 from mlc.exporting.errors import GuardLog, tracing_error
-from mlc.exporting.quantized import opset_for, widened, write_out
-from mlc.exporting.quantized_trace import Taking
+from mlc.exporting.quantized.trace import Taking
+from mlc.exporting.quantized.written import opset_for, widened, write_out
 from mlc.exporting.tidy import rename, tidy
 from mlc.exporting.translation import Translation
 from mlc.exporting.writing import EXPORTER, quiet, written
 from mlc.probes import probe
-from mlc.sources.frozen import frozen
-from mlc.sources.quantized import Coded, Stored
-from mlc.sources.quantized_modules import stored_in, traceable
-from mlc.sources.torch_module import TorchOriginal, device_of
+from mlc.sources.quantized.modules import stored_in, traceable
+from mlc.sources.quantized.nouns import Coded, Stored
+from mlc.sources.torch.frozen import frozen
+from mlc.sources.torch.module import TorchOriginal, device_of
 from mlc.types import Dim, InputSpec, Sizes
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from mlc.exporting.torch import tracing_sizes
 from mlc.exporting.translation import Translation
 from mlc.exporting.writing import EXPORTER, quiet, written
 from mlc.probes import probe
-from mlc.sources.frozen import frozen
-from mlc.sources.program_dims import axes_of
 from mlc.sources.structure import output_leaves
-from mlc.sources.torchscript import Scripted, ScriptOriginal
+from mlc.sources.torch.frozen import frozen
+from mlc.sources.torch.program_dims import axes_of
+from mlc.sources.torch.script import Scripted, ScriptOriginal
 from mlc.types import InputSpec, Sizes
 
 CONVERTER = "torch._export.converter.TS2EPConverter"

@@ -22,7 +22,7 @@ from mlc.inspecting.shapes import STANDARD, Shape, Values, values_at
 from mlc.inspecting.skeleton import Skeleton, Weight, distinct, read_skeleton
 from mlc.manifest import minimum_runtime
 from mlc.recipe import check_sizes
-from mlc.sources.ports import Port, input_ports, output_ports
+from mlc.sources.onnx.ports import Port, input_ports, output_ports
 from mlc.types import InputSpec, Sizes
 
 NO_WEIGHTS = frozenset({"bool", "int64", "string"})

@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from mlc.errors import SourceError, foreign
-from mlc.sources.ports import dtype_name
+from mlc.sources.onnx.ports import dtype_name
 
 if TYPE_CHECKING:
     from mlc.types import Array

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import onnx
 
-from mlc.sources.onnx_safety import external_path, read_onnx, tensor_bytes, tensors
-from mlc.sources.ports import dtype_name
+from mlc.sources.onnx.ports import dtype_name
+from mlc.sources.onnx.safety import external_path, read_onnx, tensor_bytes, tensors
 
 SMALL = 8192
 """Tensors of fewer bytes keep them: shapes, axes and scalars, which decide the shapes of what is computed."""

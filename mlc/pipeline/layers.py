@@ -15,7 +15,7 @@ from mlc.exporting import export
 from mlc.figures import counted, decibels, error
 from mlc.layer_errors import LayerError, Layers, compare_layers
 from mlc.pipeline.run import Run
-from mlc.sources.onnx_file import OnnxOriginal
+from mlc.sources.onnx.file import OnnxOriginal
 from mlc.sources.original import Original
 
 SAMPLES = 64

@@ -17,7 +17,7 @@ from mlc.pipeline.run import Progress, silent
 from mlc.probes import probe
 from mlc.recipe import check_sizes
 from mlc.runtimes.strict import refuse_fallbacks
-from mlc.sources.declared import OPEN, declared
+from mlc.sources.onnx.declared import OPEN, declared
 from mlc.types import InputSpec, Sizes, Target
 
 

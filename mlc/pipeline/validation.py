@@ -29,9 +29,9 @@ from mlc.probes import references
 from mlc.recipe import Recipe
 from mlc.rewriting import check_files
 from mlc.runtimes.strict import refuse_fallbacks
-from mlc.sources.declared import declared
 from mlc.sources.load import load
-from mlc.sources.onnx_safety import check_values
+from mlc.sources.onnx.declared import declared
+from mlc.sources.onnx.safety import check_values
 from mlc.sources.original import Original
 from mlc.sources.specs import dim_text
 from mlc.types import Dim, Drop, InputSpec, Limits, OutputSpec, Signature, Target

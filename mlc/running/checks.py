@@ -12,7 +12,7 @@ from mlc.dims import legal, range_text
 from mlc.errors import DataError
 from mlc.figures import counted
 from mlc.grammar import nearest
-from mlc.sources.ports import Port
+from mlc.sources.onnx.ports import Port
 from mlc.types import Dim, InputSpec
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from mlc.running.files import check_out, read_arrays, write_arrays
 from mlc.running.nouns import RanOutput, Running
 from mlc.runtimes.opening import open_session
 from mlc.runtimes.session import Session
-from mlc.sources.onnx_safety import read_onnx
-from mlc.sources.ports import Port, input_ports, output_ports
+from mlc.sources.onnx.ports import Port, input_ports, output_ports
+from mlc.sources.onnx.safety import read_onnx
 from mlc.types import Target
 
 if TYPE_CHECKING:

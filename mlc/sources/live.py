@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from typing_extensions import TypeIs
 
-from mlc.sources.exported_program import ProgramOriginal
-from mlc.sources.jax_modules import is_jax
-from mlc.sources.keras_backend import is_keras
+from mlc.sources.jax.modules import is_jax
+from mlc.sources.keras.backend import is_keras
 from mlc.sources.original import Original
-from mlc.sources.torch_module import TorchOriginal
-from mlc.sources.torchscript import ScriptOriginal
+from mlc.sources.torch.module import TorchOriginal
+from mlc.sources.torch.program import ProgramOriginal
+from mlc.sources.torch.script import ScriptOriginal
 from mlc.types import InputSpec
 
 Model: TypeAlias = nn.Module | torch.export.ExportedProgram | Callable[..., Any]
@@ -38,7 +38,7 @@ def original_of(
 ) -> Original:
     """Return the Original of what kind the object is; ``code`` is the file that it came from."""
     if is_keras(model):
-        from mlc.sources.keras_model import KerasOriginal
+        from mlc.sources.keras.model import KerasOriginal
 
         return KerasOriginal(model, inputs, example, source=source, code=code, notes=notes)
     if isinstance(model, torch.export.ExportedProgram):
@@ -50,6 +50,6 @@ def original_of(
 
         kind = TransformersOriginal if holds_transformers(model) else TorchOriginal
         return kind(model, inputs, example, source=source, code=code, notes=notes)
-    from mlc.sources.jax_function import JaxOriginal
+    from mlc.sources.jax.function import JaxOriginal
 
     return JaxOriginal(model, inputs, example, source=source, code=code, notes=notes)

@@ -26,7 +26,7 @@ def load(asked: Asked) -> Original:
     folder = Path(asked.reference)
     located = locate(folder)
     written = located.signature.inputs if located.signature is not None else ()
-    from mlc.sources.onnx_file import OnnxOriginal
+    from mlc.sources.onnx.file import OnnxOriginal
 
     original = OnnxOriginal(located.path, overridden(written, asked.inputs), asked.example)
     manifest = read_manifest(folder)

@@ -12,7 +12,7 @@ from mlc.errors import SourceError, UsageError, foreign, kind_of
 from mlc.grammar.places import names_function
 from mlc.references import code_file, load_function
 from mlc.sources.asked import Asked
-from mlc.sources.keras_backend import is_keras, on_torch
+from mlc.sources.keras.backend import is_keras, on_torch
 from mlc.sources.original import Original
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _loaded(model: Model, weights: Path, reference: str) -> tuple[str, ...]:
     """Load weights into what a function returned; returns notes."""
     from torch import nn
 
-    from mlc.sources.weight_files import load_weights
+    from mlc.sources.weights.files import load_weights
 
     if is_keras(model) or not isinstance(model, nn.Module):
         raise SourceError(

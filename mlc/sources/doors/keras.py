@@ -13,7 +13,7 @@ from typing import Any
 from mlc.errors import SourceError, UsageError, first_line, foreign
 from mlc.references import near
 from mlc.sources.asked import Asked
-from mlc.sources.keras_backend import check_backend, on_torch, only_torch
+from mlc.sources.keras.backend import check_backend, on_torch, only_torch
 from mlc.sources.original import Original
 
 INSTALL = "pip install 'mlc-toolchain[keras]'"
@@ -47,7 +47,7 @@ def load(asked: Asked) -> Original:
     if not zipfile.is_zipfile(path):
         raise SourceError(f"{path} is no .keras file, which is a zip archive", SAVE)
     keras = _keras()
-    from mlc.sources.keras_model import KerasOriginal
+    from mlc.sources.keras.model import KerasOriginal
 
     check_backend()
     model = _read(keras, path, trust=asked.trust)

@@ -39,8 +39,8 @@ def load(asked: Asked) -> Original:
     made = _function(asked.reference)
     from torch import nn
 
-    from mlc.sources.checkpoint import load_class, load_inside, read_checkpoint
     from mlc.sources.live import original_of
+    from mlc.sources.weights.checkpoint import load_class, load_inside, read_checkpoint
 
     checkpoint = read_checkpoint(path, trust=asked.trust)
     if _is_lightning(made):

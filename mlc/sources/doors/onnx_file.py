@@ -18,6 +18,6 @@ def load(asked: Asked) -> Original:
     """Return the file as an Original. Raises UsageError where weights are named for it."""
     if asked.weights is not None:
         raise UsageError("an .onnx file has its own weights", f"write {asked.reference}")
-    from mlc.sources.onnx_file import OnnxOriginal
+    from mlc.sources.onnx.file import OnnxOriginal
 
     return OnnxOriginal(Path(asked.reference), asked.inputs, asked.example)

@@ -49,7 +49,7 @@ def load(asked: Asked) -> Original:
         )
     if not asked.trust:
         raise UsageError(f"{path} is {contents}: loading it unpickles parts of it, which can run any code", TRUST)
-    from mlc.sources.exported_program import ProgramOriginal
+    from mlc.sources.torch.program import ProgramOriginal
 
     return ProgramOriginal(read(path), asked.inputs, asked.example, source=asked.source, code=path)
 

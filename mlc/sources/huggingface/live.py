@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from mlc.sources.silence import silent
-from mlc.sources.torch_module import TorchOriginal
+from mlc.sources.torch.module import TorchOriginal
 
 if TYPE_CHECKING:
     import numpy as np

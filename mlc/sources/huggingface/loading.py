@@ -8,8 +8,8 @@ from typing import Any
 from mlc.errors import SourceError, first_line, foreign
 from mlc.sources.huggingface.directory import CONFIG, SAVE_AGAIN, Directory
 from mlc.sources.huggingface.tasks import model_class
-from mlc.sources.state import REFUSED
-from mlc.sources.weights import listed
+from mlc.sources.weights.state import REFUSED
+from mlc.sources.weights.tensors import listed
 
 EAGER = "eager"
 """How transformers calls attention that is written in plain products, which torch.export follows best."""

@@ -13,7 +13,7 @@ from mlc.sources.huggingface.directory import CONFIG, Directory
 from mlc.sources.huggingface.inputs import Expectation, expectation, specs, usual_sizes
 from mlc.sources.huggingface.live import TransformersOriginal
 from mlc.sources.huggingface.loading import EAGER
-from mlc.sources.weights import listed
+from mlc.sources.weights.tensors import listed
 from mlc.types import InputSpec
 
 MASKED = (

@@ -1,0 +1,1 @@
+"""Quantizers that a module brings with it, written as QDQ and judged."""

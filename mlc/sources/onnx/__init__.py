@@ -1,0 +1,1 @@
+"""ONNX files as sources: what they declare, and whether they may be read."""

@@ -1,0 +1,1 @@
+"""What a module quantizes by itself: codes and scales, noted while it runs."""

@@ -1,0 +1,266 @@
+"""Run a module in evaluation mode and leave it as it was found."""
+
+from __future__ import annotations
+
+import numbers
+import sys
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from mlc.errors import SourceError
+from mlc.sources.quantized.modules import resting
+
+CONTAINERS = {dict, list, set, deque, OrderedDict, defaultdict}
+"""What a module may collect things in: put back as it was, by what is in it."""
+
+OWN = frozenset(vars(nn.Module()))
+"""Attributes that every module has."""
+
+PARTS = frozenset({"_buffers", "_modules", "_parameters"})
+"""Those that hold what it consists of."""
+
+
+@contextmanager
+def frozen(module: nn.Module, changed: set[str] | None = None) -> Iterator[Snapshot]:
+    """Set evaluation mode inside the block; afterwards everything about every submodule is as before.
+
+    That is modes, buffers, attributes, what lists and dicts hold, and parameters that eval() changes. Observers of
+    quantization rest meanwhile, and nothing is compiled. Names of buffers, tensors, numbers and containers that the
+    block changed are added to ``changed``: state that an export loses. Raises SourceError for parts that eval() leaves
+    in training mode.
+    """
+    noted = set() if changed is None else changed
+    before = Snapshot(module)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        if in_training(module):
+            before.spare_parameters()
+            _evaluate(module)
+            before.evaluated()
+        with resting(module), _uncompiled():
+            yield before
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        before.restore(noted)
+
+
+class Snapshot:
+    """What a module is like, and how to put it back.
+
+    ``parameters`` hold copies meanwhile; beside each stands what it will hold again.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parts = list(module.named_modules())
+        self.modes = [(part, part.training) for _, part in self.parts]
+        self.attributes = [(name, part, dict(vars(part))) for name, part in self.parts]
+        self.running = {id(part): attributes for _, part, attributes in self.attributes}
+        self.containers = [
+            (_path(name, key), key, value, value.copy())
+            for name, part in self.parts
+            for key, value in vars(part).items()
+            if type(value) in CONTAINERS and (key not in OWN or key in PARTS)
+        ]
+        self.buffers = [
+            (_path(name, key), part, key, buffer, buffer.detach().clone())
+            for name, part in self.parts
+            for key, buffer in part.named_buffers(recurse=False)
+        ]
+        self.tensors = [
+            (_path(name, key), tensor, tensor.clone())
+            for name, part in self.parts
+            for key, value in vars(part).items()
+            if key not in OWN
+            for tensor in _tensors_in(value)
+        ]
+        self.parameters: list[tuple[nn.Parameter, torch.Tensor]] = []
+
+    def spare_parameters(self) -> None:
+        """Let modules that do something of their own on eval(), such as merging weights, do it to copies."""
+        for _, part in self.parts:
+            kind = type(part)
+            if kind.train is nn.Module.train and kind.eval is nn.Module.eval:
+                continue
+            known = {id(parameter) for parameter, _ in self.parameters}
+            for parameter in part.parameters():
+                if id(parameter) not in known and type(parameter) is nn.Parameter:
+                    self.parameters.append((parameter, parameter.data))
+                    parameter.data = parameter.data.clone()
+
+    def evaluated(self) -> None:
+        """Remember what setting the mode changed: forward did not."""
+        self.running = {id(part): dict(vars(part)) for _, part in self.parts}
+
+    def restore(self, noted: set[str]) -> None:
+        """Put everything back; adds the names of what was changed."""
+        for parameter, data in self.parameters:
+            parameter.data = data
+        self._buffers(noted)
+        self._tensors(noted)
+        for name, part, attributes in self.attributes:
+            noted |= {_path(name, key) for key in _changed(part, self.running[id(part)])}
+            _put_back(part, attributes)
+        for path, key, value, kept in self.containers:
+            if not _same(value, kept):
+                _refill(value, kept)
+                if key not in OWN:
+                    noted.add(path)
+        for part, training in self.modes:
+            if part.training is not training:
+                part.training = training
+
+    def _buffers(self, noted: set[str]) -> None:
+        for path, part, key, buffer, kept in self.buffers:
+            if getattr(part, key, None) is not buffer:
+                noted.add(path)
+                setattr(part, key, buffer)
+            if not _equal(buffer, kept):
+                noted.add(path)
+                with torch.no_grad():
+                    buffer.copy_(kept)
+
+    def _tensors(self, noted: set[str]) -> None:
+        for path, tensor, kept in self.tensors:
+            if not _equal(tensor, kept):
+                noted.add(path)
+                tensor.copy_(kept)
+
+
+def _tensors_in(value: object) -> list[torch.Tensor]:
+    """Return the tensors that an attribute is, or holds as a container, and that a call may write into."""
+    held = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | deque) else [value]
+    return [
+        one.detach()
+        for one in held
+        if type(one) is torch.Tensor
+        and one.layout is torch.strided
+        and one.device.type != "meta"
+        and not one.is_inference()
+    ]
+
+
+def _equal(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same, NaN for NaN."""
+    return bool(((tensor == other) | ((tensor != tensor) & (other != other))).all())  # noqa: PLR0124
+
+
+def _same(value: Any, kept: Any) -> bool:
+    if isinstance(value, dict):
+        return len(value) == len(kept) and all(key in kept and kept[key] is part for key, part in value.items())
+    if isinstance(value, set):
+        return bool(value == kept)
+    return len(value) == len(kept) and all(part is other for part, other in zip(value, kept, strict=True))
+
+
+def _refill(value: Any, kept: Any) -> None:
+    value.clear()
+    if isinstance(value, dict | set):
+        value.update(kept)
+    else:
+        value.extend(kept)
+
+
+def _changed(part: nn.Module, running: dict[str, object]) -> Iterator[str]:
+    """Yield the attributes that hold another state than when forward was called."""
+    now = vars(part)
+    for key, value in now.items():
+        if value is running.get(key) or key in OWN or key in _derived(part):
+            continue
+        if isinstance(value, torch.Tensor) if key not in running else _is_state(running[key], value):
+            yield key
+    yield from (key for key, value in running.items() if key not in now and isinstance(value, torch.Tensor))
+
+
+def _put_back(part: nn.Module, before: dict[str, object]) -> None:
+    now = vars(part)
+    for key in [key for key in now if key not in before]:
+        del now[key]
+    now.update(before)
+
+
+def _is_state(value: object, now: object) -> bool:
+    """Whether an attribute that was replaced holds other numbers, tensors or parts than before."""
+    if isinstance(value, torch.Tensor) and isinstance(now, torch.Tensor):
+        return value.shape != now.shape or not torch.equal(value, now)
+    if isinstance(value, numbers.Number) and isinstance(now, numbers.Number):
+        return value != now
+    if type(value) in CONTAINERS and type(value) is type(now):
+        return not _same(value, now)
+    return isinstance(value, numbers.Number | torch.Tensor) or isinstance(now, torch.Tensor)
+
+
+def _derived(part: nn.Module) -> set[str]:
+    """Return the attributes that torch's own hooks compute from parameters before every call."""
+    hooks = part._forward_pre_hooks.values()  # noqa: SLF001
+    names = {getattr(hook, "name", None) or getattr(hook, "_tensor_name", None) for hook in hooks}
+    return {name for name in names if isinstance(name, str)}
+
+
+def _path(module: str, key: str) -> str:
+    return f"{module}.{key}" if module else key
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Let what torch.compile was applied to run as it was written."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def in_training(module: nn.Module) -> list[str]:
+    """Return the paths of the parts that are in training mode; one that torch.export made has none of its own."""
+    made = [f"{path}." if path else "" for path, part in module.named_modules() if _made_by_export(part)]
+    return [
+        path
+        for path, part in module.named_modules()
+        if part.training and not any(f"{path}.".startswith(prefix) for prefix in made)
+    ]
+
+
+def _made_by_export(part: nn.Module) -> bool:
+    """Whether a module refuses to be set into another mode: what a mode decides is written into its graph."""
+    return isinstance(part, torch.fx.GraphModule) and "eval" in vars(part)
+
+
+def _evaluate(module: nn.Module) -> None:
+    """Set evaluation mode. Raises SourceError for parts that stay in training mode and compute otherwise there."""
+    try:
+        module.eval()
+    except NotImplementedError:
+        for part in module.modules():
+            part.training = False
+    for path in in_training(module):
+        part = module.get_submodule(path)
+        if isinstance(part, _BatchNorm) or (isinstance(part, _DropoutNd) and part.p > 0):
+            raise SourceError(
+                f"eval() of {type(module).__name__} leaves the {type(part).__name__} {path} in training mode".rstrip(),
+                "let eval() reach it, since in training mode it computes otherwise for every batch",
+            )
+
+
+def check_graph_mode(graph: torch.fx.Graph) -> None:
+    """Raise SourceError where an operator is written into a graph as it is in training: nothing can change it."""
+    for node in graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None:
+            continue
+        given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | node.kwargs
+        drops = "dropout" in schema.name and given.get("train") is True
+        counts = "batch_norm" in schema.name and given.get("training") is True
+        if drops or (counts and given.get("running_mean") is not None):
+            raise SourceError(
+                f"the program was exported in training mode: {schema.name} stands in it as it is in training",
+                "export it again, from model.eval(); for quantization-aware training, call "
+                "torchao.quantization.pt2e.move_exported_model_to_eval(model) before it is converted",
+            )

@@ -1,0 +1,1 @@
+"""Weights from files, checked, named by a digest, put into modules."""
