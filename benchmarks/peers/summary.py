@@ -124,7 +124,7 @@ def mistake_text(one: dict[str, Any] | None) -> str:
     how = f"{one['code']}, traceback" if one["traceback"] else str(one["code"])
     if not one["wrote"]:
         return how
-    how += ", a line that names it" if one.get("named") else ""
+    how += ", a line that names it" if one["named"] else ""
     return f"{how}, a model that is broken" if "broken" in one else f"{how}, a model with top-1 {one['top1']:.2%}"
 
 
