@@ -17,10 +17,17 @@ GROUP = "mlc.passes"
 
 DEFAULT_PASSES = (
     "fold-constants",
+    "eliminate-casts",
+    "eliminate-transposes",
+    "eliminate-common-subexpressions",
     "eliminate-dead-code",
     "fold-batch-norm",
     "fold-layer-scale",
     "einsum-to-matmul",
+    "drop-softmax-guard",
+    "reciprocal-to-div",
+    "fuse-gelu",
+    "fuse-layer-norm",
 )
 """What runs without being asked for, in this order."""
 

@@ -131,6 +131,7 @@ def every_name(graph):
 def test_the_verified_line_accepts_all_of_it(name, model, workspace):
     import numpy as np
 
+    model.graph.opset_imports[""] = max(20, default(name).min_opset)
     feeds = [
         {"image": random(n, n, 1, 4, 4), "x": random(n + 9, n, 3), "c": np.array(n == 2)} for n in (2, 3)
     ]  # fmt: skip

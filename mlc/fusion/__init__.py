@@ -1,13 +1,11 @@
-"""The base of pattern fusions: pattern, check and rewrite over the onnxscript rewriter become a pass."""
+"""The bases of fusions: what a match is replaced with, and the reasons why it is not."""
 
-from mlc.fusion.base import (
-    Fusion,
-    Names,
+from mlc.fusion.base import Match, Names, constant
+from mlc.fusion.evaluate import evaluate
+from mlc.fusion.graph import (
     array_of,
-    constant,
     constant_tensor,
     drop_unused_constant,
-    evaluate,
     forget_subgraphs,
     infer_shapes,
     is_constant,
@@ -15,10 +13,16 @@ from mlc.fusion.base import (
     quiet,
     walk,
 )
+from mlc.fusion.pattern import Fusion
+from mlc.fusion.products import Product, product_of, scalar_of
+from mlc.fusion.search import Search
 
 __all__ = [
     "Fusion",
+    "Match",
     "Names",
+    "Product",
+    "Search",
     "array_of",
     "constant",
     "constant_tensor",
@@ -28,6 +32,8 @@ __all__ = [
     "infer_shapes",
     "is_constant",
     "note_constants",
+    "product_of",
     "quiet",
+    "scalar_of",
     "walk",
 ]

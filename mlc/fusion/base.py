@@ -1,40 +1,25 @@
-"""The base of pattern fusions: pattern, check and rewrite over the onnxscript rewriter become a pass.
+"""The base of fusions: matches are refused, forbidden or replaced, until there are none left.
 
-A subclass states ``pattern(op, x, ...)``, ``check(x, ...)`` (a reason to refuse, or None) and ``rewrite(op, x, ...)``,
-where ``x, ...`` are the values bound by the pattern's names. Commuted forms of Add, Mul and the like are matched too.
+A subclass finds matches, by a pattern (``Fusion``) or by looking around a node (``Search``), and states
+``check(x, ...)`` (a reason to refuse, or None) and ``rewrite(op, x, ...)``, where ``x, ...`` are the values bound by a
+match's names.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
-from mlc.fusion.evaluate import evaluate
-from mlc.fusion.graph import (
-    array_of,
-    constant_tensor,
-    drop_unused_constant,
-    forget_subgraphs,
-    infer_shapes,
-    is_constant,
-    note_constants,
-    quiet,
-    walk,
-)
+from mlc.fusion.graph import drop_unused_constant, infer_shapes, note_constants, walk
 from mlc.graph_pass import Change, Context, Pass, Refusal
 
 if TYPE_CHECKING:
     from mlc.types import Array
-
-__all__ = [
-    "Builder", "Fusion", "Names", "array_of", "constant", "constant_tensor", "drop_unused_constant", "evaluate",
-    "forget_subgraphs", "infer_shapes", "is_constant", "note_constants", "quiet", "walk",
-]  # fmt: skip
 
 ROUNDS = 32
 """Rewriting stops after so many walks over the graph; each walk that changes nothing ends it sooner."""
@@ -127,16 +112,29 @@ class _Run:
         return self.allowed[site]
 
 
-class Fusion(Pass):
-    """A pass that replaces matches of one pattern, in all graphs, until there is none left.
+@dataclass(frozen=True)
+class Match:
+    """Nodes that belong together, the values to be replaced, of which the first is the site, and others by name."""
 
-    The site is the first value that the pattern gives; it keeps its name. A match is refused where a value inside it is
+    nodes: Sequence[ir.Node]
+    outputs: Sequence[ir.Value]
+    bindings: Mapping[str, Any]
+
+
+Finder: TypeAlias = Callable[[ir.Graph, ir.Node], Iterable[Match]]
+"""Gives the matches that end at a node, the one to be preferred first."""
+
+
+class Replacing(Pass):
+    """A pass that replaces matches, in all graphs, until there is none left.
+
+    The site is the first value that a match gives; it keeps its name. A match is refused where a value inside it is
     used elsewhere or is a graph output, and where ``check`` says so.
     """
 
     @abstractmethod
-    def pattern(self, op: Any, *args: Any) -> Any:
-        """Return the values to be replaced, as a pattern of operators over named values."""
+    def finder(self, model: ir.Model) -> Finder:
+        """Return what finds matches in a graph of the model."""
 
     def check(self, *_args: Any, **_bound: Any) -> str | None:
         """Return why a match has to stay as it is, or None."""
@@ -148,30 +146,23 @@ class Fusion(Pass):
 
     def apply(self, model: ir.Model, ctx: Context) -> Change:
         """Replace every match that is neither refused nor forbidden."""
-        from onnxscript.rewriter.pattern import RewriteRule
-
-        rules = RewriteRule(self.pattern, self.rewrite).commute()
+        find = self.finder(model)
         run = _Run(model, ctx, Names.of(model))
         for _ in range(ROUNDS):
             note_constants(model)
             infer_shapes(model)
             before = len(run.sites)
-            changed = [
-                self._fuse_at(run, rules, prefix, graph, node) for prefix, graph in walk(model) for node in graph
-            ]
+            changed = [self._fuse_at(run, find, prefix, graph, node) for prefix, graph in walk(model) for node in graph]
             if not any(changed) and len(run.sites) == before:
                 break
         refused = tuple(Refusal(site, why) for site, why in run.refused.items() if site not in run.sites)
         return Change(tuple(run.sites), refused)
 
-    def _fuse_at(self, run: _Run, rules: Sequence[Any], prefix: str, graph: ir.Graph, node: ir.Node) -> bool:
-        """Replace the match that ends at a node, by the first commuted form that is not refused."""
+    def _fuse_at(self, run: _Run, find: Finder, prefix: str, graph: ir.Graph, node: ir.Node) -> bool:
+        """Replace the match that ends at a node, the first that is not refused."""
         if node.graph is not graph:
             return False
-        for rule in rules:
-            match = rule.match(run.model, graph, node, check_nodes_are_removable=False)
-            if not match:
-                continue
+        for match in find(graph, node):
             site = f"{prefix}{match.outputs[0].name}"
             reason = _used_elsewhere(match.nodes, match.outputs) or self.check(**match.bindings)
             if reason:
@@ -182,7 +173,7 @@ class Fusion(Pass):
                 return True
         return False
 
-    def _replace(self, run: _Run, graph: ir.Graph, node: ir.Node, match: Any) -> None:
+    def _replace(self, run: _Run, graph: ir.Graph, node: ir.Node, match: Match) -> None:
         op = Builder()
         replacements = self.rewrite(op, **match.bindings)
         new_values = list(replacements) if isinstance(replacements, Sequence) else [replacements]

@@ -1,0 +1,79 @@
+"""Drop the guard against rows of NaN where no row can be wholly masked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from mlc.fusion import Fusion, array_of, is_constant
+from mlc.graph_pass import Exactness
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+COPIES = frozenset({"Identity", "Unsqueeze", "Squeeze", "Expand", "Reshape", "Transpose", "Slice"})
+"""What gives elements of its first input, and no others."""
+
+SCORES = frozenset({"MatMul", "Mul", "Div", "Einsum", "Gemm"})
+"""What scores come from that have no mask."""
+
+
+@dataclass(frozen=True)
+class DropSoftmaxGuard(Fusion):
+    """``Where(IsNaN(s), 0, s)`` with ``s = Softmax(z)`` becomes ``s``: of finite scores it never is NaN.
+
+    torch exports the guard with every mask. Refuses unless z has no mask, or one whose elements are all finite, such as
+    the lowest float: a row that is wholly -inf is NaN, and the guard makes it 0. The same bits for finite scores; in
+    16 bits the lowest float would be -inf, so that a graph loses its guard only as long as it stays in 32.
+    """
+
+    name: ClassVar[str] = "drop-softmax-guard"
+    exactness: ClassVar[Exactness] = Exactness.EXACT
+
+    def pattern(self, op, z, zero):
+        soft = op.Softmax(z, _outputs=["soft"])
+        return op.Where(op.IsNaN(soft), zero, soft)
+
+    def check(self, z, zero, soft) -> str | None:
+        if not (is_constant(zero) and not array_of(zero).any() and array_of(zero).size == 1):
+            return "what stands for NaN is not 0"
+        if z.dtype is None or z.dtype.name != "FLOAT":
+            return "the scores are not float32"
+        return None if _never_masked_out(z) else "a row of the mask may be wholly -inf"
+
+    def rewrite(self, op, z, zero, soft):
+        axis = soft.producer().attributes.get("axis")
+        return op.Softmax(z, axis=-1 if axis is None else axis.as_int())
+
+
+def _never_masked_out(scores: ir.Value) -> bool:
+    """Whether scores have no mask, or a finite one."""
+    node = scores.producer()
+    if node is None:
+        return False
+    if node.op_type == "Add":
+        return any(_finite(value) for value in node.inputs) and any(_plain(value) for value in node.inputs)
+    return node.op_type in SCORES
+
+
+def _plain(value: ir.Value | None) -> bool:
+    """Whether a value is a product: scores without a mask."""
+    node = value.producer() if value is not None else None
+    return node is not None and node.op_type in SCORES
+
+
+def _finite(value: ir.Value | None) -> bool:
+    """Whether all elements of a value are known to be finite."""
+    if value is None:
+        return False
+    if is_constant(value):
+        array = array_of(value)
+        return array.dtype.kind == "f" and bool(np.isfinite(array).all())
+    node = value.producer()
+    if node is None or node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op_type == "Where":
+        return all(_finite(branch) for branch in node.inputs[1:])
+    return node.op_type in COPIES and _finite(node.inputs[0])

@@ -1,0 +1,75 @@
+"""Write a layer normalization that is spelled out as the one operator that it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from mlc.fusion import Match, Search
+from mlc.graph_pass import Exactness
+from passes._norms import Root, fits_last, over_last, producer, root_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class FuseLayerNorm(Search):
+    """``(x - mean(x)) / sqrt(mean((x - mean(x))**2) + epsilon) * w + b`` becomes ``LayerNormalization(x, w, b)``.
+
+    As Ba, Kiros and Hinton have it (Layer Normalization, arXiv 1607.06450, section 3). Refuses where a mean is not over
+    the last axis, where w or b does not have one element for each of it, and where a value inside is used elsewhere or
+    is an output.
+    """
+
+    name: ClassVar[str] = "fuse-layer-norm"
+    exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
+    tolerance: ClassVar[float] = 1e-4
+    min_opset: ClassVar[int] = 17
+    ends: ClassVar[frozenset[str]] = frozenset({"Add"})
+
+    def look(self, node: ir.Node) -> Match | None:
+        for scaled, bias in (node.inputs, node.inputs[::-1]):
+            product = producer(scaled, "Mul")
+            for normalized, weight in (product.inputs, product.inputs[::-1]) if product is not None else ():
+                found = _normalized(normalized)
+                if product is not None and found is not None:
+                    x, root, last, nodes = found
+                    bound = {"x": x, "weight": weight, "bias": bias, "root": root, "last": last}
+                    return Match([*nodes, product, node], node.outputs[:1], bound)
+        return None
+
+    def check(self, x, weight, bias, root, last) -> str | None:
+        if not last:
+            return "a mean is not over the last axis"
+        for role, value in (("weight", weight), ("bias", bias)):
+            if not fits_last(value, x):
+                return f"the {role} does not have one element for each of the last axis"
+        return None
+
+    def rewrite(self, op, x, weight, bias, root, last):
+        return op.LayerNormalization(x, weight, bias, axis=-1, epsilon=root.epsilon, stash_type=1)
+
+
+def _normalized(value: ir.Value | None) -> tuple[ir.Value, Root, bool, list[ir.Node]] | None:
+    """Return x of ``(x - mean(x)) / root``, the root, whether both means are over the last axis, and the nodes."""
+    division = producer(value, "Div")
+    root = root_of(division.inputs[1]) if division is not None else None
+    if division is None or root is None:
+        return None
+    above, below = _centred(division.inputs[0]), _centred(root.squared)
+    if above is None or below is None or above[0] is not below[0]:
+        return None
+    nodes = dict.fromkeys([*above[1], *below[1], *root.nodes, division])
+    last = root.last and all(over_last(node) for node in nodes if node.op_type == "ReduceMean")
+    return above[0], root, last, list(nodes)
+
+
+def _centred(value: ir.Value | None) -> tuple[ir.Value, list[ir.Node]] | None:
+    """Return x of ``x - mean(x)``, and the nodes."""
+    difference = producer(value, "Sub")
+    mean = producer(difference.inputs[1], "ReduceMean") if difference is not None else None
+    if difference is None or mean is None or mean.inputs[0] is not difference.inputs[0]:
+        return None
+    x = difference.inputs[0]
+    return None if x is None else (x, [mean, difference])

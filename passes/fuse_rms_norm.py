@@ -1,0 +1,68 @@
+"""Write a root mean square normalization that is spelled out as the one operator that it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from mlc.fusion import Match, Search, product_of
+from mlc.graph_pass import Exactness
+from passes._norms import Root, fits_last, producer, root_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class FuseRmsNorm(Search):
+    """``x / sqrt(mean(x**2) + epsilon) * w`` becomes ``RMSNormalization(x, w)`` of opset 23.
+
+    As Zhang and Sennrich have it (Root Mean Square Layer Normalization, arXiv 1910.07467, equation 4). Refuses where
+    the mean is not over the last axis, where w does not have one element for each of it, where there is another factor,
+    and where a value inside is used elsewhere or is an output.
+    """
+
+    name: ClassVar[str] = "fuse-rms-norm"
+    exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
+    tolerance: ClassVar[float] = 1e-5
+    min_opset: ClassVar[int] = 23
+    ends: ClassVar[frozenset[str]] = frozenset({"Mul"})
+
+    def look(self, node: ir.Node) -> Match | None:
+        whole = product_of(node.outputs[0], root=True)
+        for factor in whole.factors:
+            found = _normalized(factor, whole.factors)
+            if found is None or not found[-1]:
+                continue
+            x, root, inside, others = found
+            nodes = [*root.nodes, *inside, *whole.nodes]
+            bound = {"x": x, "root": root, "others": others, "scale": whole.scale}
+            return Match(nodes, node.outputs[:1], bound)
+        return None
+
+    def check(self, x, root, others, scale) -> str | None:
+        if not root.last:
+            return "the mean is not over the last axis"
+        if len(others) != 1 or scale != 1.0:
+            return "it is not multiplied with one weight alone"
+        return None if fits_last(others[0], x) else "the weight does not have one element for each of the last axis"
+
+    def rewrite(self, op, x, root, others, scale):
+        return op.RMSNormalization(x, others[0], axis=-1, epsilon=root.epsilon, stash_type=1)
+
+
+def _normalized(
+    factor: ir.Value, factors: list[ir.Value]
+) -> tuple[ir.Value, Root, list[ir.Node], list[ir.Value]] | None:
+    """Return x, the root, the nodes of ``1 / root`` or ``x / root``, and the other factors."""
+    division, reciprocal = producer(factor, "Div"), producer(factor, "Reciprocal")
+    rest = [one for one in factors if one is not factor]
+    if division is not None:
+        root = root_of(division.inputs[1])
+        if root is not None and division.inputs[0] is root.squared:
+            return root.squared, root, [division], rest
+    if reciprocal is not None:
+        root = root_of(reciprocal.inputs[0])
+        if root is not None and root.squared in rest:
+            return root.squared, root, [reciprocal], [one for one in rest if one is not root.squared]
+    return None

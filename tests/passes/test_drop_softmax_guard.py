@@ -1,0 +1,72 @@
+"""DropSoftmaxGuard: golden graph, the same bits, each refusal by its reason, and what torch exports."""
+
+import numpy as np
+import pytest
+
+from passes.drop_softmax_guard import DropSoftmaxGuard
+from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+HEAD = "g (float[batch,3,4] q, float[batch,4,3] k, bool[batch,1,3] m) => (float[batch,3,3] y)"
+GUARD = "s = Softmax<axis=-1>(z) n = IsNaN(s) y = Where(n, zero, s)"
+LOWEST = "<float zero = {0}, float low = {-3.4028235e38}, float half = {0.5}>"
+MASKED = "p = MatMul(q, k) c = Mul(p, half) w = Where(m, zero, low) z = Add(c, w)"
+
+
+def test_golden(golden):
+    after, change = apply(DropSoftmaxGuard(), graph(f"{HEAD} {LOWEST} {{ {MASKED} {GUARD} }}"))
+    assert change.sites == ("y",)
+    golden("drop_softmax_guard.onnxtxt", text(after))
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("scores", [MASKED, "z = MatMul(q, k)", "p = MatMul(q, k) z = Add(p, half)"])
+def test_the_same_bits_for_rows_that_are_wholly_masked_too(scores, rows, workspace):
+    before = graph(f"{HEAD} {LOWEST} {{ {scores} {GUARD} }}")
+    after, change = apply(DropSoftmaxGuard(), before)
+    assert change.sites == ("y",)
+    assert "IsNaN" not in ops(after)
+    mask = np.arange(rows * 3).reshape(rows, 1, 3) % 4 > 1
+    mask[0] = False
+    feeds = {"q": random(1, rows, 3, 4), "k": random(2, rows, 4, 3), "m": mask}
+    same_numbers(before, after, feeds, workspace)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "scores", "reason"),
+    [
+        (LOWEST.replace("-3.4028235e38", "-inf"), MASKED, "a row of the mask may be wholly -inf"),
+        (LOWEST, "p = MatMul(q, k) f = Cast<to=1>(m) l = Log(f) z = Add(p, l)", "a row of the mask may be wholly -inf"),
+        (LOWEST.replace("zero = {0}", "zero = {1}"), "z = MatMul(q, k)", "what stands for NaN is not 0"),
+    ],
+)
+def test_refusals(numbers, scores, reason):
+    model = graph(f"{HEAD} {LOWEST} {{ {scores} {GUARD} }}")
+    if numbers != LOWEST:
+        infinite = "-inf" in numbers
+        name = "low" if infinite else "zero"
+        tensor = np.array(-np.inf if infinite else 1.0, np.float32)
+        import onnx_ir as ir
+
+        model.graph.initializers[name].const_value = ir.tensor(tensor)
+    _, change = apply(DropSoftmaxGuard(), model)
+    assert change.sites == ()
+    assert [refusal.reason for refusal in change.refused] == [reason]
+
+
+def test_what_torch_exports(workspace):
+    import torch
+
+    class Attention(torch.nn.Module):
+        def forward(self, q, mask):
+            return torch.nn.functional.scaled_dot_product_attention(q, q, q, mask)
+
+    q, mask = torch.rand(4, 2, 3, 6), torch.ones(4, 1, 3, 3, dtype=torch.bool)
+    exported = torch_model(Attention(), (q, mask), fold=True)
+    names = [value.name for value in exported.graph.inputs]
+    feeds = [
+        {names[0]: random(n, n, 2, 3, 6), names[1]: np.tri(3, dtype=bool)[None, None].repeat(n, 0)} for n in (4, 3)
+    ]
+    _, (step,) = line(exported, [DropSoftmaxGuard()], feeds, workspace)
+    assert (len(step.sites), step.left_out) == (1, ())

@@ -1,0 +1,95 @@
+"""FuseGelu: golden graph, numbers of every way to write it, each refusal by its reason, and what torch exports."""
+
+import pytest
+
+from passes.fuse_gelu import FuseGelu
+from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+HEAD = "g (float[batch,5] x) => (float[batch,5] y)"
+NUMBERS = """<float half = {0.5}, float one = {1}, float root = {1.4142135}, float over = {0.70710677},
+    float three = {3}, float cubic = {0.044715}, float outer = {0.7978846}>"""
+ERF = {
+    "as torch writes it": "h = Mul(x, half) d = Div(x, root) e = Erf(d) a = Add(e, one) y = Mul(h, a)",
+    "half last": "d = Mul(over, x) e = Erf(d) a = Add(one, e) p = Mul(a, x) y = Mul(p, half)",
+    "half at the gate": "d = Mul(x, over) e = Erf(d) a = Add(e, one) p = Mul(half, a) y = Mul(x, p)",
+}
+TANH = {
+    "as torch writes it": """h = Mul(x, half) p = Pow(x, three) c = Mul(p, cubic) s = Add(x, c) u = Mul(s, outer)
+        t = Tanh(u) a = Add(t, one) y = Mul(h, a)""",
+    "products": """q = Mul(x, x) k = Mul(q, x) c = Mul(cubic, k) s = Add(c, x) u = Mul(outer, s) t = Tanh(u)
+        a = Add(one, t) p = Mul(x, a) y = Mul(half, p)""",
+}
+
+
+def model(body, numbers=NUMBERS, head=HEAD):
+    return graph(f"{head} {numbers} {{ {body} }}")
+
+
+@pytest.mark.parametrize(("form", "body"), [("erf", ERF), ("tanh", TANH)])
+def test_golden(form, body, golden):
+    after, change = apply(FuseGelu(), model(body["as torch writes it"]))
+    assert change.sites == ("y",)
+    golden(f"fuse_gelu_{form}.onnxtxt", text(after))
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("body", [*ERF.values(), *TANH.values()], ids=[*ERF, *(f"tanh: {name}" for name in TANH)])
+def test_numbers_whichever_way_it_is_written(body, rows, workspace):
+    before = model(body)
+    after, change = apply(FuseGelu(), before)
+    assert change.sites == ("y",)
+    assert ops(after) == ["Gelu"]
+    same_numbers(before, after, {"x": random(1, rows, 5) * 3}, workspace, FuseGelu.tolerance)
+
+
+@pytest.mark.parametrize(
+    ("body", "old", "new", "reason"),
+    [
+        (ERF, "1.4142135", "1.4153", "a constant is not that of the error function"),
+        (ERF, "{0.5}", "{0.6}", "a constant is not that of the error function"),
+        (TANH, "0.044715}", "0.04473}", "a constant is not that of the form with tanh"),
+        (TANH, "0.7978846", "0.798", "a constant is not that of the form with tanh"),
+    ],
+)
+def test_refusals_by_constants(body, old, new, reason):
+    _, change = apply(FuseGelu(), model(body["as torch writes it"], NUMBERS.replace(old, new)))
+    assert [refusal.reason for refusal in change.refused] == [reason]
+
+
+@pytest.mark.parametrize(
+    ("head", "more", "reason"),
+    [
+        ("g (float[n,5] x) => (float[n,5] y, float[n,5] e)", "", "e is a graph output"),
+        ("g (float[n,5] x) => (float[n,5] y, float[n,5] z)", "z = Relu(a)", "a is used elsewhere"),
+    ],
+)
+def test_refusals_by_use(head, more, reason):
+    _, change = apply(FuseGelu(), model(f"{ERF['as torch writes it']} {more}", head=head))
+    assert [refusal.reason for refusal in change.refused] == [reason]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("{3}", "{2}"), ("{1},", "{2},"), ("float half = {0.5}", "float[5] half = {0.5,0.5,0.5,0.5,0.5}")],
+    ids=["another power", "another summand", "a half by channel"],
+)
+def test_what_is_no_gelu_is_no_site(old, new):
+    after, change = apply(FuseGelu(), model(TANH["as torch writes it"], NUMBERS.replace(old, new, 1)))
+    assert change == type(change)((), ())
+    assert "Gelu" not in ops(after)
+
+
+def test_what_torch_exports(workspace):
+    import torch
+
+    class Spelled(torch.nn.Module):
+        def forward(self, x):
+            x = 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+            return x * 0.5 * (1.0 + torch.erf(x / 2.0**0.5))
+
+    exported = torch_model(Spelled(), (torch.rand(4, 5),), fold=True)
+    _, (step,) = line(exported, [FuseGelu()], [{"x0": random(1, 4, 5)}, {"x0": random(2, 3, 5)}], workspace)
+    assert len(step.sites) == 2
+    assert step.left_out == ()

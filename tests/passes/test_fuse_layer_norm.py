@@ -1,0 +1,88 @@
+"""FuseLayerNorm: golden graph, numbers of every way to write it, each refusal by its reason, and what torch exports."""
+
+import pytest
+
+from passes.fuse_layer_norm import FuseLayerNorm
+from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+HEAD = "g (float[batch,2,4] x) => (float[batch,2,4] y)"
+WEIGHTS = """<float[4] w = {1,-2,3,0.5}, float[4] b = {0.1,0.2,-0.3,4}, float two = {2}, float eps = {0.001},
+    int64[1] axes = {-1}>"""
+FORMS = {
+    "one difference": """m = ReduceMean(x, axes) d = Sub(x, m) q = Pow(d, two) v = ReduceMean(q, axes) a = Add(v, eps)
+        s = Sqrt(a) n = Div(d, s) p = Mul(n, w) y = Add(p, b)""",
+    "two differences": """m = ReduceMean(x, axes) d = Sub(x, m) e = Sub(x, m) q = Mul(e, e) v = ReduceMean(q, axes)
+        a = Add(eps, v) s = Sqrt(a) n = Div(d, s) p = Mul(w, n) y = Add(b, p)""",
+}
+
+
+def model(body, weights=WEIGHTS, head=HEAD):
+    return graph(f"{head} {weights} {{ {body} }}")
+
+
+def test_golden(golden):
+    after, change = apply(FuseLayerNorm(), model(FORMS["one difference"]))
+    assert change.sites == ("y",)
+    golden("fuse_layer_norm.onnxtxt", text(after))
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_whichever_way_it_is_written(form, rows, workspace):
+    before = model(FORMS[form])
+    after, change = apply(FuseLayerNorm(), before)
+    assert change.sites == ("y",)
+    assert ops(after) == ["LayerNormalization"]
+    same_numbers(before, after, {"x": random(1, rows, 2, 4) + 3}, workspace, FuseLayerNorm.tolerance)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("axes = {-1}", "axes = {1}", "a mean is not over the last axis"),
+        ("float[4] w = {1,-2,3,0.5}", "float[1] w = {2}", "the weight does not have one element for each"),
+        ("float[4] b = {0.1,0.2,-0.3,4}", "float[2,1] b = {2,3}", "the bias does not have one element for each"),
+    ],
+)
+def test_refusals_by_what_is_constant(old, new, reason):
+    _, change = apply(FuseLayerNorm(), model(FORMS["one difference"], WEIGHTS.replace(old, new)))
+    assert change.sites == ()
+    assert reason in change.refused[0].reason
+
+
+@pytest.mark.parametrize(
+    ("head", "more", "reason"),
+    [
+        ("g (float[n,2,4] x) => (float[n,2,4] y, float[n,2,1] m)", "", "m is a graph output"),
+        ("g (float[n,2,4] x) => (float[n,2,4] y, float[n,2,4] z)", "z = Relu(n)", "n is used elsewhere"),
+    ],
+)
+def test_refusals_by_use(head, more, reason):
+    _, change = apply(FuseLayerNorm(), model(f"{FORMS['one difference']} {more}", head=head))
+    assert [refusal.reason for refusal in change.refused] == [reason]
+
+
+def test_another_mean_is_no_site():
+    body = FORMS["one difference"].replace("m = ReduceMean(x, axes)", "o = Exp(x) m = ReduceMean(o, axes)")
+    _, change = apply(FuseLayerNorm(), model(body))
+    assert change == type(change)((), ())
+
+
+def test_what_torch_exports(workspace):
+    import torch
+
+    class Norm(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = torch.nn.Parameter(torch.rand(6)), torch.nn.Parameter(torch.rand(6))
+
+        def forward(self, x):
+            centred = x - x.mean(-1, keepdim=True)
+            return centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + 1e-5) * self.weight + self.bias
+
+    exported = torch_model(Norm(), (torch.rand(4, 5, 6),), fold=True)
+    feeds = [{"x0": random(1, 4, 5, 6)}, {"x0": random(2, 3, 5, 6)}]
+    _, (step,) = line(exported, [FuseLayerNorm()], feeds, workspace)
+    assert (len(step.sites), step.left_out) == (1, ())

@@ -1,0 +1,100 @@
+"""FuseRmsNorm: golden graph, numbers of every way to write it, each refusal by its reason, and what torch exports."""
+
+import pytest
+
+from passes.fuse_rms_norm import FuseRmsNorm
+from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+VERSION = '<ir_version: 10, opset_import: ["":23]>\n'
+HEAD = "g (float[batch,2,4] x) => (float[batch,2,4] y)"
+WEIGHTS = "<float[4] w = {1,-2,3,0.5}, float two = {2}, float eps = {0.001}, int64[1] axes = {-1}>"
+ROOT = "q = Pow(x, two) m = ReduceMean(q, axes) a = Add(m, eps) s = Sqrt(a)"
+FORMS = {
+    "as torch writes it": f"{ROOT} r = Reciprocal(s) n = Mul(x, r) y = Mul(w, n)",
+    "a division": f"{ROOT} n = Div(x, s) y = Mul(n, w)",
+    "the weight first": f"{ROOT} r = Reciprocal(s) n = Mul(w, x) y = Mul(n, r)",
+    "a product": "q = Mul(x, x) m = ReduceMean(q, axes) a = Add(eps, m) s = Sqrt(a) n = Div(x, s) y = Mul(n, w)",
+}
+
+
+def model(body, weights=WEIGHTS, head=HEAD):
+    return graph(f"{VERSION}{head} {weights} {{ {body} }}")
+
+
+def test_golden(golden):
+    after, change = apply(FuseRmsNorm(), model(FORMS["as torch writes it"]))
+    assert change.sites == ("y",)
+    golden("fuse_rms_norm.onnxtxt", text(after))
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_whichever_way_it_is_written(form, rows, workspace):
+    before = model(FORMS[form])
+    after, change = apply(FuseRmsNorm(), before)
+    assert change.sites == ("y",)
+    assert ops(after) == ["RMSNormalization"]
+    same_numbers(before, after, {"x": random(1, rows, 2, 4)}, workspace, FuseRmsNorm.tolerance)
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        (WEIGHTS.replace("axes = {-1}", "axes = {1}"), "the mean is not over the last axis"),
+        (WEIGHTS.replace("float[4] w = {1,-2,3,0.5}", "float[2,1] w = {2,3}"), "one element for each of the last axis"),
+    ],
+)
+def test_refusals_by_what_is_constant(weights, reason):
+    _, change = apply(FuseRmsNorm(), model(FORMS["as torch writes it"], weights))
+    assert change.sites == ()
+    assert reason in change.refused[0].reason
+
+
+def test_another_factor_is_refused():
+    body = FORMS["as torch writes it"].replace("y = Mul(w, n)", "k = Mul(n, two) y = Mul(w, k)")
+    _, change = apply(FuseRmsNorm(), model(body))
+    assert "it is not multiplied with one weight alone" in [refusal.reason for refusal in change.refused]
+
+
+@pytest.mark.parametrize(
+    ("head", "more", "reason"),
+    [
+        ("g (float[n,2,4] x) => (float[n,2,4] y, float[n,2,1] s)", "", "s is a graph output"),
+        ("g (float[n,2,4] x) => (float[n,2,4] y, float[n,2,1] z)", "z = Relu(m)", "m is used elsewhere"),
+    ],
+)
+def test_refusals_by_use(head, more, reason):
+    _, change = apply(FuseRmsNorm(), model(f"{FORMS['as torch writes it']} {more}", head=head))
+    assert [refusal.reason for refusal in change.refused] == [reason]
+
+
+def test_another_value_under_the_root_is_no_site():
+    body = FORMS["a division"].replace("Pow(x, two)", "Pow(e, two)")
+    after, change = apply(FuseRmsNorm(), model(f"e = Exp(x) {body}"))
+    assert change == type(change)((), ())
+    assert "RMSNormalization" not in ops(after)
+
+
+def test_below_opset_23_there_is_no_such_operator(workspace):
+    before = graph(f"{HEAD} {WEIGHTS} {{ {FORMS['a division']} }}")
+    step = line(before, [FuseRmsNorm()], [{"x": random(1, 2, 2, 4)}], workspace)[1][0]
+    assert step.sites or "opset" in step.dropped
+
+
+def test_what_torch_exports(workspace):
+    import torch
+
+    class Norm(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.rand(6))
+
+        def forward(self, x):
+            return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+    exported = torch_model(Norm(), (torch.rand(4, 5, 6),), fold=True)
+    feeds = [{"x0": random(1, 4, 5, 6)}, {"x0": random(2, 3, 5, 6)}]
+    _, (step,) = line(exported, [FuseRmsNorm()], feeds, workspace)
+    assert (len(step.sites), step.left_out) == (1, ())
