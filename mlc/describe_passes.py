@@ -6,12 +6,15 @@ import ast
 import dataclasses
 import inspect
 import re
+from pathlib import Path
 
-from mlc.errors import PassError
+from mlc.errors import PassError, UsageError
+from mlc.figures import counted
 from mlc.grammar.values import pass_text
 from mlc.graph_pass import Exactness, Pass
-from mlc.registry import DEFAULT_PASSES, available, pass_class
-from mlc.types import PassSpec
+from mlc.manifest import locate
+from mlc.registry import DEFAULT_PASSES, available, build, pass_class
+from mlc.types import PassSpec, Target
 
 
 def list_passes() -> str:
@@ -33,6 +36,39 @@ def describe(name: str) -> str:
     facts.append(f"opset      {found.min_opset} or newer")
     facts.append(f"from       {available()[name].value}{_distribution(name)}")
     return "\n".join([name, "", *facts, "", *_options(found), "", _docstring(found)]).rstrip() + "\n"
+
+
+def explain(name: str, place: Path) -> str:
+    """Return what a pass would do to a written model: each site, and what it would leave alone and why.
+
+    Nothing is verified or written. Raises UsageError for a pass that needs data, SourceError for what is no model.
+    """
+    import onnx_ir as ir
+
+    from mlc.graph_pass import Context
+    from mlc.runtimes.cpu import capabilities
+    from mlc.sources.onnx.safety import read_onnx
+
+    subject = build(PassSpec(name))
+    if subject.exactness is Exactness.LOSSY:
+        raise UsageError(f"the pass {name} needs data to say what it does", "compile with it: the report says so")
+    path = locate(place).path
+    read_onnx(path)
+    model = ir.load(path)
+    written = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+    if written < subject.min_opset:
+        return (
+            f"{name} needs opset {subject.min_opset}, {path} has {written}: mlc compile raises it where that is right\n"
+        )
+    change = subject.apply(model, Context(capabilities(Target())))
+    counts = f"{counted(len(change.sites), 'site')}, {len(change.refused):,} refused"
+    rows = [
+        *((site, "") for site in change.sites),
+        *((each.site, f"refused: {each.reason}") for each in change.refused),
+    ]
+    width = max((len(site) for site, _ in rows), default=0)
+    lines = [f"  {site.ljust(width)}  {text}".rstrip() for site, text in rows]
+    return "\n".join([f"{name} on {path}: {counts}", *lines]) + "\n"
 
 
 def reference() -> str:

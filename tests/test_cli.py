@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
 from mlc.cli import main
@@ -393,3 +394,35 @@ def test_a_pass_that_cannot_be_loaded_is_listed_with_the_reason(capsys, monkeypa
 
 def test_every_error_of_ours_has_an_exit_code():
     assert {error.exit_code for error in MlcError.__subclasses__()} == {2, 3, 4}
+
+
+EXPLAINED = """<ir_version: 10, opset_import: ["":20]> g (float[n,3] x) => (float[n,3] y, float[n,3] z, float[n,3] r)
+    { a = Reciprocal(x) y = Mul(x, a) r = Reciprocal(x) z = Mul(x, r) }"""
+
+
+def test_a_pass_is_explained_on_a_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(onnx.parser.parse_model(EXPLAINED), "net.onnx")
+    before = Path("net.onnx").read_bytes()
+    assert run(capsys, "passes", "reciprocal-to-div", "--explain", "net.onnx")[:2] == (
+        0, "reciprocal-to-div on net.onnx: 1 site, 1 refused\n  y\n  z  refused: r is a graph output\n"
+    )  # fmt: skip
+    assert "fuse-rms-norm needs opset 23, net.onnx has 20" in run(
+        capsys, "passes", "fuse-rms-norm", "--explain", "net.onnx"
+    )[1]  # fmt: skip
+    assert Path("net.onnx").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("--explain net.onnx", 2, "--explain needs a pass"),
+        ("int8-static --explain net.onnx", 2, "the pass int8-static needs data to say what it does"),
+        ("fuse-gelu --explain nowhere.onnx", 3, "the model nowhere.onnx does not exist"),
+        ("fuse-glu --explain net.onnx", 2, "no pass is called 'fuse-glu'"),
+    ],
+)
+def test_what_cannot_be_explained(capsys, line, code, said):
+    found, out, err = run(capsys, "passes", *line.split())
+    assert (found, out) == (code, "")
+    assert said in err

@@ -14,6 +14,7 @@ from mlc.exporting import export
 from mlc.exporting.cache import default_cache
 from mlc.judging import Report, choose
 from mlc.pipeline.data import datasets, refuse_contradictions, replayable
+from mlc.pipeline.optimizers import settled, without_optimizers
 from mlc.pipeline.run import Live, Progress, Run, either, silent
 from mlc.pipeline.shipping import Shipped, ship
 from mlc.pipeline.timing import bench
@@ -81,11 +82,12 @@ def compile(  # noqa: A001 - the word of the field
         with run.stage("quantize"):
             final = rewritten_by(lossy, rewritten, kept, run, sets.calibration)
         stages = {EXPORTED: exported, REWRITTEN: rewritten, "+".join(spec.name for spec in lossy): final}
-        models = changed_only(stages)
+        models = without_optimizers(changed_only(stages), recipe.target)
         with run.stage("measure"):
             trials = trials_of(models, original=original, sets=sets, metric=metric, kept=kept, run=run)
             run.eager, run.eager_name = eager_of(original, kept, sets, recipe), original.eager
-        name = choose(trials, any(step.requested and step.sites for step in final.steps))
+        asked = any(step.requested and step.sites for step in final.steps)
+        name = settled(trials, choose(trials, asked))
         shipped = Shipped(name, models[name], trials, kept, checks, sets, (*not_run, *sets.notes))
         with run.stage("write"):
             return ship(shipped, out, run, force=force)
