@@ -7,7 +7,7 @@ import re
 import sys
 from functools import cache
 
-from benchmarks import install, int8_summary, kills, large, rewriting, startup, statistics
+from benchmarks import fusion, install, int8_summary, kills, large, rewriting, startup, statistics
 from benchmarks.common import RESULTS, ROOT, Summary
 from benchmarks.peers import summary as peers
 
@@ -17,6 +17,7 @@ SUMMARIES = {
     "statistics": statistics.summary,
     "int8": int8_summary.summary,
     "install": install.summary,
+    "fusion": fusion.summary,
     "kills": kills.summary,
     "large": large.summary,
     "peers": peers.summary,

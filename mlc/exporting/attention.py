@@ -1,17 +1,37 @@
 """Attention as torch computes it: a row that may look at no key gives zeros, in the exported model too.
 
-torch.onnx writes the masked scores of such a row as the smallest number, all alike, whose softmax is their mean.
+torch.onnx writes the masked scores of such a row as the smallest number, all alike, whose softmax is their mean, or as
+-inf, whose softmax is NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+if TYPE_CHECKING:
+    from mlc.sources.torch.module import TorchOriginal
+
+
+def attends_with_mask(original: TorchOriginal) -> bool:
+    """Whether a module calls ``scaled_dot_product_attention`` with a mask; runs it once on its example."""
+    own, masks = functional.scaled_dot_product_attention, []
+
+    def noting(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+        masks.append(attn_mask is not None)
+        return own(query, key, value, attn_mask, *args, **kwargs)
+
+    functional.scaled_dot_product_attention = noting
+    try:
+        original.run(original.example)
+    finally:
+        functional.scaled_dot_product_attention = own
+    return any(masks)
 
 
 @contextmanager
@@ -21,10 +41,11 @@ def zeros_where_masked() -> Iterator[None]:
 
     def attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
         computed = own(query, key, value, attn_mask, *args, **kwargs)
-        if attn_mask is None or attn_mask.dtype != torch.bool:
+        if attn_mask is None:
             return computed
+        seen = attn_mask if attn_mask.dtype == torch.bool else attn_mask > float("-inf")
         zero = torch.zeros((), dtype=computed.dtype, device=computed.device)
-        return torch.where(attn_mask.any(dim=-1, keepdim=True), computed, zero)
+        return torch.where(seen.any(dim=-1, keepdim=True), computed, zero)
 
     functional.scaled_dot_product_attention = attention
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
@@ -55,15 +56,14 @@ def export(
     traced = traced_sizes(original.signature.inputs, {name: array.shape for name, array in original.example.items()})
     key, unknown = _key(original, traced, opset) if cache is not None else (None, ())
     if cache is None or key is None:
-        return _checked(original, _noted(_fresh(original, traced, opset), *unknown), traced, kept, workspace)
+        return _fresh(original, traced, opset, kept, workspace, unknown)[1]
     found = cache.find(key)
     if found is not None:
         try:
             return _checked(original, _noted(found, FROM_CACHE), traced, kept, workspace)
         except (SourceError, OutputError):  # it computes otherwise, or another process has taken it away
             cache.remove(key)
-    made = _fresh(original, traced, opset)
-    exported = _checked(original, made, traced, kept, workspace)
+    made, exported = _fresh(original, traced, opset, kept, workspace)
     refused = cache.store(key, made)
     if not refused:
         return exported
@@ -72,10 +72,30 @@ def export(
     return replace(artifact, origin=origin), checks
 
 
-def _fresh(original: Original, traced: Sizes, opset: int | None) -> Translation:
+def _fresh(  # noqa: PLR0917 - one place calls it
+    original: Original,
+    traced: Sizes,
+    opset: int | None,
+    kept: Sequence[Reference],
+    workspace: Workspace,
+    notes: Sequence[str] = (),
+) -> tuple[Translation, tuple[Artifact, tuple[Check, ...]]]:
+    """Return a new translation and what it becomes, compared with the original.
+
+    Where it differs, the exporter's other ways are tried in their order; a note says which it was, and why.
+    """
     exporter = import_module(f"mlc.exporting.{original.exporter}")
-    translation: Translation = exporter.translate(original, traced, opset)
-    return translation
+    made = _noted(exporter.translate(original, traced, opset), *notes)
+    try:
+        return made, _checked(original, made, traced, kept, workspace)
+    except SourceError as failed:
+        other_ways = getattr(exporter, "other_ways", None)
+        for name, translate in other_ways(original).items() if other_ways is not None else ():
+            with suppress(SourceError):
+                why = f"exported {name}, since otherwise {failed.message}"
+                made = _noted(translate(original, traced, opset), *notes, why)
+                return made, _checked(original, made, traced, kept, workspace)
+        raise
 
 
 def _key(original: Original, traced: Sizes, opset: int | None) -> tuple[str | None, tuple[str, ...]]:

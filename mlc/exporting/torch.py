@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from mlc.dims import largest, legal, named, smallest
 from mlc.errors import SourceError, foreign
+from mlc.exporting.attention import attends_with_mask, zeros_where_masked
 from mlc.exporting.errors import GuardLog, tracing_error
 from mlc.exporting.quantized.trace import Taking
 from mlc.exporting.quantized.written import opset_for, widened, write_out
@@ -68,6 +69,16 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     return Translation(
         model, EXPORTER, (*traced_note(sizes, traced), *needed, *taken, *widened(original.module, model))
     )
+
+
+def other_ways(original: TorchOriginal) -> dict[str, Callable[[TorchOriginal, Sizes, int | None], Translation]]:
+    """Return what to try, by what is said of it, where a translation differs from the original."""
+    return {"with zeros for rows that attend to nothing": _guarded} if attends_with_mask(original) else {}
+
+
+def _guarded(original: TorchOriginal, traced: Sizes, opset: int | None) -> Translation:
+    with zeros_where_masked():
+        return translate(original, traced, opset)
 
 
 def tracing_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]:

@@ -1,0 +1,170 @@
+"""What the default passes bring on each family of networks, beside the raw export and what other optimizers write."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import (
+    INCONCLUSIVE,
+    MET,
+    MISSED,
+    Claim,
+    Interval,
+    Progress,
+    Result,
+    Summary,
+    Table,
+    over_rounds,
+    result,
+    run,
+)  # fmt: skip
+from mlc import api
+from mlc.artifact import write_model
+from mlc.errors import MlcError, foreign
+from mlc.measuring import Candidate
+from mlc.measuring.latency import bench, ratios, time_set
+from mlc.pipeline.optimizers import without_optimizers
+from mlc.probes import probe
+from mlc.types import Target
+
+RAW, OURS = "raw export", "mlc"
+QUICK = ("LSTM",)
+LAUNCHES = 5
+SECONDS = 12.0
+
+
+def measure(quick: bool, progress: Progress) -> Result:
+    """Export each network, rewrite it by everyone, and time all in one set of fresh processes, the raw export twice."""
+    from benchmarks.fusion_models import NETWORKS
+
+    rounds: dict[str, Any] = {}
+    for network in NETWORKS:
+        if quick and network.name not in QUICK:
+            continue
+        progress(network.name)
+        rounds[network.name] = _measured(network, quick)
+    return result("fusion", {"launches": LAUNCHES, "seconds": SECONDS, "threads": 2}, rounds=rounds)
+
+
+def _measured(network: Any, quick: bool) -> dict[str, Any]:
+    original = api.load(network.build(), inputs=network.inputs)
+    exported = api.export(original)
+    rewritten = api.rewrite(exported, original)
+    target = Target(threads=2)
+    with tempfile.TemporaryDirectory(prefix="mlc-fusion-") as name:
+        folder = Path(name)
+        models = without_optimizers({RAW: exported, OURS: rewritten}, target)
+        candidates = []
+        for number, (label, artifact) in enumerate(models.items()):
+            place = folder / str(number)
+            place.mkdir()
+            candidates.append(Candidate(label, write_model(artifact.model, place), artifact.session_options))
+        failed: dict[str, str] = {}
+        for label, write in PEERS.items():
+            try:
+                with foreign(label):
+                    candidates.append(Candidate(label, write(candidates[0].path, folder / f"{label}.onnx")))
+            except MlcError as error:
+                failed[label] = str(error)[:200]
+        arrays = probe(original.signature.inputs, {**exported.origin.traced, **network.at}, {}, None, 0)
+        with bench(arrays, target, network.at, seconds=1.0 if quick else SECONDS * len(candidates)) as shared:
+            timed = time_set([candidates[0], *candidates], shared, shared.seconds)
+    first = timed[0]
+    speed = {
+        label: [float(np.exp(np.mean(np.log(values)))) for values in ratios(first, one)]
+        for label, one in zip(["control", *(each.name for each in candidates[1:])], timed[1:], strict=True)
+    }
+    steps = {step.spec.name: len(step.sites) for step in rewritten.steps if step.sites}
+    ms = first.percentiles()[0]
+    return {"ms": ms, "speed": speed, "sites": steps, "failed": failed, "refused": _refused(rewritten.steps)}
+
+
+def _refused(steps: Any) -> dict[str, int]:
+    return {step.spec.name: len(step.refused) for step in steps if step.refused}
+
+
+def _by_onnxscript(source: Path, place: Path) -> Path:
+    import onnx_ir as ir
+    import onnxscript.optimizer
+
+    model = ir.load(source)
+    onnxscript.optimizer.optimize(model)
+    ir.save(model, place)
+    return place
+
+
+def _by_onnxruntime(source: Path, place: Path) -> Path:
+    from onnxruntime.transformers import optimizer
+
+    optimizer.optimize_model(str(source), model_type="bert", opt_level=0).save_model_to_file(str(place))
+    return place
+
+
+def _by_onnxslim(source: Path, place: Path) -> Path:
+    import onnxslim
+
+    onnxslim.slim(str(source), str(place))
+    return place
+
+
+def _by_onnxsim(source: Path, place: Path) -> Path:
+    import onnx
+    import onnxsim
+
+    model, checked = onnxsim.simplify(onnx.load(source))
+    if not checked:
+        raise ValueError("its own check failed")
+    onnx.save(model, place)
+    return place
+
+
+PEERS: dict[str, Callable[[Path, Path], Path]] = {
+    "onnxscript": _by_onnxscript, "onnxruntime.transformers": _by_onnxruntime, "onnxslim": _by_onnxslim,
+    "onnxsim": _by_onnxsim,
+}  # fmt: skip
+"""Other optimizers, each as its documentation says; one that is not installed is listed so."""
+
+
+def summary(measured: Result) -> Summary:
+    """Set every optimizer's speed beside the raw export's, with its interval over the launches."""
+    claims, rows = [], []
+    for name, one in measured["rounds"].items():
+        intervals = {label: over_rounds(values) for label, values in one["speed"].items()}
+        ours = max(
+            (interval for label, interval in intervals.items() if label.startswith(OURS)), key=lambda each: each.value
+        )
+        claims.append(
+            Claim(f"{name}: not slower than the raw export", _text(ours), _outcome(ours, intervals["control"]))
+        )
+        peers = {label: interval for label, interval in intervals.items() if label in PEERS}
+        best = max(peers.items(), key=lambda pair: pair[1].value, default=None)
+        rows.append((name, f"{one['ms']:.2f}", _text(intervals["control"]), _text(intervals[OURS]),
+                     next((_text(each) for label, each in intervals.items() if label.startswith(f"{OURS} ")), "-"),
+                     f"{_text(best[1])} {best[0]}" if best else "-",
+                     ", ".join(f"{key} {count}" for key, count in one["sites"].items()) or "none"))  # fmt: skip
+    columns = ("network", "raw export, ms", "control", OURS, "and without SkipLayerNormFusion", "best of the others",
+               "sites of mlc's passes")  # fmt: skip
+    pairs = [pair for one in measured["rounds"].values() for pair in one["failed"].items()]
+    failed = sorted({f"Not measured: {label}: {why}" for label, why in pairs})
+    title = "Times as fast as the raw export at full optimization, two threads (95 % interval)"
+    return Summary(tuple(claims), (Table(title, columns, tuple(rows)),), tuple(failed))
+
+
+def _text(interval: Interval) -> str:
+    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+
+
+def _outcome(ours: Interval, control: Interval) -> str:
+    """Met where the interval reaches what the export beside itself reaches; missed where all of it is below."""
+    if ours.high >= 1:
+        return MET
+    return MISSED if ours.high < control.low else INCONCLUSIVE
+
+
+if __name__ == "__main__":
+    run(measure, summary)
