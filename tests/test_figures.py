@@ -44,7 +44,7 @@ def test_no_more_digits_than_the_interval_supports(value, half_width, written):
         (megabytes, 342_118, "0.342 MB"),
         (decibels, math.inf, "equal"),
         (decibels, 38.71, "38.7 dB"),
-        (decibels, -math.inf, "infinite"),
+        (decibels, -math.inf, "-infinite dB"),
         (percent, 1.0, "100 %"),
         (percent, 0.999999, "over 99.99 %"),
         (percent, 0.000001, "under 0.01 %"),
