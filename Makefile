@@ -44,6 +44,7 @@ benchmarks: venv
 	$(BIN)/python -m benchmarks.statistics
 	$(BIN)/python -m benchmarks.int8
 	$(BIN)/python -m benchmarks.install
+	$(BIN)/python -m benchmarks.rewriting_backend
 	$(BIN)/python -m benchmarks.fusion
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.large

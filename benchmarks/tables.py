@@ -7,7 +7,7 @@ import re
 import sys
 from functools import cache
 
-from benchmarks import fusion, install, int8_summary, kills, large, rewriting, startup, statistics
+from benchmarks import fusion, install, int8_summary, kills, large, rewriting, rewriting_backend, startup, statistics
 from benchmarks.common import RESULTS, ROOT, Summary
 from benchmarks.peers import summary as peers
 
@@ -18,6 +18,7 @@ SUMMARIES = {
     "int8": int8_summary.summary,
     "install": install.summary,
     "fusion": fusion.summary,
+    "rewriting_backend": rewriting_backend.summary,
     "kills": kills.summary,
     "large": large.summary,
     "peers": peers.summary,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,38 +13,39 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-import onnx.backend.test.case.node as written
+import onnx.backend.test.case.node as operators
 import onnx_ir as ir
 import onnxruntime
-from onnx.backend.test.loader import DATA_DIR, load_model_tests
+from onnx.backend.test.loader import DATA_DIR
 
 from mlc.artifact import Artifact, Origin, Step, write_model
 from mlc.compare import EXPORT_TOLERANCE, Reference, compare
-from mlc.errors import MlcError, SourceError, first_line
-from mlc.graph_pass import Exactness
+from mlc.errors import MlcError, PassError, SourceError, foreign
 from mlc.invariants import interface
 from mlc.registry import DEFAULT_PASSES, pass_class
 from mlc.rewriting import rewrite
+from mlc.rewriting.line import count_nodes
+from mlc.runtimes.onnxruntime import FAILURES, reason
 from mlc.sources.onnx.declared import declared
 from mlc.types import Capabilities, Dim, InputSpec, OutputSpec, PassSpec, Signature
 from mlc.workspace import Workspace
 
-KINDS = ("simple", "pytorch-converted", "pytorch-operator")
+STORED = ("simple", "pytorch-converted", "pytorch-operator")
 """Folders of files; the ``node`` models are made by code, a module for each operator."""
 
-SLOW = frozenset({"averagepool", "lppool", "maxpool"})
+SLOW = ("averagepool", "lppool", "maxpool")
 """Modules that take a second or more to compute what their models should answer."""
 
-FORMS = ("as it is", "inputs as initializers")
+FORMS = ("as they are", "inputs as initializers")
 SAME, SILENT, INVALID, RAISED, INTERFACE, NOT_RUN = "same", "silent", "invalid", "raised", "interface", "not run"
 OUTCOMES = (SAME, SILENT, INVALID, RAISED, INTERFACE, NOT_RUN)
 """What became of a model: numbers kept, numbers lost, does not run, the rewriter raised, another interface."""
 
-FAILURES = (SILENT, INVALID, RAISED, INTERFACE)
 INITIALIZERS_FREE = 4
 """The IR version from which an initializer need not be an input too."""
 
-Rewriter: TypeAlias = Callable[[onnx.ModelProto, Mapping[str, Any], Workspace], "Rewritten"]
+Answers: TypeAlias = Mapping[str, "np.ndarray[Any, Any]"]
+Rewriter: TypeAlias = Callable[["Case", Answers, Workspace], "Rewritten"]
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,6 @@ class Case:
     form: str
     model: onnx.ModelProto
     feeds: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.name}, {self.form}"
 
 
 @dataclass(frozen=True)
@@ -79,58 +78,46 @@ class Verdict:
     steps: tuple[Step, ...] = ()
 
 
-def modules() -> tuple[str, ...]:
-    """Return the modules whose ``node`` models are made when they are imported, one for each operator or so."""
-    return tuple(module.name for module in pkgutil.iter_modules(written.__path__))
-
-
-def cases(chosen: Collection[str] | None = None) -> list[Case]:
-    """Return all models, of the ``node`` ones those of some modules or all, in the order of their names."""
-    for name in modules() if chosen is None else sorted(chosen):
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            importlib.import_module(f"{written.__name__}.{name}")
+def cases(without: Collection[str] = ()) -> list[Case]:
+    """Return all models in the order of their names, without the ``node`` ones of some modules."""
+    package = operators.__name__
+    for module in pkgutil.walk_packages(operators.__path__, f"{package}."):
+        if module.name.removeprefix(f"{package}.") not in without:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")  # overflows that are meant
+                importlib.import_module(module.name)
     made = [
         Case(f"node/{case.name}", FORMS[0], case.model, _by_name(case.model, case.data_sets[0][0]))
-        for case in written._NodeTestCases
-        if case.model is not None and case.data_sets
+        for case in operators._NodeTestCases
     ]
-    stored = [
-        _read(kind, Path(case.model_dir)) for kind in KINDS for case in load_model_tests(DATA_DIR, kind) if case.model_dir
-    ]
-    return sorted([*made, *stored], key=lambda case: case.name)
+    folders = [path.parent for kind in STORED for path in Path(DATA_DIR, kind).glob("*/model.onnx")]
+    return sorted([*made, *map(_stored, folders)], key=lambda case: case.name)
 
 
-def _read(kind: str, folder: Path) -> Case:
+def _stored(folder: Path) -> Case:
     model = onnx.load(folder / "model.onnx")
-    types = [value.type for value in model.graph.input]
-    files = [folder / "test_data_set_0" / f"input_{index}.pb" for index in range(len(types))]
-    given = [_parsed(path.read_bytes(), kept) for path, kept in zip(files, types, strict=True) if path.exists()]
-    return Case(f"{kind}/{folder.name}", FORMS[0], model, _by_name(model, given))
+    files = [folder / "test_data_set_0" / f"input_{index}.pb" for index in range(len(model.graph.input))]
+    given = [_parsed(path, value) for path, value in zip(files, model.graph.input, strict=True) if path.exists()]
+    return Case(f"{folder.parent.name}/{folder.name}", FORMS[0], model, _by_name(model, given))
 
 
-def _parsed(data: bytes, kind: onnx.TypeProto) -> onnx.TensorProto | onnx.SequenceProto | onnx.OptionalProto:
-    message = {"sequence_type": onnx.SequenceProto, "optional_type": onnx.OptionalProto}
-    parsed = message.get(str(kind.WhichOneof("value")), onnx.TensorProto)()
-    parsed.ParseFromString(data)
+def _parsed(path: Path, value: onnx.ValueInfoProto) -> onnx.TensorProto | onnx.SequenceProto:
+    parsed = onnx.SequenceProto() if value.type.HasField("sequence_type") else onnx.TensorProto()
+    parsed.ParseFromString(path.read_bytes())
     return parsed
 
 
 def _by_name(model: onnx.ModelProto, given: Sequence[Any]) -> dict[str, Any]:
-    """Return inputs by name; where some have defaults, the data is that of the others."""
-    return {
-        value.name: _array(one) for value, one in zip(model.graph.input, given, strict=False)
-    }
+    """Return inputs by name; those that have defaults come last, and there is no data for them."""
+    return {value.name: _fed(one) for value, one in zip(model.graph.input, given, strict=False)}
 
 
-def _array(given: Any) -> Any:
+def _fed(given: Any) -> Any:
     """Return an input as a session takes it."""
     if isinstance(given, onnx.TensorProto):
         return onnx.numpy_helper.to_array(given)
     if isinstance(given, onnx.SequenceProto):
         return onnx.numpy_helper.to_list(given)
-    if isinstance(given, onnx.OptionalProto):
-        return onnx.numpy_helper.to_optional(given)
     return given if given is None or isinstance(given, list) else np.asarray(given)
 
 
@@ -139,70 +126,116 @@ def with_initializers(case: Case) -> Case:
     model = onnx.ModelProto()
     model.CopyFrom(case.model)
     model.ir_version = max(model.ir_version, INITIALIZERS_FREE)
-    held = {name: array for name, array in case.feeds.items() if isinstance(array, np.ndarray)}
-    kinds = {value.name: value.type for value in model.graph.input}
-    known = {tensor.name for tensor in model.graph.initializer}
-    for name, array in held.items():
-        if name not in known:
-            model.graph.initializer.append(_tensor(name, array, kinds[name].tensor_type.elem_type))
-    kept = [value for value in case.model.graph.input if value.name not in held]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
-    return replace(case, form=FORMS[1], model=model, feeds={name: case.feeds[name] for name in case.feeds if name not in held})
+    graph = model.graph
+    types = {value.name: value.type.tensor_type for value in graph.input if value.type.HasField("tensor_type")}
+    held = {name: array for name, array in case.feeds.items() if name in types and array is not None}
+    defaults = {tensor.name for tensor in graph.initializer}
+    graph.initializer.extend(
+        _tensor(name, array, types[name].elem_type) for name, array in held.items() if name not in defaults
+    )
+    kept = [value for value in case.model.graph.input if value.name not in {*held, *defaults}]
+    del graph.input[:]
+    graph.input.extend(kept)
+    feeds = {name: given for name, given in case.feeds.items() if name not in held}
+    return replace(case, form=FORMS[1], model=model, feeds=feeds)
 
 
 def _tensor(name: str, array: np.ndarray, element: int) -> onnx.TensorProto:
-    if array.dtype.kind in "OSU":
+    if element == onnx.TensorProto.STRING:
         texts = [str(text).encode() for text in array.ravel()]
-        return onnx.helper.make_tensor(name, onnx.TensorProto.STRING, array.shape, texts)
-    tensor = onnx.numpy_helper.from_array(array, name)
-    assert tensor.data_type == element, f"{name} is {array.dtype}"
-    return tensor
+        return onnx.TensorProto(name=name, data_type=element, dims=array.shape, string_data=texts)
+    return onnx.numpy_helper.from_array(array, name)
 
 
-def run(path: Path | str, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Run a file without the runtime's optimizations: outputs by name, those inside a sequence by name and place.
-
-    Raises SourceError where it cannot be loaded or run.
-    """
+def run(path: Path, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Run a file without the runtime's optimizations: outputs by name. Raises SourceError where that fails."""
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.add_session_config_entry("session.disable_prepacking", "1")
     settings.log_severity_level = 4
     settings.intra_op_num_threads = 1
     try:
-        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         given = session.run(None, dict(feeds))
-    except Exception as error:  # noqa: BLE001 - of what a runtime raises there is no list
-        raise SourceError(first_line(error)) from error
-    names = [value.name for value in session.get_outputs()]
-    return dict(pair for name, value in zip(names, given, strict=True) for pair in _flat(name, value))
+    except (*FAILURES, RuntimeError, TypeError, ValueError) as error:
+        raise SourceError(f"onnxruntime: {reason(error).replace(str(path), path.name)}") from error
+    return {value.name: np.asarray(array) for value, array in zip(session.get_outputs(), given, strict=True)}
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
-    if isinstance(value, list):
-        yield f"{name}.length", np.asarray(len(value))
-        for index, part in enumerate(value):
-            yield from _flat(f"{name}.{index}", part)
-    elif value is None:
-        yield f"{name}.absent", np.asarray(1)
-    elif isinstance(value, Mapping):
-        yield from _flat(name, [np.asarray(list(value)), np.asarray(list(value.values()))])
-    else:
-        yield name, np.asarray(value)
-
-
-def through_passes(model: onnx.ModelProto, feeds: Mapping[str, Any], answers: Mapping[str, np.ndarray], workspace: Workspace) -> Rewritten:
-    """Run the default passes over a model, verified as in a compilation."""
+def through_passes(case: Case, answers: Answers, workspace: Workspace) -> Rewritten:
+    """Run the default passes over a model, verified as in a compilation. Raises PassError with the pass reached."""
     inputs = tuple(
         InputSpec(name, array.dtype.name, tuple(Dim(size, size) for size in array.shape))
-        for name, array in feeds.items()
+        for name, array in case.feeds.items()
     )
     outputs = tuple(OutputSpec(name, array.dtype.name, array.shape) for name, array in answers.items())
-    artifact = Artifact({"model": ir.from_proto(model)}, Signature(inputs, outputs), Origin("onnx", "", "", 0))
-    done = rewrite(
-        artifact, [PassSpec(name) for name in DEFAULT_PASSES], references=[Reference({}, feeds, answers)],
-        workspace=workspace, capabilities=Capabilities("any x86 or ARM CPU"),
-    )  # fmt: skip
-    fired = [pass_class(step.spec.name) for step in done.steps if step.sites]
-    return Rewritten(write_model(done.model, workspace.folder("after")), sum(each.tolerance for each in fired), done.steps)
+    artifact = Artifact({"model": ir.from_proto(case.model)}, Signature(inputs, outputs), Origin(case.name, "", "", 0))
+    reached = ["raising the opset"]
+    try:
+        with foreign("the rewriter", PassError):
+            done = rewrite(
+                artifact, [PassSpec(name) for name in DEFAULT_PASSES],
+                references=[Reference({}, case.feeds, answers)], workspace=workspace,
+                capabilities=Capabilities("any x86 or ARM CPU"), progress=reached.append,
+            )  # fmt: skip
+    except MlcError as error:
+        raise PassError(f"{reached[-1]}: {error.message}") from error
+    tolerance = sum(pass_class(step.spec.name).tolerance for step in done.steps if step.sites)
+    return Rewritten(write_model(done.model, workspace.folder("after")), tolerance, done.steps)
+
+
+def judged(case: Case, rewriter: Rewriter = through_passes) -> Verdict:
+    """Rewrite one model and say what became of it."""
+    with Workspace() as workspace:
+        path = workspace.folder("before") / "model.onnx"
+        onnx.save(case.model, path)
+        try:
+            declared(path)
+            answers = run(path, case.feeds)
+        except MlcError as refused:
+            return Verdict(NOT_RUN, refused.message.replace(str(path), path.name))
+        try:
+            with foreign("the rewriter", PassError):
+                after = rewriter(case, answers, workspace)
+        except MlcError as raised:
+            return Verdict(RAISED, raised.message)
+        return _compared(case, path, answers, after)
+
+
+def _compared(case: Case, path: Path, answers: Answers, after: Rewritten) -> Verdict:
+    before, now = ir.load(path), ir.load(after.path)
+    tolerance = max(after.tolerance, EXPORT_TOLERANCE) if _computes_in_half(before) else after.tolerance
+
+    def verdict(outcome: str, reason: str = "") -> Verdict:
+        return Verdict(outcome, reason, count_nodes(before), count_nodes(now), after.steps)
+
+    changed = list(_changed(interface(before), interface(now)))
+    if changed:
+        return verdict(INTERFACE, "; ".join(changed))
+    try:
+        given = run(after.path, case.feeds)
+    except SourceError as error:
+        return verdict(INVALID, error.message)
+    wrong = next(filter(None, compare(answers, given, tolerance, exact=not tolerance)), None)
+    return verdict(SAME) if wrong is None else verdict(SILENT, wrong.reason)
+
+
+def _changed(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
+    """Yield what became of the lines of an interface; an output may tell what it left open."""
+    if len(before) != len(after):
+        yield f"{len(before)} inputs and outputs became {len(after)}"
+    for old, new in zip(before, after, strict=False):
+        told = re.escape(old).replace("None", "[^,]+").replace("unknown", r"\[.*\]")
+        if new != old and not (old.startswith("output ") and re.fullmatch(told, new)):
+            yield f"{old} became {new}"
+
+
+def _computes_in_half(model: ir.Model) -> bool:
+    """Whether float16 occurs: the CPU computes it in float32, and how often that is rounded depends on the nodes."""
+    ends = [value.dtype for value in (*model.graph.inputs, *model.graph.outputs)]
+    held = [value.dtype for graph in model.graphs() for value in graph.initializers.values()]
+    casts = [
+        ir.DataType(node.attributes["to"].as_int())
+        for graph in model.graphs() for node in graph if node.op_type == "Cast" and not node.attributes["to"].is_ref()
+    ]  # fmt: skip
+    return ir.DataType.FLOAT16 in {*ends, *held, *casts}

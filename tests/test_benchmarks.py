@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import (
+from benchmarks import (, fusion, rewriting_backend
     common,
     install,
     int8,
@@ -87,6 +87,17 @@ def test_rewriting(tmp_path):
 
 
 @pytest.mark.needs_onnxruntime
+def test_rewriting_of_the_backend_models(tmp_path):
+    measured, _ = kept(rewriting_backend.measure(True, quiet), rewriting_backend.summary, tmp_path)
+    assert measured["rewriters"]["mlc"]["failed"] == []
+
+
+def test_fusion(tmp_path):
+    measured, said = kept(fusion.measure(True, quiet), fusion.summary, tmp_path)
+    assert set(measured["rounds"]) == {"LSTM"}
+    assert "LSTM" in said
+
+
 def test_statistics(tmp_path, sample, monkeypatch):
     chosen = ("session", "mlc, extremes", "mlc, histograms", "onnxruntime Percentile")
     monkeypatch.setattr(statistics, "COLLECTORS", {name: COLLECTORS[name] for name in chosen})

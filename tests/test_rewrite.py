@@ -16,6 +16,8 @@ from mlc.rewriting.opset import raised
 from mlc.rewriting.sessions import Runner, chosen
 from mlc.rewriting.trials import culprit, secured
 from mlc.types import Need, PassSpec, Target
+from passes.fold_constants import FoldConstants
+from passes.fuse_gelu import FuseGelu
 from tests.graphs import ANY_CPU, answers, apply, artifact, graph, line, ops, random, references, same_numbers
 
 pytestmark = pytest.mark.needs_onnxruntime
@@ -536,3 +538,41 @@ def test_a_decided_output_of_a_file_is_judged_by_what_decides(tmp_path, workspac
 def test_the_fusion_base_finds_nothing_without_its_pattern(model):
     _, change = apply(Replace(op="Cos"), model)
     assert change == Change()
+
+
+SEQUENCE = """<ir_version: 7, opset_import: ["":13]> g (float[2] x) => (float[2] y) {
+    s = SequenceConstruct(x) i = Constant<value_int=0>() a = SequenceAt(s, i) y = Neg(a)
+}"""
+OLD_IR = """<ir_version: 3, opset_import: ["":6]> g (float[2] x) => (float[1,2] y) {
+    s = Constant<value = int64[2] {1,2}>() y = Reshape(x, s)
+}"""
+NO_STANDARD = """<ir_version: 8, opset_import: ["ai.onnx.ml":3]> g (float[2,2] x) => (float[2,2] y) {
+    y = ai.onnx.ml.Scaler<offset=[1.0,2.0], scale=[1.0,1.0]>(x)
+}"""
+EIGHT_BITS = """<ir_version: 10, opset_import: ["":20]> g (float[2] x, bool c) => (float[2] y) <float[2] w = {1,2.3}> {
+    y = If (c) <then_branch = t () => (float[2] a) { a = Neg(x) },
+                else_branch = e () => (float[2] b) { v = Cast<to=17>(w) z = Cast<to=1>(v) b = Add(x, z) }>
+}"""
+
+
+@pytest.mark.parametrize("text_", [SEQUENCE, OLD_IR], ids=["a sequence", "an old IR version"])
+def test_models_of_old_opsets_are_raised_and_folded(text_, workspace):
+    before = graph(text_)
+    shape = tuple(before.graph.inputs[0].shape.numpy())
+    after, steps = line(before, [FoldConstants(), FuseGelu()], [{"x": random(1, *shape)}], workspace)
+    assert after.opset_imports[""] == 20
+    assert (steps[0].left_out, steps[0].dropped) == ((), "")
+    same_numbers(before, after, {"x": random(2, *shape)}, workspace)
+
+
+def test_a_model_without_standard_operators_gets_none(workspace):
+    before = graph(NO_STANDARD)
+    after, _ = line(before, [FoldConstants()], [{"x": random(1, 2, 2)}], workspace)
+    assert dict(after.opset_imports) == {"ai.onnx.ml": 3}
+
+
+def test_floats_of_8_bits_are_not_folded_into_integers(workspace):
+    """The runtime hands them out as unsigned integers, and a branch that no run takes shows no difference."""
+    before = graph(EIGHT_BITS)
+    after, _ = line(before, [FoldConstants()], [{"x": random(1, 2), "c": np.array(True)}], workspace)
+    same_numbers(before, after, {"x": random(2, 2), "c": np.array(False)}, workspace)

@@ -24,6 +24,16 @@ FEEDABLE = frozenset(
 """Element types that a session takes as NumPy arrays."""
 
 
+COMPUTED = frozenset(
+    f"tensor({name})"
+    for name in (
+        "float", "double", "float16", "bool", "string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
+        "uint64",
+    )
+)  # fmt: skip
+"""Types of outputs that a session gives as what they are: 8-bit floats come out as integers."""
+
+
 def evaluate(node: ir.Node, model: ir.Model, tensors: Sequence[ir.TensorProtocol | None]) -> list[Array] | None:
     """Return the outputs of a node (unnamed ones left out) on these inputs, or None where the runtime cannot tell.
 
@@ -66,6 +76,8 @@ def _run(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[Array] | None:
         with foreign("evaluating a constant", PassError):
             proto = ir.to_proto(model).SerializeToString()
             session = onnxruntime.InferenceSession(proto, settings, providers=["CPUExecutionProvider"])
+            if any(output.type not in COMPUTED for output in session.get_outputs()):
+                return None
             results = session.run(None, feeds)
     except MlcError:
         return None

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from mlc.data import Data
     from mlc.workspace import Workspace
 
+WEIGHTS_APART = 4
+"""The IR version from which on a weight need not be an input: passes make new ones."""
+
 OVERRIDE = 1.25
 """What a float default that a caller may override is multiplied with, to see that a pass did not build on it."""
 
@@ -71,7 +74,7 @@ class Line:
 
     def raised(self, artifact: Artifact, model: ir.Model, opset: int) -> tuple[Artifact, ir.Model]:
         """Raise the opset of a model that is below what its passes need, if that is right, and note how it went."""
-        if opset_of(model) >= opset:
+        if not 0 < opset_of(model) < opset:  # 0: it has none of the standard operators
             return artifact, model
         model, note = raised(model, opset, Runner(self.workspace), [reference.inputs for reference in self.references])
         notes = tuple(dict.fromkeys((*artifact.origin.notes, note)))
@@ -144,6 +147,7 @@ def rewrite(
     subjects = [spec if isinstance(spec, Pass) else build(spec) for spec in specs]
     needed = max((subject.min_opset for subject in subjects), default=0)
     artifact, model = line.raised(artifact, secured(artifact.model, workspace), needed)
+    model.ir_version = max(model.ir_version, WEIGHTS_APART)
     steps: list[Step] = []
     tolerance = tolerance_of(artifact.steps)
     for subject, spec in zip(subjects, specs, strict=True):
