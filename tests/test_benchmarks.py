@@ -7,14 +7,16 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import (, fusion, rewriting_backend
+from benchmarks import (
     common,
+    fusion,
     install,
     int8,
     int8_settings,
     int8_summary,
     models,
     rewriting,
+    rewriting_backend,
     startup,
     statistics,
     tables,
