@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import os
 import re
@@ -40,13 +41,13 @@ def check_place(place: Path, *, force: bool) -> None:
     if parent != place.parent:
         return
     recover(place)
-    if not place.exists():
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return
     if not force:
         raise UsageError(f"the output {place} exists", "give --force to replace it, or choose another -o")
     if not place.is_dir():
         raise UsageError(f"the output {place} is a file", "choose another -o")
-    if any(place.iterdir()) and not (place / MARK).is_file():
+    if not (place / MARK).is_file():
         raise UsageError(
             f"{place} is not an artifact (it has no {MARK}), so it is not replaced", "choose another -o, or empty it"
         )
@@ -125,7 +126,8 @@ def replaced_file(place: Path, option: str) -> Iterator[BinaryIO]:
         finally:
             staging.unlink(missing_ok=True)
     except OSError as error:
-        hint = f"what was there before is as it was; free some space or choose another {option}"
+        remedy = "" if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS) else "free some space or "
+        hint = f"what was there before is as it was; {remedy}choose another {option}"
         raise OutputError(f"the output {place} could not be written: {error.strerror or error}", hint) from error
 
 

@@ -71,6 +71,7 @@ def folder(tmp_path, monkeypatch):
     onnx.save(onnx.parser.parse_model(LINEAR), tmp_path / "net.onnx")
     (tmp_path / "net.py").write_text("from torch import nn\n\n\ndef model():\n    return nn.Linear(6, 6)\n")
     (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").touch()
     (tmp_path / "wrong.toml").write_text('source = "net.onnx"\nsed = 3\n')
 
 

@@ -157,3 +157,12 @@ def test_a_link_keeps_pointing(tmp_path):
         (staging / "model.onnx").write_text("new")
     assert link.is_symlink()
     assert (real / "model.onnx").read_text() == "new"
+
+
+def test_an_empty_folder_is_free(tmp_path):
+    place = tmp_path / "out"
+    place.mkdir()
+    with directory.replaced(place, force=False) as staging:
+        (staging / "model.onnx").write_text("new")
+    assert [path.name for path in place.iterdir()] == ["model.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]

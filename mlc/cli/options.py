@@ -102,7 +102,9 @@ Seed = Annotated[str | None, option("--seed", "N", "The seed of everything rando
 Opset = Annotated[str | None, option("--opset", "N", "The ONNX opset (20).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; of a report only its first line.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A line for each step, with the seconds that it took.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="A line for each step, with the seconds since the start.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

@@ -20,7 +20,8 @@ Name = Annotated[
 
 
 Explain = Annotated[
-    str | None, o.option("--explain", "MODEL", "Say what it would change in this model, and what not and why.")
+    str | None,
+    o.option("--explain", "MODEL", "Say what it would change in a model, and what not and why."),
 ]
 
 

@@ -11,6 +11,9 @@ from mlc.judging.verdicts import compared
 from mlc.measuring import Latency, Trial
 from mlc.runtimes.session import SOFTWARE
 
+NEAR = 10.0
+"""The signal to noise ratio in dB below which outputs are not said to agree."""
+
 
 def speedup_of(trial: Trial) -> float:
     """Return how many times as fast as the baseline a trial is; 0 where its speed was not measured."""
@@ -97,8 +100,9 @@ def accuracy_sentence(trial: Trial, verdicts: Sequence[Verdict], *, written: boo
         worst = min(output.sqnr for output in trial.agreement)
         if worst == math.inf:
             return "The outputs equal the source's."
-        if not math.isfinite(worst):
-            return "The outputs do not agree with the source's."
+        if worst < NEAR:
+            far = f", {significant(worst)} dB at worst" if math.isfinite(worst) else ""
+            return f"The outputs do not agree with the source's{far}."
         return f"The outputs agree with the source's at {significant(worst)} dB or better."
     if said or math.isnan(trial.accuracy.drop.value):
         return ""

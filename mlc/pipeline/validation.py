@@ -39,6 +39,9 @@ from mlc.workspace import Workspace
 
 NO_LAYERS = ("values were not compared layer by layer, since the interfaces differ",)
 
+DRAWN = "the inputs were drawn at random, which no calibration has seen: --data compares on samples that matter"
+"""Of a quantized model: values outside of the calibrated ranges are clipped."""
+
 QUANTIZERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 
 
@@ -107,6 +110,8 @@ def validate(
             else:
                 usual = [reference for reference in kept if not reference.values]
                 accuracy, (agreement,) = None, measure_agreement([candidate], usual, target)
+        if runs is None and _floor(located.path) is not None:
+            said += (DRAWN,)
         trial = Trial(candidate, agreement, accuracy, size_bytes=file_bytes(located.path))
         described, notes = sets.described(), (*said, *not_run, *sets.notes)
         report = _report(run, source, located, (trial,), checks=checks, described=described, notes=notes)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlc.compare import Reference
+from mlc.compare import Reference, is_float
 from mlc.dims import named, second_sizes, shapes, size_of, traced_sizes, verified_sizes
 from mlc.errors import SourceError, UsageError
-from mlc.figures import sizes_text
+from mlc.figures import counted, sizes_text
 from mlc.machine import PEAK, memory_bytes, process_bytes, reset_peak
 from mlc.probes.ends import Runs, end_references
 from mlc.types import InputSpec, Sizes
@@ -93,7 +93,9 @@ def _drawn(spec: InputSpec, shape: tuple[int, ...], generator: np.random.Generat
 
 
 def references(original: Runs, samples: Arrays | None, seed: int) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
-    """Return the original's answers at every size to verify, the traced ones first, and the sizes not run and why.
+    """Return the original's answers at every size to verify, the traced ones first, and notes.
+
+    The notes are the sizes not run and why, and where the original itself gives NaN.
 
     The traced, the smallest and the second sizes always run; others are left out where they would take too much memory
     or time. Last come those at the ends of the declared ranges of values. Raises SourceError where the original fails
@@ -116,8 +118,19 @@ def references(original: Runs, samples: Arrays | None, seed: int) -> tuple[tuple
             skipped.append(f"{sizes_text(sizes)} was not run: {reason}")
             continue
         done[index] = budget.spend(sizes, lambda sizes=sizes: _answer(original, sizes, samples, seed))  # type: ignore[misc]
+    kept = tuple(done[index] for index in sorted(done))
     ends = end_references(original, traced, done[0].inputs)
-    return (*(done[index] for index in sorted(done)), *ends), tuple(skipped)
+    return (*kept, *ends), (*skipped, *_nan_notes(kept))
+
+
+def _nan_notes(kept: Sequence[Reference]) -> Iterator[str]:
+    """Say where the original gives NaN on drawn or given inputs: what is quantized gives numbers there."""
+    for name in kept[0].outputs:
+        places = [one.sizes for one in kept if is_float(one.outputs[name].dtype) and np.isnan(one.outputs[name]).any()]
+        if places:
+            more = f" and {counted(len(places) - 1, 'more size')}" if len(places) > 1 else ""
+            at = f"{sizes_text(places[0])}{more}"
+            yield f"the original itself gives NaN in {name} at {at}, as for a row that is wholly masked"
 
 
 def _answer(original: Runs, sizes: Sizes, samples: Arrays | None, seed: int) -> Reference:
