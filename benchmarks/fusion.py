@@ -35,7 +35,7 @@ from mlc.types import Target
 RAW, OURS = "raw export", "mlc"
 QUICK = ("LSTM",)
 LAUNCHES = 5
-SECONDS = 12.0
+SECONDS = 6.0
 
 
 def measure(quick: bool, progress: Progress) -> Result:

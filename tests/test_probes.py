@@ -171,3 +171,18 @@ def test_references_hold_the_ends_at_the_traced_sizes():
     answers, _ = references(Lookup("ids=int64[n=1..4] in 2..9", example={"ids": np.array([3, 4, 5])}), None, 0)
     ends = {answer.values: (answer.sizes, answer.inputs["ids"].tolist()) for answer in answers if answer.values}
     assert ends == {"ids = 2": ({"n": 3}, [2, 2, 2]), "ids = 9": ({"n": 3}, [9, 9, 9])}
+
+
+class Masked(Twice):
+    """Gives NaN for rows that are negative throughout, as a softmax over nothing does."""
+
+    def run(self, inputs):
+        (x,) = inputs.values()
+        return {"y": np.where((x < 0).all(axis=-1, keepdims=True), np.nan, x).astype(np.float32)}
+
+
+def test_nan_of_the_original_is_said():
+    _, notes = references(Masked(parse_inputs(["x=float32[batch=1..8,1]"])), None, 0)
+    assert notes[-1].startswith("the original itself gives NaN in y at batch=")
+    _, notes = references(Twice(parse_inputs(["x=float32[batch=1..8,1]"])), None, 0)
+    assert not [note for note in notes if "NaN" in note]

@@ -12,6 +12,7 @@ from mlc.errors import PassError, UsageError
 from mlc.fusion import Fusion, constant, walk
 from mlc.graph_pass import Change, Exactness, Pass
 from mlc.rewriting import check_files, rewrite
+from mlc.rewriting.final import lossy_difference
 from mlc.rewriting.opset import raised
 from mlc.rewriting.sessions import Runner, chosen
 from mlc.rewriting.trials import culprit, secured
@@ -576,3 +577,10 @@ def test_floats_of_8_bits_are_not_folded_into_integers(workspace):
     before = graph(EIGHT_BITS)
     after, _ = line(before, [FoldConstants()], [{"x": random(1, 2), "c": np.array(True)}], workspace)
     same_numbers(before, after, {"x": random(2, 2), "c": np.array(False)}, workspace)
+
+
+def test_where_the_original_gives_nan_a_quantized_model_may_give_any_number():
+    expected = np.array([np.nan, 1.0, 2.0], np.float32)
+    assert not lossy_difference("y", expected, {"y": np.array([0.0, 1.0, 2.0], np.float32)}, 10.0)
+    broken = lossy_difference("y", expected, {"y": np.array([0.0, np.nan, 2.0], np.float32)}, 10.0)
+    assert "NaN or Inf at other positions" in broken.reason
