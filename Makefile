@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format venv extras setup-webgpu benchmarks clean
+.PHONY: demo test lint format venv extras setup-webgpu benchmarks architectures clean
 
 venv: .venv/installed
 
@@ -37,6 +37,9 @@ lint: venv
 format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+architectures: extras
+	$(BIN)/python -m tests.architectures.matrix
 
 benchmarks: venv
 	$(BIN)/python -m benchmarks.startup

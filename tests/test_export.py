@@ -307,3 +307,10 @@ def test_an_onnx_file_keeps_its_opset_version_and_overridable_defaults(workspace
     assert not any(node.metadata_props for node in file.model.graph)
     assert [check.error for check in file.checks] == [0.0] * 4
     assert b"someone" not in workspace.save(file.model).read_bytes()
+
+
+def test_recurrent_layers_are_exported_again_in_one_process(workspace):
+    """torch keeps the kernel that it traced first, which after an export is the one that fixes the length."""
+    for _ in range(2):
+        made = exported(workspace, nn.LSTM(6, 5, batch_first=True), None, "input=float32[batch=1..4,5,6]")
+        assert made.inputs == ["input"]

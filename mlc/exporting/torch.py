@@ -196,4 +196,12 @@ def _rolled(module: nn.Module) -> Iterator[None]:
     from torch.export._patches import register_gru_while_loop_decomposition, register_lstm_while_loop_decomposition
 
     with register_lstm_while_loop_decomposition(), register_gru_while_loop_decomposition():
+        _forget_kernels()  # of an export before, which has left the block: they are unrolled
         yield
+    _forget_kernels()
+
+
+def _forget_kernels() -> None:
+    """Let torch choose anew which kernels of recurrent layers it traces: it keeps the first that it chose."""
+    for operator in (torch.ops.aten.lstm.input, torch.ops.aten.gru.input):
+        operator._dispatch_cache.clear()  # noqa: SLF001 - torch has no public way
