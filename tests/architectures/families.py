@@ -107,6 +107,7 @@ def build(family: str, *, attention: str = EAGER) -> Subject:
         config._attn_implementation = attention
         torch.manual_seed(0)
         module = kind(config).eval()
+        _unlike(module)
         for part in module.modules():
             own = getattr(part, "config", None)
             if isinstance(own, library.PreTrainedConfig):
@@ -116,6 +117,13 @@ def build(family: str, *, attention: str = EAGER) -> Subject:
         found = expected(family, module)
         inputs = specs(found, ())
         return Subject(module, inputs, usual_sizes(found, inputs))
+
+
+def _unlike(module: torch.nn.Module) -> None:
+    """Fill weights that begin all alike: behind a router of zeros every expert is as good as any other."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and parameter.numel() and bool((parameter == parameter.flatten()[0]).all()):
+            torch.nn.init.normal_(parameter, std=0.02)
 
 
 def expected(family: str, module: Any) -> Expectation:
