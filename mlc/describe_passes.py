@@ -45,6 +45,7 @@ def explain(name: str, place: Path) -> str:
     """
     import onnx_ir as ir
 
+    from mlc.fusion import opset_of
     from mlc.graph_pass import Context
     from mlc.runtimes.cpu import capabilities
     from mlc.sources.onnx.safety import read_onnx
@@ -55,7 +56,7 @@ def explain(name: str, place: Path) -> str:
     path = locate(place).path
     read_onnx(path)
     model = ir.load(path)
-    written = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+    written = opset_of(model)
     if written < subject.min_opset:
         return (
             f"{name} needs opset {subject.min_opset}, {path} has {written}: mlc compile raises it where that is right\n"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from mlc.fusion import constant_tensor, evaluate
+from mlc.fusion import constant_tensor, evaluate, is_standard
 
 RANDOM = frozenset(
     {
@@ -35,7 +35,7 @@ Tensors = Sequence[ir.TensorProtocol | None]
 
 def foldable(node: ir.Node) -> bool:
     """Whether a node is of a kind that gives the same in every run, given the same inputs."""
-    standard = node.domain in ("", "ai.onnx") and node.op_type not in RANDOM | QUANTIZATION
+    standard = is_standard(node) and node.op_type not in RANDOM | QUANTIZATION
     return standard and not any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
 
 
@@ -92,7 +92,7 @@ def rearranged(node: ir.Node) -> ir.Value | None:
     """Return the weight (a float initializer with two axes or more) whose elements a node only rearranges, or None."""
     value: ir.Value | None = node.outputs[0]
     while value is not None and (producer := value.producer()) is not None:
-        if producer.op_type not in REARRANGING or producer.domain not in ("", "ai.onnx"):
+        if producer.op_type not in REARRANGING or not is_standard(producer):
             return None
         value = producer.inputs[0]
     tensor = None if value is None or not value.is_initializer() else value.const_value

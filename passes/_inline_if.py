@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from mlc.fusion import Names, array_of, drop_unused_constant, forget_subgraphs, is_constant
+from mlc.fusion import Names, array_of, drop_unused_constant, forget_subgraphs, is_constant, is_standard
 
 
 def inline(graph: ir.Graph, prefix: str, names: Names, may: Callable[[str], bool]) -> str | None:
@@ -15,7 +15,7 @@ def inline(graph: ir.Graph, prefix: str, names: Names, may: Callable[[str], bool
     Names inside the branch are not known outside of it, so they get the If's first output as a prefix.
     """
     for node in graph:
-        if node.op_type != "If" or node.domain not in ("", "ai.onnx"):
+        if node.op_type != "If" or not is_standard(node):
             continue
         condition = node.inputs[0]
         site = prefix + str(node.outputs[0].name)

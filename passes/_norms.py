@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlc.fusion import array_of, is_constant, scalar_of
+from mlc.fusion import array_of, is_constant, producer, scalar_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -19,12 +19,6 @@ class Root:
     epsilon: float
     nodes: list[ir.Node]
     last: bool
-
-
-def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """Return the node of one type that makes a value, or None."""
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op_type and node.domain in ("", "ai.onnx") else None
 
 
 def root_of(value: ir.Value | None) -> Root | None:

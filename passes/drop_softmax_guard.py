@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mlc.fusion import Fusion, array_of, is_constant
+from mlc.fusion import Fusion, array_of, is_constant, is_standard, producer
 from mlc.graph_pass import Exactness
 
 if TYPE_CHECKING:
@@ -50,18 +50,16 @@ class DropSoftmaxGuard(Fusion):
 
 def _never_masked_out(scores: ir.Value) -> bool:
     """Whether scores have no mask, or a finite one."""
-    node = scores.producer()
-    if node is None:
-        return False
-    if node.op_type == "Add":
-        return any(_finite(value) for value in node.inputs) and any(_plain(value) for value in node.inputs)
-    return node.op_type in SCORES
+    masked = producer(scores, "Add")
+    if masked is None:
+        return _plain(scores)
+    return any(map(_finite, masked.inputs)) and any(map(_plain, masked.inputs))
 
 
 def _plain(value: ir.Value | None) -> bool:
     """Whether a value is a product: scores without a mask."""
     node = value.producer() if value is not None else None
-    return node is not None and node.op_type in SCORES
+    return node is not None and is_standard(node) and node.op_type in SCORES
 
 
 def _finite(value: ir.Value | None) -> bool:
@@ -72,7 +70,7 @@ def _finite(value: ir.Value | None) -> bool:
         array = array_of(value)
         return array.dtype.kind == "f" and bool(np.isfinite(array).all())
     node = value.producer()
-    if node is None or node.domain not in ("", "ai.onnx"):
+    if node is None or not is_standard(node):
         return False
     if node.op_type == "Where":
         return all(_finite(branch) for branch in node.inputs[1:])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mlc.fusion import Match, Search
+from mlc.fusion import Match, Search, producer
 from mlc.graph_pass import Exactness
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class EliminateCasts(Search):
             return None
         if x.dtype == y.dtype:
             return Match([node], [y], {"x": x, "through": x})
-        first = x.producer()
-        if first is None or first.op_type != "Cast" or first.domain not in ("", "ai.onnx"):
+        first = producer(x, "Cast")
+        if first is None:
             return None
         source = first.inputs[0]
         if source is None or source.dtype != y.dtype:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from mlc.fusion import forget_subgraphs, is_constant, note_constants, walk
+from mlc.fusion import forget_subgraphs, is_constant, is_standard, note_constants, walk
 from mlc.graph_pass import Change, Context, Exactness, Pass, Refusal
 
 INFERENCE_ONLY = 12
@@ -86,7 +86,7 @@ class _Removal:
 
 def _copies(node: ir.Node, opset: int) -> bool:
     """Whether a node gives its first input as it is."""
-    if node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None:
+    if not is_standard(node) or not node.inputs or node.inputs[0] is None:
         return False
     if node.op_type == "Identity":
         return True

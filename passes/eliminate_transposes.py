@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mlc.fusion import Match, Search
+from mlc.fusion import Match, Search, producer
 from mlc.graph_pass import Exactness
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class EliminateTransposes(Search):
             return None
         if outer == sorted(outer):
             return Match([node], node.outputs[:1], {"x": x, "order": outer})
-        first = x.producer()
+        first = producer(x, "Transpose")
         inner = _order(first) if first is not None else None
         if first is None or inner is None or first.inputs[0] is None:
             return None
@@ -41,9 +41,7 @@ class EliminateTransposes(Search):
 
 
 def _order(node: ir.Node) -> list[int] | None:
-    """Return the order of axes of a Transpose, or None for another node and where the rank is not known."""
-    if node.op_type != "Transpose" or node.domain not in ("", "ai.onnx"):
-        return None
+    """Return the order of axes of a Transpose, or None where the rank is not known."""
     given = node.attributes.get("perm")
     if given is not None:
         return None if given.is_ref() else list(given.as_ints())

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mlc.fusion import Match, Search, product_of, scalar_of
+from mlc.fusion import Match, Search, producer, product_of, scalar_of
 from mlc.graph_pass import Exactness
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ class FuseGelu(Search):
             found = _gate(gate)
             if found is None:
                 continue
-            function, inner = found
+            total, function, inner = found
             argument = (_erf_argument if function.op_type == "Erf" else _tanh_argument)(inner, x)
             if argument is not None:
                 nodes, wrong = argument
                 wrong = wrong or _off(whole.scale, 0.5)
-                inside = [*nodes, function, _producer(gate), *whole.nodes]
+                inside = [*nodes, function, total, *whole.nodes]
                 bound = {"x": x, "kind": function.op_type, "wrong": wrong}
                 return Match(inside, node.outputs[:1], bound)
         return None
@@ -60,22 +60,16 @@ class FuseGelu(Search):
         return op.Gelu(x, approximate="none" if kind == "Erf" else "tanh")
 
 
-def _producer(value: ir.Value) -> ir.Node:
-    node = value.producer()
-    assert node is not None
-    return node
-
-
-def _gate(value: ir.Value) -> tuple[ir.Node, ir.Value] | None:
-    """Return the Erf or Tanh of ``1 + erf(u)``, and u."""
-    node = value.producer()
-    if node is None or node.op_type != "Add":
+def _gate(value: ir.Value) -> tuple[ir.Node, ir.Node, ir.Value] | None:
+    """Return the sum ``1 + erf(u)``, its Erf or Tanh, and u."""
+    total = producer(value, "Add")
+    if total is None:
         return None
-    for one, other in (node.inputs, node.inputs[::-1]):
-        function = other.producer() if other is not None else None
-        if scalar_of(one) == 1.0 and function is not None and function.op_type in ("Erf", "Tanh"):
+    for one, other in (total.inputs, total.inputs[::-1]):
+        function = producer(other, "Erf") or producer(other, "Tanh")
+        if scalar_of(one) == 1.0 and function is not None:
             inner = function.inputs[0]
-            return None if inner is None else (function, inner)
+            return None if inner is None else (total, function, inner)
     return None
 
 
@@ -92,8 +86,8 @@ def _tanh_argument(inner: ir.Value, x: ir.Value) -> tuple[list[ir.Node], bool] |
     outer = product_of(inner)
     if len(outer.factors) != 1:
         return None
-    node = outer.factors[0].producer()
-    if node is None or node.op_type != "Add" or x not in node.inputs:
+    node = producer(outer.factors[0], "Add")
+    if node is None or x not in node.inputs:
         return None
     (other,) = [value for value in node.inputs if value is not x] or [None]
     if other is None:
@@ -108,8 +102,8 @@ def _cube(factors: list[ir.Value], x: ir.Value) -> list[ir.Node] | None:
     """Return the nodes that make ``x**3`` of factors, or None where it is something else."""
     if factors == [x, x, x]:
         return []
-    power = factors[0].producer() if len(factors) == 1 else None
-    if power is None or power.op_type != "Pow" or power.inputs[0] is not x or scalar_of(power.inputs[1]) != 3.0:
+    power = producer(factors[0], "Pow") if len(factors) == 1 else None
+    if power is None or power.inputs[0] is not x or scalar_of(power.inputs[1]) != 3.0:
         return None
     return [power]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mlc.fusion import Match, Search
+from mlc.fusion import Match, Search, producer
 from mlc.graph_pass import Exactness
-from passes._norms import Root, fits_last, over_last, producer, root_of
+from passes._norms import Root, fits_last, over_last, root_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir

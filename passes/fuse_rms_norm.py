@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mlc.fusion import Match, Search, product_of
+from mlc.fusion import Match, Search, producer, product_of
 from mlc.graph_pass import Exactness
-from passes._norms import Root, fits_last, producer, root_of
+from passes._norms import Root, fits_last, root_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -19,6 +19,7 @@ from mlc.errors import OutputError, SourceError, TargetError
 from mlc.exporting.cache import Cache
 from mlc.exporting.translation import Translation
 from mlc.figures import sizes_text
+from mlc.fusion import opset_of
 from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.original import Original
 from mlc.types import OutputSpec, Signature, Sizes, Target
@@ -119,7 +120,7 @@ def _checked(
 ) -> tuple[Artifact, tuple[Check, ...]]:
     """Return a translation as an artifact, compared with its original."""
     model = translation.model
-    written = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+    written = opset_of(model)
     notes = (*original.notes, *translation.notes)
     origin = Origin(original.source, original.digest, translation.exporter, written, traced, notes)
     signature = Signature(original.signature.inputs, _outputs(original, model))

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from mlc.errors import UsageError
 from mlc.exporting.tidy import name_nodes, strip_metadata
 from mlc.exporting.translation import Translation
+from mlc.fusion import opset_of
 from mlc.sources.onnx.file import OnnxOriginal
 from mlc.types import Sizes
 
@@ -14,7 +15,7 @@ from mlc.types import Sizes
 def translate(original: OnnxOriginal, _traced: Sizes, opset: int | None) -> Translation:
     """Return the file's own model. Raises UsageError where another opset than its own is asked for."""
     model = ir.load(original.path)
-    own = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+    own = opset_of(model)
     if opset not in (None, own):
         raise UsageError(
             f"opset {opset} was asked for, and {original.path.name} is written in opset {own}",

@@ -13,6 +13,9 @@ import onnx_ir as ir
 if TYPE_CHECKING:
     from mlc.types import Array
 
+STANDARD = ("", "ai.onnx")
+"""Names of the domain of ONNX's own operators."""
+
 TENSOR_FROM_SEQUENCE = frozenset({"ConcatFromSequence", "OptionalHasElement", "SequenceAt", "SequenceLength"})
 
 
@@ -30,6 +33,22 @@ def _walk(graph: ir.Graph, prefix: str) -> Iterator[tuple[str, ir.Graph]]:
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
                 yield from _walk(attribute.as_graph(), f"{prefix}{node.outputs[0].name}.{attribute.name}/")
+
+
+def is_standard(node: ir.Node) -> bool:
+    """Whether a node is one of ONNX's own operators."""
+    return node.domain in STANDARD
+
+
+def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """Return the node that makes a value where it is of one type of ONNX's own operators, else None."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type and is_standard(node) else None
+
+
+def opset_of(model: ir.Model) -> int:
+    """Return the version of the standard operators that a model uses; 0 where it uses none."""
+    return next((model.opset_imports[domain] for domain in STANDARD if domain in model.opset_imports), 0)
 
 
 def is_constant(value: ir.Value | None) -> bool:
@@ -80,7 +99,7 @@ def note_constants(model: ir.Model) -> None:
 
 def constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
     """Return the tensor of a Constant node, whichever attribute holds it, or None."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.attributes) != 1:
+    if node.op_type != "Constant" or not is_standard(node) or len(node.attributes) != 1:
         return None
     (attribute,) = node.attributes.values()
     if attribute.is_ref() or attribute.name == "sparse_value":

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from mlc.fusion.graph import array_of, is_constant
-
-STANDARD = ("", "ai.onnx")
+from mlc.fusion.graph import array_of, is_constant, is_standard
 
 
 @dataclass
@@ -26,7 +24,7 @@ def product_of(value: ir.Value, *, root: bool = False) -> Product:
     if number is not None:
         return Product(number)
     node = value.producer()
-    if node is None or node.domain not in STANDARD or node.op_type not in ("Mul", "Div") or not (root or _alone(value)):
+    if node is None or not is_standard(node) or node.op_type not in ("Mul", "Div") or not (root or _alone(value)):
         return Product(factors=[value])
     left, right = node.inputs
     assert left is not None

@@ -9,6 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from mlc.fusion.base import Finder, Match, Replacing
+from mlc.fusion.graph import is_standard
 
 
 class Search(Replacing):
@@ -24,7 +25,7 @@ class Search(Replacing):
         """Return what looks at nodes of the types in ``ends``."""
 
         def find(_graph: ir.Graph, node: ir.Node) -> Iterator[Match]:
-            if node.op_type in self.ends and node.domain in ("", "ai.onnx"):
+            if node.op_type in self.ends and is_standard(node):
                 found = self.look(node)
                 if found is not None:
                     yield found

@@ -8,6 +8,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from mlc.artifact import Artifact
+from mlc.fusion import producer
 from mlc.judging import compared
 from mlc.measuring import Trial
 from mlc.types import Target
@@ -51,7 +52,6 @@ def _joined(model: ir.Model) -> bool:
     """Whether a LayerNormalization reads the sum of two values: what the optimizer looks for."""
     for graph in model.graphs():
         for node in graph:
-            before = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-            if node.op_type == "LayerNormalization" and before is not None and before.op_type == "Add":
+            if node.op_type == "LayerNormalization" and producer(node.inputs[0], "Add") is not None:
                 return True
     return False

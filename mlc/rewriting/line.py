@@ -13,12 +13,12 @@ from mlc.artifact import Artifact, LeftOut, Step
 from mlc.compare import EXPORT_TOLERANCE, Reference
 from mlc.dims import second_sizes
 from mlc.errors import MlcError, PassError
-from mlc.fusion import array_of
+from mlc.fusion import array_of, opset_of
 from mlc.graph_pass import Context, Exactness, Pass, Statistics
 from mlc.invariants import snapshot
 from mlc.registry import available, build, pass_class
 from mlc.rewriting.lossy import Collected, settle_lossy
-from mlc.rewriting.opset import opset_of, raised
+from mlc.rewriting.opset import raised
 from mlc.rewriting.outputs import OutputJudge
 from mlc.rewriting.sessions import Feeds, Runner, chosen
 from mlc.rewriting.sites import SiteJudge, measure_with

@@ -11,15 +11,10 @@ import onnx_ir as ir
 from mlc.compare import EXPORT_TOLERANCE, compare
 from mlc.compare.decisions import graph_values, with_outputs
 from mlc.errors import MlcError, PassError, foreign
-from mlc.fusion import quiet
+from mlc.fusion import opset_of, quiet
 from mlc.invariants import interface
 from mlc.rewriting.sessions import Feeds, Runner
 from mlc.rewriting.sites import TOGETHER
-
-
-def opset_of(model: ir.Model) -> int:
-    """Return the version of the standard operators that a model uses."""
-    return model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
 
 
 def raised(model: ir.Model, opset: int, runner: Runner, feeds: Sequence[Feeds]) -> tuple[ir.Model, str]:
