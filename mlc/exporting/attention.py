@@ -6,9 +6,9 @@ torch.onnx writes the masked scores of such a row as the smallest number, all al
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.nn import functional
@@ -18,27 +18,44 @@ if TYPE_CHECKING:
     from mlc.sources.torch.module import TorchOriginal
 
 
-def attends_with_mask(original: TorchOriginal) -> bool:
-    """Whether a module calls ``scaled_dot_product_attention`` with a mask; runs it once on its example."""
-    own, masks = functional.scaled_dot_product_attention, []
+Attention: TypeAlias = Callable[..., Any]
 
-    def noting(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
-        masks.append(attn_mask is not None)
-        return own(query, key, value, attn_mask, *args, **kwargs)
 
-    functional.scaled_dot_product_attention = noting
+@contextmanager
+def _replaced(by: Callable[[Attention], Attention]) -> Iterator[None]:
+    """Let modules call another ``scaled_dot_product_attention``, made of torch's own, inside the block."""
+    own = functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = by(own)
     try:
-        original.run(original.example)
+        yield
     finally:
         functional.scaled_dot_product_attention = own
+
+
+def attends_with_mask(original: TorchOriginal) -> bool:
+    """Whether a module calls ``scaled_dot_product_attention`` with a mask; runs it once on its example."""
+    masks: list[bool] = []
+
+    def noting(own: Attention) -> Attention:
+        def attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+            masks.append(attn_mask is not None)
+            return own(query, key, value, attn_mask, *args, **kwargs)
+
+        return attention
+
+    with _replaced(noting):
+        original.run(original.example)
     return any(masks)
 
 
 @contextmanager
 def zeros_where_masked() -> Iterator[None]:
     """Trace ``scaled_dot_product_attention`` inside the block with its rows of zeros, as plain products."""
-    own = functional.scaled_dot_product_attention
+    with _replaced(_with_zeros), sdpa_kernel(SDPBackend.MATH):  # torch.onnx cannot follow the strides of the others
+        yield
 
+
+def _with_zeros(own: Attention) -> Attention:
     def attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
         computed = own(query, key, value, attn_mask, *args, **kwargs)
         if attn_mask is None:
@@ -47,9 +64,4 @@ def zeros_where_masked() -> Iterator[None]:
         zero = torch.zeros((), dtype=computed.dtype, device=computed.device)
         return torch.where(seen.any(dim=-1, keepdim=True), computed, zero)
 
-    functional.scaled_dot_product_attention = attention
-    try:
-        with sdpa_kernel(SDPBackend.MATH):  # the others compute with strides that torch.onnx cannot follow
-            yield
-    finally:
-        functional.scaled_dot_product_attention = own
+    return attention
