@@ -8,7 +8,7 @@ import logging
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -57,6 +57,7 @@ class Description:
         self._places = places
         self._seen: dict[int, tuple[int, Any]] = {}  # values are held, since the id of what is gone is given again
         self._parts = 0
+        self._kinds = self._describers()
 
     def note(self, *parts: bytes | str) -> None:
         """Take bytes into the digest, each with its length."""
@@ -95,13 +96,14 @@ class Description:
 
     def _fresh(self, value: Any) -> None:
         """Take in a value that was not seen before."""
-        describe = next((describe for kinds, describe in self._kinds() if isinstance(value, kinds)), None)
+        describe = next((describe for kinds, describe in self._kinds if isinstance(value, kinds)), None)
         if describe is not None:
             describe(value)
         else:
             self._object(value)
 
-    def _kinds(self) -> Iterable[tuple[type | tuple[type, ...], Callable[[Any], None]]]:
+    def _describers(self) -> Sequence[tuple[type | tuple[type, ...], Callable[[Any], None]]]:
+        """Return how to take in what is no plain object, by class; the first that fits is taken."""
         return (
             (type, self._type),
             (ModuleType, lambda module: self.note("package", _plain(module.__name__))),

@@ -23,14 +23,7 @@ FEEDABLE = frozenset(
 )  # fmt: skip
 """Element types that a session takes as NumPy arrays."""
 
-
-COMPUTED = frozenset(
-    f"tensor({name})"
-    for name in (
-        "float", "double", "float16", "bool", "string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
-        "uint64",
-    )
-)  # fmt: skip
+COMPUTED = frozenset(f"tensor({dtype.name.lower()})" for dtype in (*FEEDABLE, ir.DataType.STRING))
 """Types of outputs that a session gives as what they are: 8-bit floats come out as integers."""
 
 

@@ -58,9 +58,7 @@ class KerasOriginal(TorchOriginal):
         model: Any = self.module.model
         layers = [*model._flatten_layers()]  # noqa: SLF001 - the inner layers of layers too
         functions = [[value for value in vars(layer).values() if _is_users(value)] for layer in layers]
-        with foreign("its configuration"):
-            config = sys.modules["keras"].saving.serialize_keras_object(model)
-        return config, [type(layer) for layer in layers], functions
+        return _serialized(model), [type(layer) for layer in layers], functions
 
     def _digest(self, code: Path | None) -> str:
         assert isinstance(self.module, KerasModule)
@@ -74,9 +72,15 @@ def _is_users(value: Any) -> bool:
 
 def _configuration(model: Any) -> str:
     """Return what Keras would write of a model beside its weights, or nothing where a class of it cannot say."""
-    with suppress(SourceError), foreign("its configuration"):
-        return str(sys.modules["keras"].saving.serialize_keras_object(model))
+    with suppress(SourceError):
+        return str(_serialized(model))
     return ""
+
+
+def _serialized(model: Any) -> Any:
+    """Return what Keras would write of a model beside its weights. Raises SourceError where a class cannot say."""
+    with foreign("its configuration"):
+        return sys.modules["keras"].saving.serialize_keras_object(model)
 
 
 def _refuse_random(module: KerasModule) -> None:
