@@ -49,14 +49,15 @@ def _incomparable(old: Report, new: Report, before: Accuracy, now: Accuracy) -> 
 
 def _loss(old: Report, new: Report, before: Accuracy, now: Accuracy) -> tuple[Interval, str]:
     """Return what was lost from the old run to the new one, and how that is known."""
-    paired = same("source", old, new) and not any(math.isnan(each.drop.value) for each in (before, now))
+    one_original = same("source", old, new)
+    paired = one_original and not any(math.isnan(each.drop.value) for each in (before, now))
     by_sample = difference(before.drop, now.drop)
     if paired and known(by_sample):
         return by_sample, "the losses against one original, each paired by sample, are compared"
     loss = difference(before.value, now.value)
     if now.higher_is_better:
         loss = Interval(-loss.value, -loss.high, -loss.low)
-    if not same("source", old, new):
+    if not one_original:
         why = "the originals differ"
     elif paired and loss.low <= 0 <= loss.high:
         return by_sample, ""

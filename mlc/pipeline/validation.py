@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,6 +13,7 @@ from mlc.artifact import Origin
 from mlc.compare import EXPORT_TOLERANCE, Check
 from mlc.emulate import saturation_proof
 from mlc.errors import UsageError
+from mlc.fusion import opset_of
 from mlc.grammar.images import Images
 from mlc.graph_pass import Pass
 from mlc.judging import Report, judge, requirement, unusable
@@ -78,21 +79,22 @@ def validate(
         run = Run(recipe, workspace, progress)
         with run.stage("load"):
             original = _original(recipe, located, trust=trust)
-            source = _Source(original.source, original.digest, original.signature, original.notes)
-            problems = interface_problems(source.signature, declared(located.path))
-            check_values(located.path, ir.load(located.path))
+            signature = original.signature
+            problems = interface_problems(signature, declared(located.path))
+            opset, floor = _read(located.path)
+            origin = Origin(original.source, original.digest, "", opset, notes=original.notes)
         if problems:
             trial = Trial(Candidate(str(model), located.path))
-            return _report(run, source, located, (trial,), problems=problems, notes=NO_LAYERS if per_layer else ())
+            unlayered = NO_LAYERS if per_layer else ()
+            return _report(run, origin, signature, located, (trial,), problems=problems, notes=unlayered)
         with run.stage("read data"):
-            sets = datasets(recipe, Live(), source.signature, (), chosen)
+            sets = datasets(recipe, Live(), signature, (), chosen)
         with run.stage("run the original"):
             kept, not_run = references(original, sets.first_samples(), seed)
         layers: tuple[LayerError, ...] = ()
         said: tuple[str, ...] = ()
         if per_layer:
             with run.stage("compare layer by layer"):
-                floor = _floor(located.path)
                 layers, said = compared_layers(original, located.path, kept, run, data=sets.evaluation, floor=floor)
         runs = None if sets.evaluation is None else original
         del original  # what nothing runs any more need not lie in memory beside the model
@@ -100,9 +102,7 @@ def validate(
         with run.stage("measure"):
             if strict_provider:
                 refuse_fallbacks(str(model), located.path, target, located.session_options)
-            checks = check_files(
-                located.path, kept, EXPORT_TOLERANCE, _floor(located.path), located.session_options, target
-            )
+            checks = check_files(located.path, kept, EXPORT_TOLERANCE, floor, located.session_options, target)
             if runs is not None and sets.evaluation is not None:
                 ((accuracy, agreement),) = measure_accuracy(
                     [candidate], runs, sets.evaluation, chosen, target, seed=seed, progress=progress
@@ -110,28 +110,23 @@ def validate(
             else:
                 usual = [reference for reference in kept if not reference.values]
                 accuracy, (agreement,) = None, measure_agreement([candidate], usual, target)
-        if runs is None and _floor(located.path) is not None:
+        if runs is None and floor is not None:
             said += (DRAWN,)
         trial = Trial(candidate, agreement, accuracy, size_bytes=file_bytes(located.path))
         described, notes = sets.described(), (*said, *not_run, *sets.notes)
-        report = _report(run, source, located, (trial,), checks=checks, described=described, notes=notes)
+        report = _report(run, origin, signature, located, (trial,), checks=checks, described=described, notes=notes)
         return replace(report, layers=layers)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What the report says of the original, which need not be there any more."""
+def _read(path: Path) -> tuple[int, float | None]:
+    """Check the values of a model; return its opset, and the ratio in dB that its outputs are held to if quantized.
 
-    source: str
-    digest: str
-    signature: Signature
-    notes: tuple[str, ...]
-
-
-def _floor(path: Path) -> float | None:
-    """Return the ratio in dB that outputs of a quantized model are held to; None for a model of floats."""
-    quantized = any(node.op_type in QUANTIZERS for graph in ir.load(path).graphs() for node in graph)
-    return Pass.floor if quantized else None
+    Raises SourceError for weights that cannot be right. Nothing of the model is kept: it may be large.
+    """
+    model = ir.load(path)
+    check_values(path, model)
+    quantized = any(node.op_type in QUANTIZERS for graph in model.graphs() for node in graph)
+    return opset_of(model), Pass.floor if quantized else None
 
 
 def _original(recipe: Recipe, located: Located, *, trust: bool) -> Original:
@@ -192,7 +187,8 @@ def _size(dim: Dim | int | str | None) -> int | None:
 
 def _report(
     run: Run,
-    source: _Source,
+    origin: Origin,
+    signature: Signature,
     located: Located,
     trials: tuple[Trial, ...],
     *,
@@ -206,12 +202,10 @@ def _report(
         requirement("values", "of the source's shapes, finite where its are", unusable(trials, checks)),
     )
     judgement = judge(trials, run.recipe.limits, requirements=requirements, written=False)
-    model = ir.load(located.path)
-    origin = Origin(source.source, source.digest, "", model.opset_imports.get("", 0), notes=source.notes)
     return Report(
         recipe=run.recipe,
         origin=origin,
-        signature=source.signature,
+        signature=signature,
         steps=(),
         trials=trials,
         shipped=trials[0].candidate.name,
@@ -219,7 +213,7 @@ def _report(
         outcome=judgement.outcome,
         first_line=judgement.first_line,
         checks=checks,
-        saturation=saturation_proof(model),
+        saturation=saturation_proof(ir.load(located.path)),
         data=described,
         machine=machine(),
         notes=notes,
