@@ -23,18 +23,17 @@ from benchmarks.common import (
     result,
     run,
 )  # fmt: skip
+from benchmarks.models import write as write_all
 from mlc import api
-from mlc.artifact import write_model
 from mlc.errors import MlcError, foreign
 from mlc.measuring import Candidate
-from mlc.measuring.latency import bench, ratios, time_set
+from mlc.measuring.latency import PROCESSES, bench, ratios, time_set
 from mlc.pipeline.optimizers import without_optimizers
 from mlc.probes import probe
 from mlc.types import Target
 
 RAW, OURS = "raw export", "mlc"
 QUICK = ("LSTM",)
-LAUNCHES = 5
 SECONDS = 6.0
 
 
@@ -48,7 +47,7 @@ def measure(quick: bool, progress: Progress) -> Result:
             continue
         progress(network.name)
         rounds[network.name] = _measured(network, quick)
-    return result("fusion", {"launches": LAUNCHES, "seconds": SECONDS, "threads": 2}, rounds=rounds)
+    return result("fusion", {"launches": PROCESSES, "seconds": SECONDS, "threads": 2}, rounds=rounds)
 
 
 def _measured(network: Any, quick: bool) -> dict[str, Any]:
@@ -59,11 +58,8 @@ def _measured(network: Any, quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="mlc-fusion-") as name:
         folder = Path(name)
         models = without_optimizers({RAW: exported, OURS: rewritten}, target)
-        candidates = []
-        for number, (label, artifact) in enumerate(models.items()):
-            place = folder / str(number)
-            place.mkdir()
-            candidates.append(Candidate(label, write_model(artifact.model, place), artifact.session_options))
+        files = write_all(models, folder)
+        candidates = [Candidate(label, files[label], artifact.session_options) for label, artifact in models.items()]
         failed: dict[str, str] = {}
         for label, write in PEERS.items():
             try:
