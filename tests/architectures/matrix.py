@@ -18,7 +18,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from mlc.sources.huggingface.loading import EAGER
-from mlc.sources.silence import silent
 from tests.architectures.check import CRASHED, TIMEOUT, Row, check
 from tests.architectures.families import build, families
 from tests.architectures.own import OWN
@@ -28,6 +27,8 @@ RESULTS = Path(__file__).with_name("results.json")
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 SECONDS = 180
 """How long one architecture may take."""
+WARM = "tests.architectures.warm"
+"""What the server imports once for all processes."""
 
 OFTEN = (
     "bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "mpnet", "gpt2", "llama", "mistral", "qwen2",
@@ -62,7 +63,7 @@ def apart(name: str, run: Callable[[], Row], seconds: float = SECONDS) -> Row:
     """Return the row that a process of its own makes, or that of its crash or of the end of its time."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        process = _context().Process(target=_work, args=(run, place))
+        process = _context().Process(target=_work, args=(run, place))  # type: ignore[attr-defined]
         process.start()
         process.join(seconds)
         if process.is_alive():
@@ -81,23 +82,10 @@ def _work(run: Callable[[], Row], place: Path) -> None:
     (place / "row.json").write_text(json.dumps(asdict(run())), encoding="utf-8")
 
 
-def _context() -> multiprocessing.context.ForkContext | multiprocessing.context.SpawnContext:
-    """Return how processes begin: with all that is imported already, where the system has that."""
-    forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
-    return multiprocessing.get_context("fork") if forks else multiprocessing.get_context("spawn")
-
-
-def warm() -> None:
-    """Import and fill what every export needs, so that each process finds it; no thread is started by it."""
-    import torch
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    torch.set_num_threads(1)
-    fill = functools.cache(ONNXRegistry.from_torchlib)
-    ONNXRegistry.from_torchlib = staticmethod(fill)  # type: ignore[method-assign]
-    with silent():
-        fill()
-        build("bert")
+def _context() -> multiprocessing.context.BaseContext:
+    """Return how processes begin: from a server that has no threads, whatever this one has; else afresh."""
+    has_server = "forkserver" in multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if has_server else "spawn")
 
 
 def kept() -> dict[str, Row]:
@@ -116,7 +104,7 @@ def keep(rows: Sequence[Row]) -> None:
 def run(names: Sequence[str], attention: str) -> Iterator[Row]:
     """Yield a row for each name, one after another."""
     known = subjects(attention)
-    warm()
+    _context().set_forkserver_preload([WARM])
     for name in names:
         yield apart(name, known[name])
 
