@@ -186,36 +186,3 @@ def test_a_wrong_number_is_named_with_size_output_error_and_tolerance(workspace)
     outputs["output.1"] = outputs["output.1"] * 1.01
     with pytest.raises(SourceError, match=r"at n=2: output\.1 differs by 0\.0099 of its rms, allowed is 0\.001"):
         export(original, [Reference({"n": 2}, inputs, outputs)], workspace, 20)
-
-
-class Padded(nn.Module):
-    """Attention with a padding mask, as a layer of torch and as its function with bools: a row may hold no token."""
-
-    def __init__(self, *, layer):
-        super().__init__()
-        torch.manual_seed(0)
-        self.embedding, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
-        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) if layer else None
-
-    def forward(self, ids, mask):
-        x, seen = self.embedding(ids), mask > 0
-        if self.layer is not None:
-            return self.head(self.layer(x, src_key_padding_mask=~seen))
-        q = x[:, None]
-        return self.head(nn.functional.scaled_dot_product_attention(q, q, q, seen[:, None, None])[:, 0])
-
-
-TOKENS = ("ids=int64[batch=1..3,length=2..9] in 0..19", "mask=int64[batch,length] in 0..1")
-
-
-@pytest.mark.parametrize("layer", [True, False])
-def test_rows_that_attend_to_nothing_are_what_torch_gives(workspace, layer):
-    found = exported(workspace, Padded(layer=layer), None, *TOKENS)
-    assert found.outputs == ["output"]
-    (note,) = [note for note in found.artifact.origin.notes if "attend to nothing" in note]
-    assert note.startswith("exported with zeros for rows that attend to nothing, since otherwise the exported model")
-
-
-def test_a_mask_that_masks_nothing_needs_no_zeros(workspace):
-    found = exported(workspace, Padded(layer=True), None, TOKENS[0], TOKENS[1].replace("0..1", "1..1"))
-    assert not [note for note in found.artifact.origin.notes if "attend to nothing" in note]

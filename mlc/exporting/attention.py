@@ -1,7 +1,7 @@
-"""Attention as torch computes it: a row that may look at no key gives zeros, in the exported model too.
+"""Attention as torch computes it, where torch.onnx computes something else or nothing.
 
-torch.onnx writes the masked scores of such a row as the smallest number, all alike, whose softmax is their mean, or as
--inf, whose softmax is NaN.
+A row that may look at no key gives zeros: below opset 23 torch.onnx writes the masked scores of such a row as the
+smallest number, all alike, whose softmax is their mean, or as -inf, whose softmax is NaN. And it writes four axes only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 
 Attention: TypeAlias = Callable[..., Any]
+
+AXES = 4
+"""[batch, heads, length, width], which is all that torch.onnx writes."""
 
 
 @contextmanager
@@ -49,6 +52,13 @@ def attends_with_mask(original: TorchOriginal) -> bool:
 
 
 @contextmanager
+def over_four_axes() -> Iterator[None]:
+    """Trace ``scaled_dot_product_attention`` inside the block over four axes: [batch, heads, length, width]."""
+    with _replaced(_over_four_axes):
+        yield
+
+
+@contextmanager
 def zeros_where_masked() -> Iterator[None]:
     """Trace ``scaled_dot_product_attention`` inside the block with its rows of zeros, as plain products."""
     with _replaced(_with_zeros), sdpa_kernel(SDPBackend.MATH):  # torch.onnx cannot follow the strides of the others
@@ -63,5 +73,23 @@ def _with_zeros(own: Attention) -> Attention:
         seen = attn_mask if attn_mask.dtype == torch.bool else attn_mask > float("-inf")
         zero = torch.zeros((), dtype=computed.dtype, device=computed.device)
         return torch.where(seen.any(dim=-1, keepdim=True), computed, zero)
+
+    return attention
+
+
+def _over_four_axes(own: Attention) -> Attention:
+    def attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+        parts, lead = (query, key, value), query.shape[:-3]
+        if query.dim() == AXES:
+            return own(*parts, attn_mask, *args, **kwargs)
+        if query.dim() < AXES:
+            if attn_mask is not None and attn_mask.dim() >= query.dim():
+                attn_mask = attn_mask.unsqueeze(-3)
+            return attention(*(part.unsqueeze(-3) for part in parts), attn_mask, *args, **kwargs).squeeze(-3)
+        mask = attn_mask
+        if mask is not None and mask.dim() >= AXES:
+            mask = mask.expand(*lead, *mask.shape[-3:]).flatten(0, -4)
+        flat = (part.expand(*lead, *part.shape[-3:]).flatten(0, -4) for part in parts)
+        return own(*flat, mask, *args, **kwargs).unflatten(0, lead)
 
     return attention

@@ -6,6 +6,7 @@ of attention, operators without a counterpart. What it writes is compared with t
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -26,6 +27,9 @@ from mlc.sources.torch.frozen import frozen
 from mlc.sources.torch.module import TorchOriginal
 from mlc.types import OutputSpec, Sizes
 
+ATTENTION = 23
+"""The first opset with the operator Attention, whose rows without a key are zeros, as torch's are."""
+
 
 def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Translation:
     """Return the model as an ONNX model of the given opset, 20 by default; a note says why if transformers wrote it.
@@ -33,7 +37,7 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     Raises SourceError where neither can write it, UsageError for an opset that cannot be written.
     """
     try:
-        with zeros_where_masked():
+        with zeros_where_masked() if checked_opset(opset) < ATTENTION else nullcontext():
             return plain.translate(original, traced, opset)
     except SourceError as failed:
         alone = failed

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from mlc.exporting.ties import share_transposed
+from mlc.exporting.whole import make_whole
 from mlc.types import InputSpec, OutputSpec
 
 FUNCTIONS_NEED = 8
@@ -35,6 +36,7 @@ def tidy(
     common.RemoveUnusedOpsetsPass()(model)
     _strip_prefix(model, prefix)
     share_transposed(model, weights)
+    make_whole(model)
     _own_outputs(model.graph)
     _free_names(model, {*(spec.name for spec in inputs), *(output.name for output in outputs)})
     for value, spec in zip(model.graph.inputs, inputs, strict=True):

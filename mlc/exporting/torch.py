@@ -12,7 +12,7 @@ from torch import nn
 
 from mlc.dims import largest, legal, named, smallest
 from mlc.errors import SourceError, foreign
-from mlc.exporting.attention import attends_with_mask, zeros_where_masked
+from mlc.exporting.attention import attends_with_mask, over_four_axes, zeros_where_masked
 from mlc.exporting.errors import GuardLog, tracing_error
 from mlc.exporting.quantized.trace import Taking
 from mlc.exporting.quantized.written import opset_for, widened, write_out
@@ -137,6 +137,7 @@ def _trace(
             torch.no_grad(),
             quiet(),
             _rolled(original.module),
+            over_four_axes(),
             log.listening(),
             traceable(original.module, stored_in(original.module)) as stored,
         ):

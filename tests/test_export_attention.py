@@ -1,0 +1,181 @@
+"""Attention of torch exports as torch computes it: masks of every shape, ranks, rows without a key, rotary caches."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mlc.workspace import Workspace
+from tests.exporting import exported, one_registry  # noqa: F401 - a fixture for all of this file
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+OPSETS = (20, 23)
+
+
+@pytest.fixture
+def workspace():
+    with Workspace() as made:
+        yield made
+
+
+def operators(found) -> Counter[str]:
+    return Counter(node.op_type for node in found.model.graph)
+
+
+MASKS = {
+    "none": lambda _x, _y: None,
+    "bool, a row for all queries": lambda _x, y: (y[..., 0] > -1)[:, None, None],
+    "float, a row for all queries": lambda _x, y: y[:, None, None, :, 0],
+    "float, a row for all samples": lambda _x, y: y[:1, None, None, :, 0],
+    "float, one row": lambda _x, y: y[0, None, :, 0],
+    "float, a column for all keys": lambda x, _y: x[..., :4].transpose(1, 2)[..., None],
+    "float, by sample": lambda x, y: (x @ y.mT)[:, None],
+    "float, by head": lambda x, y: (x[0].T[:4, :, None] * y[0].T[:4, None])[None],
+}
+
+
+class Attending(nn.Module):
+    """Scaled dot-product attention of x to y over four heads, with one of the masks above."""
+
+    def __init__(self, mask, **settings):
+        super().__init__()
+        torch.manual_seed(0)
+        self.mask, self.settings = MASKS[mask], settings
+        self.parts = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x, y):
+        q, k, v = (
+            part(of).unflatten(-1, (4, 4)).transpose(1, 2) for part, of in zip(self.parts, (x, y, y), strict=True)
+        )
+        mask = self.mask(x, y)
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, **self.settings).transpose(1, 2)
+
+
+XY = ("x=float32[batch=1..3,queries=1..9,16]", "y=float32[batch,keys=1..9,16]")
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("mask", MASKS)
+def test_masks_of_every_shape(workspace, mask, opset):
+    found = exported(workspace, Attending(mask), None, *XY, opset=opset)
+    assert operators(found)["Attention"] == (opset >= 23)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("settings", [{"is_causal": True}, {"scale": 0.3}], ids=str)
+def test_settings_of_attention(workspace, settings, opset):
+    exported(workspace, Attending("none", **settings), None, *XY, opset=opset)
+
+
+class Ranks(nn.Module):
+    """Attention over other axes than [batch, heads, length, width]."""
+
+    def __init__(self, lead, *, masked):
+        super().__init__()
+        self.lead, self.masked = lead, masked
+
+    def forward(self, x):
+        shape = {"none": (*x.shape[1:],), "batch": x.shape, "windows": (x.shape[0], 2, 2, x.shape[1], 4)}[self.lead]
+        x = (
+            x[0]
+            if self.lead == "none"
+            else x
+            if self.lead == "batch"
+            else x.unflatten(-1, (2, 2, 4)).permute(0, 2, 3, 1, 4)
+        )
+        assert x.shape == shape
+        mask = x[..., 0].unsqueeze(-2) if self.masked else None
+        return functional.scaled_dot_product_attention(x, x + 1, x - 1, attn_mask=mask)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("lead", ["none", "batch", "windows"])
+def test_attention_over_any_number_of_axes(workspace, lead, masked, opset):
+    exported(workspace, Ranks(lead, masked=masked), None, "x=float32[batch=2..4,length=2..9,16]", opset=opset)
+
+
+class Layers(nn.Module):
+    """Two layers that attend under one mask."""
+
+    def forward(self, x):
+        mask = (x[..., 0] > -1)[:, None, None]
+        for _ in range(2):
+            q = x.unflatten(-1, (4, 4)).transpose(1, 2)
+            x = functional.scaled_dot_product_attention(q, q, q, attn_mask=mask).transpose(1, 2).flatten(-2)
+        return x
+
+
+def test_a_mask_is_expanded_once_for_all_layers(workspace):
+    found = exported(workspace, Layers(), None, "x=float32[batch=1..3,length=2..9,16]", opset=23)
+    assert operators(found)["Attention"] == 2
+    assert operators(found)["Expand"] == 1
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding by halves (Su et al., RoFormer, section 3.2.2), one cache for all of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("frequencies", torch.rand(4))
+
+    def forward(self, x):
+        angles = torch.arange(x.shape[1])[None, :, None] * self.frequencies
+        angles = torch.cat([angles, angles], -1)
+        cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+        x = x.unflatten(-1, (2, 8)).transpose(1, 2)
+        return x * cos + torch.cat([-x[..., 4:], x[..., :4]], -1) * sin
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_rotary_caches_serve_every_sample(workspace, opset):
+    found = exported(workspace, Rotary(), None, "x=float32[batch=1..3,length=2..9,16]", opset=opset)
+    assert operators(found)["RotaryEmbedding"] == (opset >= 23)
+
+
+# ---------------------------------------------------------------- rows without a key
+
+
+class Padded(nn.Module):
+    """Attention with a padding mask, as a layer of torch and as its function with bools: a row may hold no token."""
+
+    def __init__(self, *, layer):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) if layer else None
+
+    def forward(self, ids, mask):
+        x, seen = self.embedding(ids), mask > 0
+        if self.layer is not None:
+            return self.head(self.layer(x, src_key_padding_mask=~seen))
+        q = x[:, None]
+        return self.head(nn.functional.scaled_dot_product_attention(q, q, q, seen[:, None, None])[:, 0])
+
+
+TOKENS = ("ids=int64[batch=1..3,length=2..9] in 0..19", "mask=int64[batch,length] in 0..1")
+
+
+@pytest.mark.parametrize("layer", [True, False])
+def test_rows_that_attend_to_nothing_are_what_torch_gives(workspace, layer):
+    found = exported(workspace, Padded(layer=layer), None, *TOKENS)
+    assert found.outputs == ["output"]
+    (note,) = [note for note in found.artifact.origin.notes if "attend to nothing" in note]
+    assert note.startswith("exported with zeros for rows that attend to nothing, since otherwise the exported model")
+
+
+def test_a_mask_that_masks_nothing_needs_no_zeros(workspace):
+    found = exported(workspace, Padded(layer=True), None, TOKENS[0], TOKENS[1].replace("0..1", "1..1"))
+    assert not [note for note in found.artifact.origin.notes if "attend to nothing" in note]
+
+
+@pytest.mark.parametrize("layer", [True, False])
+def test_opset_23_has_attention_whose_rows_are_zeros(workspace, layer):
+    found = exported(workspace, Padded(layer=layer), None, *TOKENS, opset=23)
+    assert operators(found)["Attention"] == 1
+    assert not [note for note in found.artifact.origin.notes if "attend to nothing" in note]
