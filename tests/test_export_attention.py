@@ -100,6 +100,24 @@ def test_attention_over_any_number_of_axes(workspace, lead, masked, opset):
     exported(workspace, Ranks(lead, masked=masked), None, "x=float32[batch=2..4,length=2..9,16]", opset=opset)
 
 
+class Biased(nn.Module):
+    """Attention along rows under a bias of the pairs, flattened afterwards: a view only of what some kernels leave."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.bias, self.out = nn.Linear(16, 48), nn.Linear(16, 4), nn.Linear(16, 16)
+
+    def forward(self, pair):
+        q, k, v = self.qkv(pair).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(pair).permute(2, 0, 1)[None])
+        return self.out(seen.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_what_attention_leaves_is_viewed_as_it_was_traced(workspace, opset):
+    exported(workspace, Biased(), None, "pair=float32[6,6,16]", opset=opset)
+
+
 class Layers(nn.Module):
     """Two layers that attend under one mask."""
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 if TYPE_CHECKING:
     from mlc.sources.torch.module import TorchOriginal
@@ -60,8 +59,8 @@ def over_four_axes() -> Iterator[None]:
 
 @contextmanager
 def zeros_where_masked() -> Iterator[None]:
-    """Trace ``scaled_dot_product_attention`` inside the block with its rows of zeros, as plain products."""
-    with _replaced(_with_zeros), sdpa_kernel(SDPBackend.MATH):  # torch.onnx cannot follow the strides of the others
+    """Trace ``scaled_dot_product_attention`` inside the block with its rows of zeros."""
+    with _replaced(_with_zeros):
         yield
 
 

@@ -24,10 +24,11 @@ NOISY = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript"
 def written(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
     """Return what torch.onnx writes of a program, with the exporter's own names.
 
-    Raises SourceError with the user's line where it cannot, or writes another opset than it was asked for.
+    Raises SourceError with the user's line where it cannot, or writes another opset than it was asked for. Gradients
+    are off as they were for the trace: with them attention has other strides, which the traced views do not fit.
     """
     try:
-        with quiet(), foreign("torch.onnx.export"):
+        with torch.no_grad(), quiet(), foreign("torch.onnx.export"):
             exported = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False)
     except SourceError as failed:
         raise translation_error(failed.__cause__ or failed, program, opset) from failed.__cause__
