@@ -15,18 +15,20 @@ import pytest
 import torch
 from torch import nn
 
-from mlc.artifact import write_model
+from mlc.artifact import Way, write_model
 from mlc.cli import main
 from mlc.exporting import cache as cache_module
 from mlc.exporting import export
 from mlc.exporting.cache import Cache
 from mlc.exporting.checked import FROM_CACHE
 from mlc.exporting.fingerprint import fingerprint
+from mlc.exporting.translation import Translation
 from mlc.manifest import digest
 from mlc.probes import references
 from mlc.recipe import parse_inputs
 from mlc.sources.load import load
 from mlc.sources.torch.module import TorchOriginal
+from tests.graphs import graph
 
 SPEC = "x=float32[batch=1..4,6]"
 
@@ -120,6 +122,16 @@ def test_the_second_export_of_a_model_is_taken_and_has_the_same_bytes(exports, w
     again, second = exports.export(build(), workspace, spec)
     assert (taken, again) == (False, True)
     assert first == second
+
+
+def test_the_ways_that_were_tried_are_kept_with_an_export(tmp_path):
+    cache = Cache(tmp_path)
+    ways = (Way("as it is", "it differs"), Way("with zeros"))
+    model = graph("g (float[3] x) => (float[3] y) { y = Neg(x) }")
+    assert cache.store("key", Translation(model, "a test", ways=ways)) == ""
+    found = cache.find("key")
+    assert found is not None
+    assert found.ways == ways
 
 
 def other_weights():

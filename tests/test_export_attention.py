@@ -138,6 +138,8 @@ def test_a_mask_is_expanded_once_for_all_layers(workspace):
 class Rotary(nn.Module):
     """Rotary position embedding by halves (Su et al., RoFormer, section 3.2.2), one cache for all of a batch."""
 
+    frequencies: torch.Tensor
+
     def __init__(self):
         super().__init__()
         self.register_buffer("frequencies", torch.rand(4))
@@ -185,10 +187,15 @@ def test_rows_that_attend_to_nothing_are_what_torch_gives(workspace, layer):
     assert found.outputs == ["output"]
     (note,) = [note for note in found.artifact.origin.notes if "attend to nothing" in note]
     assert note.startswith("exported with zeros for rows that attend to nothing, since otherwise the exported model")
+    first, taken = found.artifact.origin.ways
+    assert (first.name, taken.name) == ("as it is", "with zeros for rows that attend to nothing")
+    assert first.refused in note
+    assert taken.refused == ""
 
 
 def test_a_mask_that_masks_nothing_needs_no_zeros(workspace):
     found = exported(workspace, Padded(layer=True), None, TOKENS[0], TOKENS[1].replace("0..1", "1..1"))
+    assert [way.name for way in found.artifact.origin.ways] == ["as it is"]
     assert not [note for note in found.artifact.origin.notes if "attend to nothing" in note]
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
-from mlc.artifact import write_model
+from mlc.artifact import Way, write_model
 from mlc.directory import MARK, remove, replaced, sweep
 from mlc.errors import MlcError, SourceError, foreign
-from mlc.exporting.translation import Translation
+from mlc.exporting.translation import Doubt, Translation
 from mlc.manifest import digest
 from mlc.workspace import initializers
 
-SCHEMA = 1
+SCHEMA = 3
 
 LIMIT = 8 * 10**9
 """Bytes that all exports may take together; the ones that were not used for the longest time are removed."""
@@ -56,7 +57,7 @@ class Cache:
             return None
         with contextlib.suppress(OSError):  # a cache that only others write serves all the same
             os.utime(place)
-        return Translation(model, told["exporter"], tuple(told["notes"]))
+        return Translation(model, told["exporter"], tuple(told["notes"]), _doubt(told["doubt"]), _ways(told["ways"]))
 
     def store(self, key: str, made: Translation) -> str:
         """Keep an export; returns why it could not be kept, empty where it was. Never raises: an export is no worse."""
@@ -69,7 +70,10 @@ class Cache:
             with replaced(self.folder / key, force=True) as staging:
                 write_model(made.model, staging)
                 files = {path.name: digest(path) for path in sorted(staging.iterdir())}
-                told = {"schema": SCHEMA, "exporter": made.exporter, "notes": made.notes, "files": files}
+                told = {
+                    "schema": SCHEMA, "exporter": made.exporter, "notes": made.notes, "doubt": _told(made.doubt),
+                    "ways": [asdict(way) for way in made.ways], "files": files,
+                }  # fmt: skip
                 (staging / MARK).write_text(json.dumps(told, indent=1), encoding="utf-8", newline="\n")
         except (MlcError, OSError) as refused:
             return str(refused)
@@ -111,6 +115,23 @@ def default_cache() -> Cache:
 
     named = os.environ.get(VARIABLE)
     return Cache(Path(named) if named else user_cache_path("mlc", appauthor=False) / "exports")
+
+
+def _told(doubt: Doubt | None) -> dict[str, Any] | None:
+    """Return a doubt as plain data."""
+    if doubt is None:
+        return None
+    return {"sizes": doubt.sizes, "message": doubt.refused.message, "hint": doubt.refused.hint}
+
+
+def _ways(told: list[dict[str, str]]) -> tuple[Way, ...]:
+    """Return the ways that were tried from plain data."""
+    return tuple(Way(**way) for way in told)
+
+
+def _doubt(told: dict[str, Any] | None) -> Doubt | None:
+    """Return a doubt from plain data."""
+    return None if told is None else Doubt(tuple(told["sizes"]), SourceError(told["message"], told["hint"]))
 
 
 def _check(place: Path, told: dict[str, object]) -> None:

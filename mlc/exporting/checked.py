@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 import onnx_ir as ir
 
-from mlc.artifact import Artifact, Origin
+from mlc.artifact import Artifact, Origin, Way
 from mlc.compare import END_TOLERANCE, EXPORT_TOLERANCE, Check, Reference, compare, compare_end
 from mlc.compare.decisions import decisions, with_outputs
 from mlc.dims import traced_sizes
 from mlc.errors import OutputError, SourceError, TargetError
 from mlc.exporting.cache import Cache
-from mlc.exporting.translation import Translation
+from mlc.exporting.translation import Doubt, Translation
 from mlc.figures import sizes_text
 from mlc.fusion import opset_of
+from mlc.probes import answer
 from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.original import Original
 from mlc.types import OutputSpec, Signature, Sizes, Target
@@ -37,6 +37,14 @@ FROM_CACHE = "the export came from the cache of an earlier run; --no-cache makes
 
 UNKNOWN = re.compile(r"\b(u|unk__)\d+\b")
 """What torch calls a size that follows from values, and ONNX one that it cannot infer."""
+
+
+class DifferenceError(SourceError):
+    """The exported model gives other numbers than the original at some sizes."""
+
+    def __init__(self, message: str, hint: str, sizes: Sizes) -> None:
+        super().__init__(message, hint)
+        self.sizes = sizes
 
 
 def export(
@@ -86,16 +94,19 @@ def _fresh(  # noqa: PLR0917 - one place calls it
     Where it differs, the exporter's other ways are tried in their order; a note says which it was, and why.
     """
     exporter = import_module(f"mlc.exporting.{original.exporter}")
-    made = _noted(exporter.translate(original, traced, opset), *notes)
+    made = _with_ways(_noted(exporter.translate(original, traced, opset), *notes))
     try:
         return made, _checked(original, made, traced, kept, workspace)
     except SourceError as failed:
         other_ways = getattr(exporter, "other_ways", None)
+        tried = [*made.ways[:-1], replace(made.ways[-1], refused=failed.message)]
         for name, translate in other_ways(original).items() if other_ways is not None else ():
-            with suppress(SourceError):
+            try:
                 why = f"exported {name}, since otherwise {failed.message}"
-                made = _noted(translate(original, traced, opset), *notes, why)
+                made = _with_ways(_noted(translate(original, traced, opset), *notes, why), tried, name)
                 return made, _checked(original, made, traced, kept, workspace)
+            except SourceError as refused:
+                tried.append(Way(name, refused.message))
         raise
 
 
@@ -111,6 +122,12 @@ def _key(original: Original, traced: Sizes, opset: int | None) -> tuple[str | No
         return None, (f"{NOT_KEPT}: {unknown}",)
 
 
+def _with_ways(made: Translation, tried: Sequence[Way] = (), name: str = "as it is") -> Translation:
+    """Return a translation with the ways that were tried before it, and its own, which is in two steps with a doubt."""
+    put_off = (Way(name, made.doubt.refused.message), Way(f"{name}, guards put off")) if made.doubt else (Way(name),)
+    return replace(made, ways=(*tried, *put_off))
+
+
 def _noted(translation: Translation, *notes: str) -> Translation:
     return replace(translation, notes=(*translation.notes, *notes))
 
@@ -122,14 +139,26 @@ def _checked(
     model = translation.model
     written = opset_of(model)
     notes = (*original.notes, *translation.notes)
-    origin = Origin(original.source, original.digest, translation.exporter, written, traced, notes)
+    origin = Origin(original.source, original.digest, translation.exporter, written, traced, notes, translation.ways)
     signature = Signature(original.signature.inputs, _outputs(original, model))
     workspace.hold(model)
     judge = _code_judge(original, model, workspace)
-    checks = check(model, kept, workspace, judge)
+    doubt = translation.doubt
+    try:
+        checks = check(model, (*kept, *_answers(original, doubt)), workspace, judge)
+    except DifferenceError as failed:
+        if doubt is None or failed.sizes not in doubt.sizes:
+            raise
+        raise doubt.refused from failed
     if judge is not None and judge.moved:
         origin = replace(origin, notes=(*origin.notes, judge.told()))
     return Artifact({"model": model}, signature, origin), checks
+
+
+def _answers(original: Original, doubt: Doubt | None) -> Iterator[Reference]:
+    """Yield the original's answers at sizes for which the trace cannot answer."""
+    for sizes in doubt.sizes if doubt is not None else ():
+        yield answer(original, sizes, None, 0)
 
 
 def _code_judge(original: Original, model: ir.Model, workspace: Workspace) -> CodeJudge | None:
@@ -203,9 +232,9 @@ def _refuse(checked: Check) -> None:
     worst = max(checked.differences, key=lambda difference: (bool(difference), difference.error), default=None)
     if not worst:
         return
-    raise SourceError(
-        f"the exported model differs from the original at {sizes_text(checked.sizes)}"
-        + (f" with {checked.values}" if checked.values else "")
-        + f": {worst.reason}",
+    at = sizes_text(checked.sizes) + (f" with {checked.values}" if checked.values else "")
+    raise DifferenceError(
+        f"the exported model differs from the original at {at}: {worst.reason}",
         "forward may compute otherwise at that size or for those values: narrow the dims, or make it one for all",
+        checked.sizes,
     )

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import re
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from mlc.dims import range_text
 from mlc.errors import SourceError, first_line
+from mlc.exporting.frames import raised_at, user_frame
+from mlc.exporting.guards import SOURCE, Broken, GuardLog, dim_of
+from mlc.figures import sizes_text
 from mlc.types import Dim, InputSpec
 
-SHAPES = "torch.fx.experimental.symbolic_shapes"
-"""The logger on which torch says which guard it adds."""
-
-SOURCE = re.compile(r"L\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\]")
-SYMBOL = re.compile(r"\b[su]\d+\b")
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n\s*([^\n]*)')
 
 REWRITES = {
@@ -33,80 +28,19 @@ REWRITES = {
 """What to write in the place of operators that have no counterpart in ONNX."""
 
 
-@dataclass
-class GuardLog(logging.Handler):
-    """Listens to torch while it traces: which symbol is which axis, and which of the user's lines adds which guard."""
-
-    sources: dict[str, tuple[int, int]] = field(default_factory=dict)
-    guards: list[tuple[str, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__(logging.INFO)
-
-    __hash__ = object.__hash__
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Note a symbol or a guard."""
-        text = record.getMessage()
-        created = re.match(r"create_symbol (\w+) = ", text)
-        source = SOURCE.search(text)
-        if created and source:
-            self.sources[created[1]] = (int(source[1]), int(source[2]))
-        guard = re.match(r"(?:runtime_assert|eval) (.*?) \[guard added\]", text)
-        if guard:
-            stack = traceback.extract_stack()[:-1]
-            self.guards.append(
-                (guard[1], user_frame([(f.filename, f.lineno or 0, f.name, f.line or "") for f in stack]))
-            )
-
-    def line(self, axes: set[tuple[int, int]]) -> str:
-        """Return the user's line of the last guard on one of the axes, else of the last guard of all."""
-        symbols = {symbol for symbol, axis in self.sources.items() if axis in axes}
-        lines = [line for expression, line in self.guards if line and symbols & set(SYMBOL.findall(expression))]
-        others = [line for _, line in self.guards if line]
-        return (lines or others or [""])[-1]
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take the place of torch's own handlers inside the block."""
-        logger = logging.getLogger(SHAPES)
-        handlers, level, propagate = logger.handlers, logger.level, logger.propagate
-        logger.handlers, logger.propagate = [self], False
-        logger.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            logger.handlers, logger.propagate = handlers, propagate
-            logger.setLevel(level)
+class SizesError(SourceError):
+    """The trace stands for some of the legal sizes alone, as torch sees it."""
 
 
-def user_frame(frames: Sequence[tuple[str, int, str, str]]) -> str:
-    """Return ``model.py:12 in forward: `the line` `` for the innermost frame of the user's own code, or nothing.
-
-    Frames above our own are those of who called us.
-    """
-    ours, standard = Path(__file__).parents[1], Path(traceback.__file__).parent
-    for file, number, function, line in reversed(frames):
-        path = Path(file)
-        if ours in path.parents:
-            return ""
-        if {"site-packages", "dist-packages"} & set(path.parts) or standard in path.parents or not path.is_file():
-            continue
-        text = f": `{line.strip()}`" if line.strip() else ""
-        return f"{path.name}:{number} in {function}{text}"
-    return ""
-
-
-def raised_at(raised: BaseException) -> str:
-    """Return the innermost line of the user's code that an exception went through, or nothing."""
-    frames = [(f.filename, f.lineno or 0, f.name, f.line or "") for f in traceback.extract_tb(raised.__traceback__)]
-    return user_frame(frames)
+def speaks_of_sizes(text: str) -> bool:
+    """Whether a message of torch.export is about dims that cannot vary as declared."""
+    return text.startswith(("Constraints violated", "Specializations unexpectedly required"))
 
 
 def tracing_error(failed: BaseException, inputs: Sequence[InputSpec], log: GuardLog) -> SourceError:
     """Return what a failure of torch.export means."""
     text = str(failed)
-    if text.startswith("Constraints violated"):
+    if speaks_of_sizes(text):
         return _constraint_error(text, inputs, log)
     line = raised_at(failed)
     at = f" at {line}" if line else ""
@@ -129,31 +63,32 @@ def _constraint_error(text: str, inputs: Sequence[InputSpec], log: GuardLog) -> 
         name = _dim_of(bullet, inputs, dims)
         if name is None:
             continue
-        axes = {
-            (index, axis) for index, spec in enumerate(inputs) for axis, dim in enumerate(spec.dims) if dim.name == name
-        }
-        line = log.line(axes)
+        axes = {axis for axis in log.sources.values() if dim_of(axis, inputs).name == name}
+        breaking = [one for one in log.broken(inputs) if name in one.dims]
+        worst = max(breaking, key=lambda one: math.inf if one.sizes is None else len(one.sizes), default=None)
+        line = (worst.guard.line if worst else "") or log.line(axes)
         at = f", because of {line}" if line else ""
         constant = re.search(r"constant \((\d+)\)", bullet)
         if constant:
-            return SourceError(
+            return SizesError(
                 f"{name} cannot vary: the model works only at {name}={constant[1]}{at}",
                 f"take the size from the input's shape there, or fix it: write {constant[1]} for {name}",
             )
-        holds = _suggested(text, name, dims[name])
-        return SourceError(
-            f"the model does not compute the same way for all of {name}={range_text(dims[name])}{at}",
+        first = f", such as {sizes_text(worst.sizes[0])}" if worst and worst.sizes else ""
+        holds = _suggested(text, name, dims[name]) or _unbroken(breaking, name, dims[name])
+        return SizesError(
+            f"the model does not compute the same way for all of {name}={range_text(dims[name])}{first}{at}",
             f"declare {holds}, or make that line independent of the size" if holds else "narrow the range of that dim",
         )
     reason = bullets[0].removeprefix("- ") if bullets else first_line(SourceError(text))
-    return SourceError(f"a dim cannot vary as declared: {_readable(reason, inputs)}", "narrow the ranges of the dims")
+    return SizesError(f"a dim cannot vary as declared: {_readable(reason, inputs)}", "narrow the ranges of the dims")
 
 
 def _dim_of(bullet: str, inputs: Sequence[InputSpec], dims: dict[str, Dim]) -> str | None:
     """Return the name of the dim that a line of torch's message speaks of."""
     source = SOURCE.search(bullet)
     if source:
-        dim = inputs[int(source[1])].dims[int(source[2])]
+        dim = dim_of((source[1], int(source[2])), inputs)
         if dim.name is not None:
             return dim.name
     words = [word.removeprefix("_") for word in re.findall(r"[A-Za-z_]\w*", bullet)]
@@ -181,6 +116,24 @@ def _suggested(text: str, name: str, dim: Dim) -> str:
     low = dim.low if low is None or low * factor <= dim.low else low * factor
     high = dim.high if high is None else min(dim.high, high * factor)
     return f"{name}={low}..{high}" + (f"/{dim.step}" if dim.step != 1 else "")
+
+
+def _unbroken(breaking: Sequence[Broken], name: str, dim: Dim) -> str:
+    """Return the declaration of the longest range in which no guard on that dim alone is broken, or nothing."""
+    if any(one.sizes is None for one in breaking):
+        return ""
+    bad = {sizes[name] for one in breaking if one.dims == (name,) for sizes in one.sizes or ()}
+    runs: list[list[int]] = [[]]
+    for size in range(dim.low, dim.high + 1, dim.step):
+        if size in bad:
+            runs.append([])
+        else:
+            runs[-1].append(size)
+    longest = max(runs, key=len)
+    if not bad or not longest:
+        return ""
+    held = replace(dim, low=longest[0], high=longest[-1])
+    return f"{name}={range_text(held)}" if len(longest) > 1 else f"{longest[0]} for {name}"
 
 
 def _readable(reason: str, inputs: Sequence[InputSpec]) -> str:

@@ -17,9 +17,11 @@ from onnx_ir.passes import common
 from mlc.errors import SourceError, foreign
 from mlc.exporting import torch as plain
 from mlc.exporting.attention import zeros_where_masked
+from mlc.exporting.errors import speaks_of_sizes, tracing_error
+from mlc.exporting.guards import GuardLog, doubted_sizes
 from mlc.exporting.opset import check_written, checked_opset
 from mlc.exporting.tidy import tidy
-from mlc.exporting.translation import Translation
+from mlc.exporting.translation import Doubt, Translation, doubt_note
 from mlc.exporting.writing import quiet
 from mlc.probes import probe
 from mlc.sources.huggingface.library import offline
@@ -54,23 +56,54 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
 def _by_transformers(
     library: Any, original: TorchOriginal, traced: Sizes, opset: int, alone: SourceError
 ) -> Translation:
-    exporters = import_module("transformers.exporters")
     inputs, outputs = original.signature.inputs, original.signature.outputs
     sizes = plain.tracing_sizes(inputs, traced)
-    arrays = probe(inputs, sizes, original.example, None, 0)
-    tensors = {spec.name: torch.from_numpy(arrays[spec.name]) for spec in inputs}
-    shapes = {spec.name: axes for spec, axes in zip(inputs, plain.dynamic_shapes(inputs), strict=True)}
-    with offline(library), quiet(), frozen(original.module), foreign("the exporter of transformers"):
-        config = exporters.OnnxConfig(dynamic_shapes=shapes, opset_version=opset)
-        model: ir.Model = exporters.OnnxExporter().export(original.module, tensors, config).program
+    model, doubt = _traced(library, original, sizes, opset)
     check_written(model, opset)
     _select(model, outputs)
     weights = {*original.module.state_dict(), *dict(original.module.named_parameters(remove_duplicate=False))}
     tidy(model, inputs, outputs, "", weights=weights, doubted=False)
     notes = [f"written by the exporter of transformers, since torch.onnx alone could not: {alone.message}"]
-    notes += plain.traced_note(sizes, traced)
+    notes += (*plain.traced_note(sizes, traced), *doubt_note(doubt))
     versions = f"transformers {library.__version__}, torch {torch.__version__.partition('+')[0]}"
-    return Translation(model, f"transformers.exporters.OnnxExporter {versions}", tuple(notes))
+    return Translation(model, f"transformers.exporters.OnnxExporter {versions}", tuple(notes), doubt)
+
+
+def _traced(library: Any, original: TorchOriginal, sizes: Sizes, opset: int) -> tuple[ir.Model, Doubt | None]:
+    """Return what the library's exporter writes, with a doubt where guards had to be put off, as in the plain way."""
+    inputs = original.signature.inputs
+    log = GuardLog()
+    try:
+        return _written(library, original, sizes, opset, log), None
+    except SourceError as failed:
+        cause = failed.__cause__ or failed
+        if not speaks_of_sizes(str(cause)) or doubted_sizes(log, inputs, sizes) is None:
+            raise
+        again = GuardLog()
+        model = _written(library, original, sizes, opset, again, put_off=True)
+        doubted = doubted_sizes(again, inputs, sizes)
+        if doubted is None:
+            raise
+        return model, Doubt(doubted, tracing_error(cause, inputs, log))
+
+
+def _written(
+    library: Any, original: TorchOriginal, sizes: Sizes, opset: int, log: GuardLog, *, put_off: bool = False
+) -> ir.Model:
+    exporters = import_module("transformers.exporters")
+    inputs = original.signature.inputs
+    arrays = probe(inputs, sizes, original.example, None, 0)
+    tensors = {spec.name: torch.from_numpy(arrays[spec.name]) for spec in inputs}
+    axes = (plain.unrelated_shapes if put_off else plain.dynamic_shapes)(inputs)
+    shapes = {spec.name: one for spec, one in zip(inputs, axes, strict=True)}
+    with (
+        offline(library), quiet(), frozen(original.module), log.listening(), foreign("the exporter of transformers"),
+    ):  # fmt: skip
+        config = exporters.OnnxConfig(
+            dynamic_shapes=shapes, opset_version=opset, prefer_deferred_runtime_asserts_over_guards=put_off
+        )
+        program: ir.Model = exporters.OnnxExporter().export(original.module, tensors, config).program
+    return program
 
 
 def _select(model: ir.Model, outputs: tuple[OutputSpec, ...]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,11 +13,13 @@ from torch import nn
 from mlc.dims import largest, legal, named, smallest
 from mlc.errors import SourceError, foreign
 from mlc.exporting.attention import attends_with_mask, over_four_axes, zeros_where_masked
-from mlc.exporting.errors import GuardLog, tracing_error
+from mlc.exporting.errors import SizesError, tracing_error
+from mlc.exporting.guards import GuardLog, doubted_sizes
+from mlc.exporting.mending import promote_subtrahends, without_asserts
 from mlc.exporting.quantized.trace import Taking
 from mlc.exporting.quantized.written import opset_for, widened, write_out
 from mlc.exporting.tidy import rename, tidy
-from mlc.exporting.translation import Translation
+from mlc.exporting.translation import Doubt, Translation, doubt_note
 from mlc.exporting.writing import EXPORTER, quiet, written
 from mlc.probes import probe
 from mlc.sources.quantized.modules import stored_in, traceable
@@ -58,7 +60,8 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     arrays = probe(original.signature.inputs, sizes, original.example, None, 0)
     _, coded = original.noted(arrays)
     opset, needed = opset_for(coded, opset)
-    program, names = _trace(original, arrays, coded)
+    program, names, doubt = _trace(original, sizes, coded)
+    promote_subtrahends(program)
     model = written(program, opset)
     signature = original.signature
     weights = {*original.module.state_dict(), *dict(original.module.named_parameters(remove_duplicate=False))}
@@ -66,9 +69,8 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     tidy(model, signature.inputs, signature.outputs, PREFIX, weights=weights, doubted=doubted)
     rename(model, names)
     taken = write_out(model, coded) if coded else ()
-    return Translation(
-        model, EXPORTER, (*traced_note(sizes, traced), *needed, *taken, *widened(original.module, model))
-    )
+    notes = (*traced_note(sizes, traced), *doubt_note(doubt), *needed, *taken, *widened(original.module, model))
+    return Translation(model, EXPORTER, notes, doubt)
 
 
 def other_ways(original: TorchOriginal) -> dict[str, Callable[[TorchOriginal, Sizes, int | None], Translation]]:
@@ -112,6 +114,18 @@ def dynamic_shapes(inputs: Sequence[InputSpec]) -> tuple[dict[int, Any], ...]:
     return tuple(shapes)
 
 
+def unrelated_shapes(inputs: Sequence[InputSpec]) -> tuple[dict[int, Any], ...]:
+    """Return for each input the axes that vary, each by itself: torch has no relation of theirs to solve."""
+    return tuple(
+        {
+            axis: torch.export.Dim.DYNAMIC(min=dim.low, max=dim.high)
+            for axis, dim in enumerate(spec.dims)
+            if dim.low != dim.high
+        }
+        for spec in inputs
+    )
+
+
 def _range(name: str, dim: Dim) -> Any:
     assert legal(dim, largest(dim))
     if dim.step == 1:
@@ -122,14 +136,43 @@ def _range(name: str, dim: Dim) -> Any:
 
 
 def _trace(
-    original: TorchOriginal, arrays: Arrays, coded: Sequence[Coded]
-) -> tuple[torch.export.ExportedProgram, dict[str, str]]:
-    """Return the traced program, and what the module calls the tensors that it takes for constants."""
+    original: TorchOriginal, sizes: Sizes, coded: Sequence[Coded]
+) -> tuple[torch.export.ExportedProgram, dict[str, str], Doubt | None]:
+    """Return the traced program, what the module calls the tensors that it takes for constants, and a doubt.
+
+    Where torch takes a size for granted that the ranges do not grant, it is traced once more with what torch takes for
+    granted put off, and each of these guards is evaluated at all legal sizes: at the few that break one, the trace
+    stands in doubt. Raises SizesError where they are more.
+    """
+    inputs = original.signature.inputs
+    arrays = probe(inputs, sizes, original.example, None, 0)
+    log = GuardLog()
+    try:
+        program, stored = _exported(original, arrays, coded, log)
+        _check_sums(program, inputs, log)
+        return program, _names(program, stored), None
+    except SizesError as refused:
+        if doubted_sizes(log, inputs, sizes) is None:
+            raise
+        again = GuardLog()
+        with suppress(SourceError):
+            program, stored = _exported(original, arrays, coded, again, put_off=True)
+            doubted = doubted_sizes(again, inputs, sizes)
+            if doubted is not None:
+                without_asserts(program)
+                return program, _names(program, stored), Doubt(doubted, refused)
+        raise
+
+
+def _exported(
+    original: TorchOriginal, arrays: Arrays, coded: Sequence[Coded], log: GuardLog, *, put_off: bool = False
+) -> tuple[torch.export.ExportedProgram, Stored]:
+    """Return the program of torch.export, its guards only listened to where they are ``put_off``."""
     inputs = original.signature.inputs
     device = device_of(original.module)
     tensors = tuple(torch.from_numpy(arrays[spec.name]).to(device) for spec in inputs)
-    log = GuardLog()
-    shapes = (dynamic_shapes(inputs),)
+    shapes = (unrelated_shapes if put_off else dynamic_shapes)(inputs)
+    options: dict[str, Any] = {"dynamic_shapes": (shapes,), "prefer_deferred_runtime_asserts_over_guards": put_off}
     try:
         with (
             foreign("torch.export"),
@@ -141,7 +184,7 @@ def _trace(
             log.listening(),
             traceable(original.module, stored_in(original.module)) as stored,
         ):
-            program = torch.export.export(Flat(original, coded, stored), tensors, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(Flat(original, coded, stored), tensors, strict=False, **options)
             copies = {id(kept): nn.Parameter(kept.data) for kept, _ in before.parameters}
             program.state_dict.update(
                 {name: copies[id(kept)] for name, kept in program.state_dict.items() if id(kept) in copies}
@@ -150,8 +193,7 @@ def _trace(
         if failed.__cause__ is None:
             raise
         raise tracing_error(failed.__cause__, inputs, log) from failed.__cause__
-    _check_sums(program, inputs, log)
-    return program, _names(program, stored)
+    return program, stored
 
 
 def _names(program: torch.export.ExportedProgram, stored: Stored) -> dict[str, str]:
@@ -176,7 +218,7 @@ def _check_sums(program: torch.export.ExportedProgram, inputs: Sequence[InputSpe
             bounds = program.range_constraints.get(size.node.expr)
             if bounds is None or bounds.upper >= dim.high:
                 continue
-            line = log.line({(index, axis)})
+            line = log.line({(str(index), axis)})
             raise SourceError(
                 f"the model computes the same way only for {dim.name} up to {bounds.upper}, of {dim.low}..{dim.high}"
                 + (f", because of {line}" if line else ""),

@@ -6,6 +6,19 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from mlc.artifact import Way
+from mlc.errors import SourceError
+from mlc.figures import sizes_text
+from mlc.types import Sizes
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Sizes for which a trace cannot answer, so that the model is compared there, and what to say where it differs."""
+
+    sizes: tuple[Sizes, ...]
+    refused: SourceError
+
 
 @dataclass(frozen=True)
 class Translation:
@@ -14,3 +27,14 @@ class Translation:
     model: ir.Model
     exporter: str
     notes: tuple[str, ...] = ()
+    doubt: Doubt | None = None
+    ways: tuple[Way, ...] = ()
+
+
+def doubt_note(doubt: Doubt | None) -> tuple[str, ...]:
+    """Return a note where what torch takes for granted of sizes was put off."""
+    if doubt is None:
+        return ()
+    at = ", ".join(sizes_text(sizes) for sizes in doubt.sizes)
+    held = f"at all legal sizes but those compared one by one: {at}" if at else "at all legal sizes"
+    return (f"traced with guards put off, which hold {held}, since otherwise {doubt.refused.message}",)

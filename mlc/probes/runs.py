@@ -117,7 +117,7 @@ def references(original: Runs, samples: Arrays | None, seed: int) -> tuple[tuple
         if reason:
             skipped.append(f"{sizes_text(sizes)} was not run: {reason}")
             continue
-        done[index] = budget.spend(sizes, lambda sizes=sizes: _answer(original, sizes, samples, seed))  # type: ignore[misc]
+        done[index] = budget.spend(sizes, lambda sizes=sizes: answer(original, sizes, samples, seed))  # type: ignore[misc]
     kept = tuple(done[index] for index in sorted(done))
     ends = end_references(original, traced, done[0].inputs)
     return (*kept, *ends), (*skipped, *_nan_notes(kept))
@@ -133,7 +133,8 @@ def _nan_notes(kept: Sequence[Reference]) -> Iterator[str]:
             yield f"the original itself gives NaN in {name} at {at}, as for a row that is wholly masked"
 
 
-def _answer(original: Runs, sizes: Sizes, samples: Arrays | None, seed: int) -> Reference:
+def answer(original: Runs, sizes: Sizes, samples: Arrays | None, seed: int) -> Reference:
+    """Return the original's answer at one size. Raises SourceError that names the size where it fails."""
     inputs = probe(original.signature.inputs, sizes, original.example, samples, seed)
     try:
         return Reference(dict(sizes), inputs, original.run(inputs))

@@ -17,7 +17,7 @@ from mlc.sources.huggingface.library import offline
 from mlc.sources.huggingface.loading import EAGER
 from mlc.types import Dim
 from tests.architectures.check import Subject
-from tests.architectures.overrides import ALONE, CLASSES, FIELDS, INPUTS, LONG
+from tests.architectures.overrides import ALONE, CLASSES, EXCLUDED, FIELDS, INPUTS, LONG, SIZES
 
 SMALL: tuple[tuple[str, int], ...] = (
     (r"type_vocab_size", 2),
@@ -42,7 +42,8 @@ SMALL: tuple[tuple[str, int], ...] = (
         r"(\w+_)?(hidden|embedding|embed|model|projection|codebook|bottleneck)_(size|dim|channels)|d_model|n_embd|dim",
         32,
     ),
-    (r"num_queries|num_query_tokens", 5),
+    (r"num_queries|num_query_tokens|context_size", 5),
+    (r"upsample_groups|mask_feature_size|vector_quantization_hidden_dimension", 32),
     (r"num_labels|num_classes", 3),
     (r"(image|input|img|crop|pretrain_image)_size", 32),
     (r"patch_size", 8),
@@ -95,7 +96,7 @@ def families() -> dict[str, str]:
     for task in (*(f"MODEL_FOR_{name}" for name in TASKS), "MODEL"):
         for family, named in getattr(registry, f"{task}_MAPPING_NAMES").items():
             found.setdefault(family, named if isinstance(named, str) else named[0])
-    return dict(sorted({**found, **CLASSES}.items()))
+    return {name: kind for name, kind in sorted({**found, **CLASSES}.items()) if name not in EXCLUDED}
 
 
 def build(family: str, *, attention: str = EAGER) -> Subject:
@@ -140,8 +141,9 @@ def expected(family: str, module: Any) -> Expectation:
         found.inputs = [each for each in found.inputs if each.name in {"input_ids", "attention_mask"}]
     for axis, (low, high) in RANGES.items():
         if axis in found.ranges:
-            most = min(high, found.ranges[axis][0].high)
-            found.ranges[axis] = (Dim(low, most, name=axis), 2 if axis in {"batch", "images"} else min(USUAL, most))
+            declared = found.ranges[axis][0]
+            least, most = SIZES.get(family, {}).get(axis, (max(low, declared.low), min(high, declared.high)))
+            found.ranges[axis] = (Dim(least, most, name=axis), 2 if axis in {"batch", "images"} else min(USUAL, most))
     return found
 
 
@@ -154,13 +156,26 @@ def _config(library: Any, kind: Any, family: str) -> Any:
     own = kind.config_class
     registered = library.CONFIG_MAPPING.get(family, own) if hasattr(library.CONFIG_MAPPING, "get") else own
     chosen = registered if isinstance(registered, type) and issubclass(registered, own) else own
-    return chosen(**{**_shrunk(chosen()), **FIELDS.get(family, {})})
+    return chosen(**_merged(_shrunk(chosen()), FIELDS.get(family, {})))
+
+
+def _merged(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields with the given ones in their place, those of the configurations inside of it one by one."""
+    inner = {
+        name: _merged(fields[name], value)
+        for name, value in given.items()
+        if isinstance(value, Mapping)
+        and isinstance(fields.get(name), Mapping)
+        and name.endswith("_config")
+        and value.get("model_type") in {None, fields[name].get("model_type")}
+    }
+    return {**fields, **given, **inner}
 
 
 def _shrunk(config: Any) -> dict[str, Any]:
     """Return the fields of a configuration that have to change, with those of the configurations inside of it."""
     found: dict[str, Any] = {}
-    heads = getattr(config, "num_attention_heads", None)
+    heads = vars(config).get("num_attention_heads")  # where layers differ, there is none for all
     for name, value in vars(config).items():
         if name == "num_key_value_heads" and value == heads:
             found[name] = _small("num_attention_heads", value)

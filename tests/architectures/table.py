@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.architectures.check import OUTCOMES, RIGHT, Row
+from tests.architectures.overrides import EXCLUDED
 from tests.architectures.own import OWN
 
 START, END = "<!-- table -->", "<!-- end -->"
@@ -27,7 +28,13 @@ def table(rows: Sequence[Row]) -> str:
     """Return the counts and the table as Markdown: own modules first, then families, by name."""
     own = _part("Own modules", [row for row in rows if row.name in OWN])
     families = _part("Families", [row for row in rows if row.name not in OWN])
-    return "\n".join([*own, *families])
+    return "\n".join([*own, *families, *_left_out()])
+
+
+def _left_out() -> Iterator[str]:
+    yield "\n### Left out\n"
+    for why in dict.fromkeys(EXCLUDED.values()):
+        yield f"- {why}: {', '.join(name for name, reason in EXCLUDED.items() if reason == why)}"
 
 
 def _part(title: str, rows: Sequence[Row]) -> Iterator[str]:

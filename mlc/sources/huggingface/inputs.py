@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,9 @@ FRAMES = (50, 500)
 
 USUAL_SIDE = 224
 """The side of an image of a model whose configuration names none."""
+
+UNMASKED = "create_recurrent_attention_mask"
+"""What code of transformers imports for masks of recurrent layers."""
 
 PARTS = ("vision_config", "encoder", "backbone_config")
 """Where the configuration of a model of several parts keeps that of the part that looks at images."""
@@ -105,20 +109,29 @@ def _spec(each: Expected, dims: Mapping[str, Dim]) -> InputSpec:
 
 
 def _text(found: Expectation, model: Any, _processor: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
-    config = model.config.get_text_config()
+    config = model.config.get_text_config(encoder=model.config.is_encoder_decoder or None)
     if getattr(config, "vocab_size", None) is None:
         return
     positions = _positions(model, config)
     if positions > LONGEST:
         more = f"the sequence goes up to {LONGEST} of the model's {positions} positions; --input may state more"
         found.notes["input_ids"] = more
-    sequence = found.range(SEQUENCE, 1, min(positions, LONGEST), USUAL_LENGTH)
+    least = 2 if _leaves_one_token_unmasked(model) else 1
+    if least > 1:
+        alone = "the sequence begins at 2: of a single token the model leaves the mask out, and computes otherwise"
+        found.notes["input_ids"] = "; ".join(filter(None, (found.notes.get("input_ids"), alone)))
+    sequence = found.range(SEQUENCE, least, min(positions, LONGEST), USUAL_LENGTH)
     found.inputs.append(Expected("input_ids", "int64", (BATCH, sequence), (0, config.vocab_size - 1)))
     if "attention_mask" in parameters:
         found.inputs.append(Expected("attention_mask", "int64", (BATCH, sequence), (0, 1)))
     kinds = getattr(config, "type_vocab_size", None) or 0
     if "token_type_ids" in parameters and kinds > 1:
         found.inputs.append(Expected("token_type_ids", "int64", (BATCH, sequence), (0, kinds - 1)))
+
+
+def _leaves_one_token_unmasked(model: Any) -> bool:
+    """Whether a part is written with the masks of recurrent layers, of which transformers makes none for one token."""
+    return any(hasattr(sys.modules.get(type(part).__module__), UNMASKED) for part in model.modules())
 
 
 def _decoder_text(found: Expectation, model: Any) -> None:
@@ -135,7 +148,7 @@ def _positions(model: Any, config: Any) -> int:
         return UNSTATED
     for name, part in model.named_modules():
         row = getattr(part, "padding_idx", None)
-        if name.endswith("position_embeddings") and row is not None and part.num_embeddings == positions:
+        if name.endswith("position_embeddings") and row is not None and len(part.weight) == positions:
             return positions - int(row) - 1
     return positions
 

@@ -1,0 +1,47 @@
+"""The line of code to point at: the user's own, else that of the library which the model comes from."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+INSTALLED = ("site-packages", "dist-packages")
+
+TRACERS = frozenset({"torch", "onnxscript", "onnx_ir"})
+"""Packages that a trace runs through: a line of theirs tells a user nothing."""
+
+
+def user_frame(frames: Sequence[tuple[str, int, str, str]]) -> str:
+    """Return ``model.py:12 in forward: `the line` `` for the innermost frame of the user's own code, or nothing.
+
+    Where there is none, that of the innermost other package stands for it: the model is that package's. Frames above
+    our own are those of who called us.
+    """
+    ours, standard = Path(__file__).parents[1], Path(traceback.__file__).parent
+    library = ""
+    for file, number, function, line in reversed(frames):
+        path = Path(file)
+        if ours in path.parents:
+            break
+        text = f": `{line.strip()}`" if line.strip() else ""
+        place = f"{path.name}:{number} in {function}{text}"
+        package = _package(path)
+        if package is None and standard not in path.parents and path.is_file():
+            return place
+        if package is not None and package not in TRACERS:
+            library = library or place
+    return library
+
+
+def raised_at(raised: BaseException) -> str:
+    """Return the line of code to point at of those that an exception went through, or nothing."""
+    frames = [(f.filename, f.lineno or 0, f.name, f.line or "") for f in traceback.extract_tb(raised.__traceback__)]
+    return user_frame(frames)
+
+
+def _package(path: Path) -> str | None:
+    """Return the installed package that a file belongs to, or None where it is none's."""
+    parts = path.parts
+    places = [index for index, part in enumerate(parts) if part in INSTALLED]
+    return parts[places[-1] + 1] if places else None

@@ -1,0 +1,210 @@
+"""What torch takes for granted about sizes while it traces: of which line it is, and at which legal sizes it is wrong.
+
+The trace stands for every size at which all of its guards hold. torch solves them where it can; evaluated one size
+after another, each of them can be told.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import math
+import re
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlc.dims import largest, named, second_sizes, size_of
+from mlc.exporting.frames import user_frame
+from mlc.types import Dim, InputSpec, Sizes
+
+SHAPES = "torch.fx.experimental.symbolic_shapes"
+"""The logger on which torch says which guard it adds."""
+
+SOURCE = re.compile(r"L\['(?:tensors'\]\[)?(\w+)'?\]\.size\(\)\[(\d+)\]")
+"""An axis as torch writes it: of an input by its place among the tensors, or by its name."""
+
+SYMBOL = re.compile(r"\b[su]\d+\b")
+
+MOST = 50_000_000
+"""Sizes at which one guard is evaluated at most."""
+
+FEW = 8
+"""Sizes that may break a guard, and are compared one by one."""
+
+ENOUGH = 200_000
+"""Sizes that break a guard, of which no more are told."""
+
+Axis: TypeAlias = tuple[str, int]
+"""Which input, by its place or name, and which of its axes."""
+
+FUNCTIONS: Mapping[str, Any] = {
+    "Eq": np.equal, "Ne": np.not_equal, "Mod": np.mod, "PythonMod": np.mod, "Not": np.logical_not,
+    "And": lambda *terms: functools.reduce(np.logical_and, terms),
+    "Or": lambda *terms: functools.reduce(np.logical_or, terms),
+    "Min": lambda *terms: functools.reduce(np.minimum, terms),
+    "Max": lambda *terms: functools.reduce(np.maximum, terms),
+    "FloorDiv": np.floor_divide, "CleanDiv": np.floor_divide, "IntTrueDiv": np.true_divide,
+    "FloatTrueDiv": np.true_divide, "TruncToInt": np.trunc, "CeilToInt": np.ceil, "FloorToInt": np.floor,
+    "RoundToInt": np.round, "ToFloat": np.float64, "Abs": np.abs, "Where": np.where, "Identity": lambda value: value,
+    "PowByNatural": np.power, "FloatPow": np.power, "sqrt": np.sqrt, "OpaqueUnaryFn_sqrt": np.sqrt, "log": np.log,
+    "OpaqueUnaryFn_log": np.log, "OpaqueUnaryFn_log2": np.log2, "True": True, "False": False,
+}  # fmt: skip
+"""What torch writes in its guards, for arrays of sizes."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A condition as torch writes it, and the line of code that asked for it."""
+
+    text: str
+    line: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A guard that does not hold at all legal sizes; ``sizes`` are those of the dims that it speaks of.
+
+    None stands for sizes that cannot be told: too many to look at, or torch wrote what nothing here evaluates.
+    """
+
+    guard: Guard
+    dims: tuple[str, ...]
+    sizes: tuple[Sizes, ...] | None
+
+
+@dataclass
+class GuardLog(logging.Handler):
+    """Listens to torch while it traces: which symbol is which axis, and which of the user's lines adds which guard."""
+
+    sources: dict[str, Axis] = field(default_factory=dict)
+    guards: list[Guard] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(logging.INFO)
+
+    __hash__ = object.__hash__
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a symbol or a guard; those that torch itself does not hold to are left out."""
+        text = record.getMessage()
+        created = re.match(r"create_symbol (\w+) = ", text)
+        source = SOURCE.search(text)
+        if created and source:
+            self.sources[created[1]] = (source[1], int(source[2]))
+        guard = re.match(r"(?:runtime_assert|eval)(?: \(forcing_spec\))? (?!\[)(.*?) \[guard added\]", text)
+        if guard:
+            stack = traceback.extract_stack()[:-1]
+            line = user_frame([(f.filename, f.lineno or 0, f.name, f.line or "") for f in stack])
+            self.guards.append(Guard(guard[1], line))
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the place of torch's own handlers inside the block, even where logging is disabled for all."""
+        logger = logging.getLogger(SHAPES)
+        handlers, level, propagate, manager = logger.handlers, logger.level, logger.propagate, logger.manager
+        logger.handlers, logger.propagate = [self], False
+        logger.setLevel(logging.INFO)
+        logger.manager = logging.Manager(logging.root)  # which loggers are disabled stands there
+        try:
+            yield
+        finally:
+            logger.handlers, logger.propagate, logger.manager = handlers, propagate, manager
+            logger.setLevel(level)
+
+    def line(self, axes: set[Axis]) -> str:
+        """Return the user's line of the last guard on one of the axes, else of the last guard of all."""
+        symbols = {symbol for symbol, axis in self.sources.items() if axis in axes}
+        lines = [guard.line for guard in self.guards if guard.line and symbols & set(SYMBOL.findall(guard.text))]
+        others = [guard.line for guard in self.guards if guard.line]
+        return (lines or others or [""])[-1]
+
+    def broken(self, inputs: Sequence[InputSpec]) -> list[Broken]:
+        """Return the guards that some legal sizes of the inputs break, in the order in which they were added.
+
+        Guards on sizes that follow from values are none of these: no declared range says anything of them.
+        """
+        roots = named(inputs)
+        unique: dict[str, Guard] = {}
+        for guard in self.guards:
+            unique.setdefault(guard.text, guard)
+        found = []
+        for guard in unique.values():
+            symbols = set(SYMBOL.findall(guard.text))
+            if not symbols or not symbols <= set(self.sources):
+                continue
+            dims = {symbol: dim_of(self.sources[symbol], inputs) for symbol in symbols}
+            names = sorted({name for dim in dims.values() for name in dim.terms or ((dim.name,) if dim.name else ())})
+            sizes = _breaking(guard.text, dims, {name: roots[name] for name in names})
+            if sizes is None or sizes:
+                found.append(Broken(guard, tuple(names), sizes))
+        return found
+
+
+def dim_of(axis: Axis, inputs: Sequence[InputSpec]) -> Dim:
+    """Return what is declared of an axis."""
+    place, index = axis
+    spec = inputs[int(place)] if place.isdecimal() else next(spec for spec in inputs if spec.name == place)
+    return spec.dims[index]
+
+
+def doubted_sizes(log: GuardLog, inputs: Sequence[InputSpec], traced: Sizes) -> tuple[Sizes, ...] | None:
+    """Return the legal sizes that break a guard, other dims as traced and once more at another size.
+
+    None stands for more than FEW of them, where the trace says nothing, and for guards that were not heard.
+    """
+    if named(inputs) and not log.sources:
+        return None
+    chosen: list[Sizes] = []
+    for one in log.broken(inputs):
+        if one.sizes is None or len(one.sizes) > FEW:
+            return None
+        chosen += [sizes for sizes in one.sizes if sizes not in chosen]
+    if len(chosen) > FEW:
+        return None
+    whole: list[Sizes] = []
+    for others in (traced, second_sizes(inputs, traced)):
+        whole += [sizes for broken in chosen if (sizes := {**others, **broken}) not in whole]
+    return tuple(whole)
+
+
+def _breaking(text: str, symbols: Mapping[str, Dim], roots: Mapping[str, Dim]) -> tuple[Sizes, ...] | None:
+    """Return the legal sizes of the dims at which a guard is false, or None where that cannot be told."""
+    ranges = {name: np.arange(dim.low, largest(dim) + 1, dim.step) for name, dim in roots.items()}
+    if math.prod(len(values) for values in ranges.values()) > MOST:
+        return None
+    try:
+        code = compile(text, "guard", "eval")
+        false = (sizes for grid in _grids(ranges) for sizes in _false(code, symbols, grid))
+        return tuple(itertools.islice(false, ENOUGH))
+    except (SyntaxError, NameError, TypeError, ValueError, ArithmeticError):
+        return None
+
+
+def _false(code: Any, symbols: Mapping[str, Dim], grid: Mapping[str, NDArray[np.int64]]) -> Iterator[Sizes]:
+    """Yield the sizes of a grid, one array for each dim, at which a guard is false."""
+    axes = {symbol: size_of(dim, grid) for symbol, dim in symbols.items()}  # type: ignore[arg-type]
+    with np.errstate(all="raise"):
+        held = eval(code, {"__builtins__": {}, **FUNCTIONS}, axes)  # noqa: S307 - arithmetic that torch wrote
+    places = np.flatnonzero(~np.broadcast_to(np.asarray(held, dtype=bool), _length(grid)))
+    for place in places.tolist():
+        yield {name: int(np.broadcast_to(values, _length(grid))[place]) for name, values in grid.items()}
+
+
+def _length(grid: Mapping[str, NDArray[np.int64]]) -> int:
+    return max((values.size for values in grid.values()), default=1)
+
+
+def _grids(ranges: Mapping[str, NDArray[np.int64]]) -> Iterator[dict[str, NDArray[np.int64]]]:
+    """Yield all combinations: the longest range as a whole, with each choice of the others."""
+    longest = max(ranges, key=lambda name: len(ranges[name]), default="")
+    others = {name: values for name, values in ranges.items() if name != longest}
+    for choice in itertools.product(*others.values()):
+        one = {name: np.asarray([size]) for name, size in zip(others, choice, strict=True)}
+        yield {**one, **{name: values for name, values in ranges.items() if name == longest}}
