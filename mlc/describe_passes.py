@@ -18,9 +18,10 @@ from mlc.types import PassSpec, Target
 
 
 def list_passes() -> str:
-    """Return a line for each pass in the order in which they run: name, exactness, default or not, what it does.
+    """Return a line for each pass in the order in which they run: name, exactness, for which targets, what it does.
 
-    One that cannot be loaded is listed with the reason.
+    Those that run by default for every target have ``default``, those that need kernels the targets here that have
+    them. One that cannot be loaded is listed with the reason.
     """
     rows = [_row(name) for name in _order()]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -32,7 +33,10 @@ def describe(name: str) -> str:
     """Return everything about one pass. Raises UsageError for an unknown name, with the nearest."""
     found = pass_class(name)
     facts = [f"exactness  {found.exactness.value}{_bound(found)}"]
-    facts.append(f"default    {'yes' if name in DEFAULT_PASSES else f'no, asked for by --pass {name}'}")
+    if found.needs_kernels:
+        facts.append(f"targets    those with a kernel of {_kernels(found)}; here: {_targets(found)}")
+    yes = "yes, for these targets" if found.needs_kernels else "yes"
+    facts.append(f"default    {yes if name in DEFAULT_PASSES else f'no, asked for by --pass {name}'}")
     facts.append(f"opset      {found.min_opset} or newer")
     facts.append(f"from       {available()[name].value}{_distribution(name)}")
     return "\n".join([name, "", *facts, "", *_options(found), "", _docstring(found)]).rstrip() + "\n"
@@ -81,6 +85,7 @@ def reference() -> str:
 def _section(name: str) -> str:
     found = pass_class(name)
     when = "runs by default" if name in DEFAULT_PASSES else f"asked for by `--pass {name}`"
+    when += f", for targets with a kernel of {_kernels(found)} alone" if found.needs_kernels else ""
     fields = [(field.name, _type(field), _default(field)) for field in _fields(found)]
     rows = ["| option | values | default |", "|---|---|---|", *(f"| `{a}` | {b} | `{c}` |" for a, b, c in fields)]
     facts = f"*{found.exactness.value}{_bound(found)}; opset {found.min_opset} or newer; {when}*"
@@ -98,8 +103,20 @@ def _row(name: str) -> tuple[str, str, str, str]:
         found = pass_class(name)
     except PassError as error:
         return name, "unusable", default, error.message
+    default += f" on {_targets(found)}" if default and found.needs_kernels else ""
     first = _docstring(found).partition("\n\n")[0]
     return name, found.exactness.value, default, " ".join(first.split())
+
+
+def _kernels(found: type[Pass]) -> str:
+    return " and ".join(found.needs_kernels)
+
+
+def _targets(found: type[Pass]) -> str:
+    """Return the targets on this machine that a pass is for, since they were seen to have the kernels that it needs."""
+    from mlc.runtimes.kernels import targets_with
+
+    return " and ".join(targets_with(found.needs_kernels)) or "none"
 
 
 def _docstring(found: type[Pass]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -51,6 +51,10 @@ class Pass(ABC):
 
     ``tolerance`` is the largest error over the rms of a value that a REASSOCIATES pass may cause; ``floor`` the lowest
     signal to quantization noise ratio in dB of any output that a LOSSY pass may leave.
+
+    ``needs_kernels`` are the operators that it writes and not every target has, as ``domain.operator``, each with a
+    small graph as ONNX text, ``(inputs) => (outputs) { nodes }``, of the form that it writes. The pass runs for targets
+    alone that take such a graph wholly, and is judged there.
     """
 
     name: ClassVar[str]
@@ -58,6 +62,7 @@ class Pass(ABC):
     tolerance: ClassVar[float] = 0.0
     floor: ClassVar[float] = 10.0
     min_opset: ClassVar[int] = 13
+    needs_kernels: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def apply(self, model: ir.Model, ctx: Context) -> Change:

@@ -91,7 +91,7 @@ def names_valid(subject: Subject) -> Iterator[str]:
     graph = subject.model.graph
     yield from _names_in(graph, frozenset())
     counts = Counter(node.name for each in subject.model.graphs() for node in each if node.name)
-    yield from (f"{count} nodes are called {name}" for name, count in counts.items() if count > 1)
+    yield from (f"several nodes are called {name}" for name, count in counts.items() if count > 1)
 
 
 def _names_in(graph: ir.Graph, outer: frozenset[str]) -> Iterator[str]:
@@ -103,7 +103,7 @@ def _names_in(graph: ir.Graph, outer: frozenset[str]) -> Iterator[str]:
     if any(not value.name for value in own):
         yield "a value has no name"
     counts = Counter(value.name for value in own if value.name)
-    yield from (f"{count} values are called {name}" for name, count in counts.items() if count > 1)
+    yield from (f"several values are called {name}" for name, count in counts.items() if count > 1)
     yield from (f"{name} in a subgraph hides a value of that name around it" for name in counts if name in outer)
     for node in graph:
         for attribute in node.attributes.values():

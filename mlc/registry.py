@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
@@ -11,7 +11,7 @@ from typing import Any, cast
 from mlc.errors import PassError, UsageError, foreign
 from mlc.grammar import nearest
 from mlc.graph_pass import Exactness, Pass
-from mlc.types import PassSpec
+from mlc.types import Capabilities, PassSpec, Target
 
 GROUP = "mlc.passes"
 
@@ -23,13 +23,24 @@ DEFAULT_PASSES = (
     "eliminate-dead-code",
     "fold-batch-norm",
     "fold-layer-scale",
+    "fold-pre-norm",
+    "fold-linear",
     "einsum-to-matmul",
     "drop-softmax-guard",
     "reciprocal-to-div",
     "fuse-gelu",
     "fuse-layer-norm",
+    "fuse-rms-norm",
+    "fuse-rotary-embedding",
+    "split-qkv",
+    "fuse-attention",
+    "fuse-grouped-query",
+    "group-norm-to-instance-norm",
+    "fuse-quick-gelu",
+    "fuse-bias-gelu",
+    "fuse-skip-layer-norm",
 )
-"""What runs without being asked for, in this order."""
+"""What runs without being asked for, in this order; one that needs kernels, for targets alone that have them."""
 
 
 @cache
@@ -107,19 +118,29 @@ def _wrong_option(spec: PassSpec, found: Mapping[str, Any]) -> UsageError:
     return UsageError(f"{where}: {reason}" + (f", given {given!r}" if option else ""), hint)
 
 
-def schedule(requested: Iterable[PassSpec], *, defaults: bool = True) -> tuple[PassSpec, ...]:
+def schedule(requested: Iterable[PassSpec], *, defaults: bool = True, portable: bool = False) -> tuple[PassSpec, ...]:
     """Return the passes in the order in which they run: defaults, other exact and reassociating ones, lossy ones.
 
-    A default that is asked for by name runs once, in its default place, with the options asked for.
+    A default that is asked for by name runs once, in its default place, with the options asked for. Where the output
+    has to be ``portable``, those that need kernels are left out; UsageError is raised for one asked for by name.
     """
     asked = list(requested)
     for spec in asked:
-        build(spec)
+        needed = build(spec).needs_kernels
+        if portable and needed:
+            raise UsageError(
+                f"the pass {spec.name} writes {' and '.join(needed)}, which portable output does not have",
+                f"leave out --portable or --pass {spec.name}",
+            )
     by_name = {spec.name: spec for spec in asked}
     if len(by_name) != len(asked):
         twice = next(spec.name for spec in asked if by_name[spec.name] is not spec)
         raise UsageError(f"the pass {twice} is asked for twice", "give it once, with all its options")
-    first = [by_name.get(name, PassSpec(name)) for name in DEFAULT_PASSES if defaults or name in by_name]
+    first = [
+        by_name.get(name, PassSpec(name))
+        for name in DEFAULT_PASSES
+        if (defaults or name in by_name) and not (portable and pass_class(name).needs_kernels)
+    ]
     rest = [spec for spec in asked if spec.name not in DEFAULT_PASSES]
     lossy = lossy_of(rest)
     return (*first, *(spec for spec in rest if spec not in lossy), *lossy)
@@ -128,3 +149,29 @@ def schedule(requested: Iterable[PassSpec], *, defaults: bool = True) -> tuple[P
 def lossy_of(specs: Iterable[PassSpec]) -> tuple[PassSpec, ...]:
     """Return the passes that lose something on purpose, in order."""
     return tuple(spec for spec in specs if pass_class(spec.name).exactness is Exactness.LOSSY)
+
+
+def probes_of(specs: Iterable[PassSpec]) -> dict[str, str]:
+    """Return the small graphs that tell whether a target has the kernels that passes need, by operator."""
+    return {operator: graph for spec in specs for operator, graph in pass_class(spec.name).needs_kernels.items()}
+
+
+def runnable(
+    specs: Iterable[PassSpec], requested: Collection[PassSpec], target: Target, capabilities: Capabilities
+) -> tuple[PassSpec, ...]:
+    """Return the passes without those that need kernels which the target was not seen to have.
+
+    Which passes run by default depends on the target. Raises PassError for one that was asked for by name.
+    """
+    able = []
+    for spec in specs:
+        missing = [operator for operator in pass_class(spec.name).needs_kernels if operator not in capabilities.kernels]
+        if missing and spec in requested:
+            raise PassError(
+                f"the pass {spec.name} is not for the target {target.provider}: it writes {' and '.join(missing)}, "
+                "for GPUs whose provider has a kernel",
+                f"leave it out; `mlc passes {spec.name}` says which targets here it is for",
+            )
+        if not missing:
+            able.append(spec)
+    return tuple(able)

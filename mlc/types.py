@@ -46,14 +46,18 @@ class Signature:
 class Capabilities:
     """What may be relied on where the artifact will run.
 
+    ``cpu`` says that nothing but a CPU computes there.
     ``vnni`` is true only where 8-bit products are added in 32 bits; without it pairs of u8*s8 products may saturate.
+    ``kernels`` are the operators outside ONNX's own, as ``domain.operator``, that were asked about and have a kernel.
     """
 
     description: str
+    cpu: bool = True
     avx2: bool = False
     vnni: bool = False
     amx: bool = False
     arm_dot: bool = False
+    kernels: tuple[str, ...] = ()
 
     @property
     def saturates(self) -> bool:

@@ -23,15 +23,16 @@ class FuseGelu(Search):
     """``x * 0.5 * (1 + erf(x / sqrt(2)))`` becomes ``Gelu(x)``, and its form with tanh ``Gelu<approximate="tanh">(x)``.
 
     Both as Hendrycks and Gimpel have them (Gaussian Error Linear Units, arXiv 1606.08415, section 2); factors may be
-    bracketed in any way, the cube may be a power or a product. Refuses where the constants differ from the formula's by
-    more than 1e-4, where the rank of x is not known, and where a value inside is used elsewhere or is an output.
+    bracketed in any way, the cube may be a power or a product, or x a factor of ``1 + 0.044715 * x**2``. Refuses where
+    the constants differ from the formula's by more than 1e-4, where the rank of x is not known, and where a value
+    inside is used elsewhere or is an output.
     """
 
     name: ClassVar[str] = "fuse-gelu"
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
     tolerance: ClassVar[float] = 1e-5
     min_opset: ClassVar[int] = 20
-    ends: ClassVar[frozenset[str]] = frozenset({"Mul"})
+    ends: ClassVar[frozenset[str]] = frozenset({"Div", "Mul"})
 
     def look(self, node: ir.Node) -> Match | None:
         whole = product_of(node.outputs[0], root=True)
@@ -46,6 +47,8 @@ class FuseGelu(Search):
             if argument is not None:
                 nodes, wrong = argument
                 wrong = wrong or _off(whole.scale, 0.5)
+                if wrong and _goes_on(node.outputs[0]):
+                    return None
                 inside = [*nodes, function, total, *whole.nodes]
                 bound = {"x": x, "kind": function.op_type, "wrong": wrong}
                 return Match(inside, node.outputs[:1], bound)
@@ -60,9 +63,15 @@ class FuseGelu(Search):
         return op.Gelu(x, approximate="none" if kind == "Erf" else "tanh")
 
 
+def _goes_on(product: ir.Value) -> bool:
+    """Whether a product is only a part of one that has a further constant factor."""
+    readers = [use.node for use in product.uses()]
+    return len(readers) == 1 and product_of(readers[0].outputs[0], root=True).scale != 1.0
+
+
 def _gate(value: ir.Value) -> tuple[ir.Node, ir.Node, ir.Value] | None:
     """Return the sum ``1 + erf(u)``, its Erf or Tanh, and u."""
-    total = producer(value, "Add")
+    total = _total(value)
     if total is None:
         return None
     for one, other in (total.inputs, total.inputs[::-1]):
@@ -71,6 +80,12 @@ def _gate(value: ir.Value) -> tuple[ir.Node, ir.Node, ir.Value] | None:
             inner = function.inputs[0]
             return None if inner is None else (total, function, inner)
     return None
+
+
+def _total(value: ir.Value) -> ir.Node | None:
+    """Return the node that adds two values to this one."""
+    node = producer(value, "Add") or producer(value, "Sum")
+    return node if node is not None and len(node.inputs) == 2 else None
 
 
 def _erf_argument(inner: ir.Value, x: ir.Value) -> tuple[list[ir.Node], bool] | None:
@@ -82,28 +97,32 @@ def _erf_argument(inner: ir.Value, x: ir.Value) -> tuple[list[ir.Node], bool] | 
 
 
 def _tanh_argument(inner: ir.Value, x: ir.Value) -> tuple[list[ir.Node], bool] | None:
-    """Return the nodes of ``sqrt(2 / pi) * (x + 0.044715 * x**3)``, and whether one of its constants is another."""
+    """Return the nodes of ``sqrt(2 / pi) * (x + 0.044715 * x**3)``, and whether one of its constants is another.
+
+    With x as a factor it is ``sqrt(2 / pi) * x * (1 + 0.044715 * x**2)``.
+    """
     outer = product_of(inner)
-    if len(outer.factors) != 1:
+    sums = [factor for factor in outer.factors if factor is not x]
+    if len(sums) != 1 or len(outer.factors) > 2:
         return None
-    node = producer(outer.factors[0], "Add")
-    if node is None or x not in node.inputs:
-        return None
-    (other,) = [value for value in node.inputs if value is not x] or [None]
-    if other is None:
-        return None
-    cubic = product_of(other)
-    cube = _cube(cubic.factors, x)
-    wrong = _off(cubic.scale, CUBIC) or _off(outer.scale, math.sqrt(2 / math.pi))
-    return None if cube is None else ([*cube, *cubic.nodes, node, *outer.nodes], wrong)
+    total, before = _total(sums[0]), len(outer.factors) == 2
+    for first, other in (total.inputs, total.inputs[::-1]) if total is not None else ():
+        if other is None or not (scalar_of(first) == 1.0 if before else first is x):
+            continue
+        inside = product_of(other)
+        power = _power(inside.factors, x, 2 if before else 3)
+        if total is not None and power is not None:
+            wrong = _off(inside.scale, CUBIC) or _off(outer.scale, math.sqrt(2 / math.pi))
+            return [*power, *inside.nodes, total, *outer.nodes], wrong
+    return None
 
 
-def _cube(factors: list[ir.Value], x: ir.Value) -> list[ir.Node] | None:
-    """Return the nodes that make ``x**3`` of factors, or None where it is something else."""
-    if factors == [x, x, x]:
+def _power(factors: list[ir.Value], x: ir.Value, exponent: int) -> list[ir.Node] | None:
+    """Return the nodes that make a power of x of factors, or None where it is something else."""
+    if factors == [x] * exponent:
         return []
     power = producer(factors[0], "Pow") if len(factors) == 1 else None
-    if power is None or power.inputs[0] is not x or scalar_of(power.inputs[1]) != 3.0:
+    if power is None or power.inputs[0] is not x or scalar_of(power.inputs[1]) != exponent:
         return None
     return [power]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from mlc.fusion import Match, Search, producer
 from mlc.graph_pass import Exactness
@@ -30,13 +31,12 @@ class FuseLayerNorm(Search):
 
     def look(self, node: ir.Node) -> Match | None:
         for scaled, bias in (node.inputs, node.inputs[::-1]):
-            product = producer(scaled, "Mul")
-            for normalized, weight in (product.inputs, product.inputs[::-1]) if product is not None else ():
-                found = _normalized(normalized)
-                if product is not None and found is not None:
-                    x, root, last, nodes = found
-                    bound = {"x": x, "weight": weight, "bias": bias, "root": root, "last": last}
-                    return Match([*nodes, product, node], node.outputs[:1], bound)
+            for difference, root, weight, nodes in _scaled(scaled):
+                found = _normalized(difference, root)
+                if found is not None:
+                    x, root_found, last, inside = found
+                    bound = {"x": x, "weight": weight, "bias": bias, "root": root_found, "last": last}
+                    return Match([*inside, *nodes, node], node.outputs[:1], bound)
         return None
 
     def check(self, x, weight, bias, root, last) -> str | None:
@@ -51,16 +51,34 @@ class FuseLayerNorm(Search):
         return op.LayerNormalization(x, weight, bias, axis=-1, epsilon=root.epsilon, stash_type=1)
 
 
-def _normalized(value: ir.Value | None) -> tuple[ir.Value, Root, bool, list[ir.Node]] | None:
-    """Return x of ``(x - mean(x)) / root``, the root, whether both means are over the last axis, and the nodes."""
-    division = producer(value, "Div")
-    root = root_of(division.inputs[1]) if division is not None else None
-    if division is None or root is None:
+Scaled: TypeAlias = "tuple[ir.Value | None, ir.Value | None, ir.Value | None, list[ir.Node]]"
+
+
+def _scaled(value: ir.Value | None) -> Iterator[Scaled]:
+    """Yield d, s and w of ``d / s * w`` and ``d * w / s``, whichever way the factors stand, and the nodes."""
+    product, quotient = producer(value, "Mul"), producer(value, "Div")
+    if product is not None:
+        for factor, weight in (product.inputs, product.inputs[::-1]):
+            division = producer(factor, "Div")
+            if division is not None:
+                yield division.inputs[0], division.inputs[1], weight, [division, product]
+    product = producer(quotient.inputs[0], "Mul") if quotient is not None else None
+    if quotient is not None and product is not None:
+        for factor, weight in (product.inputs, product.inputs[::-1]):
+            yield factor, quotient.inputs[1], weight, [product, quotient]
+
+
+def _normalized(
+    difference: ir.Value | None, below: ir.Value | None
+) -> tuple[ir.Value, Root, bool, list[ir.Node]] | None:
+    """Return x of ``x - mean(x)`` over its root, the root, whether both means are over the last axis, and the nodes."""
+    root = root_of(below)
+    if root is None:
         return None
-    above, below = _centred(division.inputs[0]), _centred(root.squared)
-    if above is None or below is None or above[0] is not below[0]:
+    above, inside = _centred(difference), _centred(root.squared)
+    if above is None or inside is None or above[0] is not inside[0]:
         return None
-    nodes = dict.fromkeys([*above[1], *below[1], *root.nodes, division])
+    nodes = dict.fromkeys([*above[1], *inside[1], *root.nodes])
     last = root.last and all(over_last(node) for node in nodes if node.op_type == "ReduceMean")
     return above[0], root, last, list(nodes)
 

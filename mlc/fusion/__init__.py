@@ -19,6 +19,7 @@ from mlc.fusion.graph import (
 from mlc.fusion.pattern import Fusion
 from mlc.fusion.products import Product, product_of, scalar_of
 from mlc.fusion.search import Search
+from mlc.fusion.sizes import Size, dims_of, sizes_of
 
 __all__ = [
     "Fusion",
@@ -26,9 +27,11 @@ __all__ = [
     "Names",
     "Product",
     "Search",
+    "Size",
     "array_of",
     "constant",
     "constant_tensor",
+    "dims_of",
     "drop_unused_constant",
     "evaluate",
     "forget_subgraphs",
@@ -41,5 +44,6 @@ __all__ = [
     "product_of",
     "quiet",
     "scalar_of",
+    "sizes_of",
     "walk",
 ]

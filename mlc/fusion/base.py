@@ -213,8 +213,8 @@ def _insert(names: Names, graph: ir.Graph, place: ir.Node, made: _Made) -> None:
     for node in made.nodes:
         node.name = names.free(f"{site}.{node.op_type}")
         for output in node.outputs:
-            if output not in made.new_values:
-                output.name = names.free(f"{site}.{node.op_type}.value")
+            if output not in made.new_values:  # an optional output that nothing reads has no name
+                output.name = names.free(f"{site}.{node.op_type}.value") if output.uses() else ""
     graph.insert_before(place, made.nodes)
     for old, new in zip(made.old_values, made.new_values, strict=True):
         name, old.name = old.name, None

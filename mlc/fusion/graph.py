@@ -64,6 +64,8 @@ def array_of(value: ir.Value) -> Array:
 
 def infer_shapes(model: ir.Model) -> None:
     """Give values without one a dtype and shape, as far as ONNX can tell; what is known stays, the interface too."""
+    if all(_is_known(value) for graph in model.graphs() for node in graph for value in node.outputs):
+        return
     from onnx_ir.passes.common import ShapeInferencePass
 
     inferred = model.clone()
@@ -78,6 +80,10 @@ def infer_shapes(model: ir.Model) -> None:
             for value, known in zip(node.outputs, other.outputs, strict=True):
                 value.type = value.type if value.type is not None else known.type
                 value.shape = value.shape if value.shape is not None else known.shape
+
+
+def _is_known(value: ir.Value) -> bool:
+    return not value.name or (value.type is not None and value.shape is not None)
 
 
 def _may_give_sequences(node: ir.Node, sequences: set[ir.Value]) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnxruntime
@@ -16,6 +18,8 @@ from mlc.types import Capabilities, Target
 VNNI_FLAGS = {"avx512_vnni", "avx512vnni", "avx_vnni", "avxvnni"}
 AMX_FLAGS = {"amx_int8"}
 ARM_DOT_FLAGS = {"asimddp", "i8mm"}
+
+NO_PROBES: Mapping[str, str] = MappingProxyType({})
 
 PAIR_SUM = 2 * 255 * 127
 """Two products of the largest codes; a kernel that adds them in 16 bits gives 32767."""
@@ -28,11 +32,18 @@ pairs (float[rows,64] x) => (float[rows,32] y) <float one = {1.0}, uint8 zero = 
 """A product that OpenVINO computes in 8 bits; ``codes`` are int8[64,32]."""
 
 
-def capabilities(target: Target) -> Capabilities:
-    """Return what may be relied on: what this CPU was seen to have for ``cpu:native``, else the least any CPU has."""
+def capabilities(target: Target, probes: Mapping[str, str] = NO_PROBES) -> Capabilities:
+    """Return what may be relied on: what this CPU was seen to have for ``cpu:native``, else the least any CPU has.
+
+    ``probes`` are small graphs by the operators whose kernels are asked about (see ``Pass.needs_kernels``).
+    """
     if target.provider.lower() in ("cpu", "cpuexecutionprovider") and target.device == "native":
         return native(target.runtime)
-    return Capabilities("any x86 or ARM CPU" if target.provider == "cpu" else f"any device of {target.provider}")
+    if target.provider == "cpu":
+        return Capabilities("any x86 or ARM CPU")
+    from mlc.runtimes.kernels import kernels
+
+    return Capabilities(f"any device of {target.provider}", cpu=False, kernels=kernels(target, probes))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""FoldBatchNorm: golden graph, numbers of both operators and of groups, each refusal, what torch exports."""
+"""FoldBatchNorm: golden graph, numbers of all operators and of groups, each refusal, what torch exports."""
 
 import numpy as np
 import onnx_ir as ir
@@ -125,7 +125,7 @@ def test_refusals_by_use_and_by_what_a_caller_may_override(interface, body, reas
         ),
         (
             "y = BatchNormalization(c, scale, bias, mean, one)",
-            "the variance does not have one element for each output channel",
+            "the variance does not have one element for each channel",
         ),
         (
             "y = BatchNormalization(c, scale, bias, wide, variance)",
@@ -169,3 +169,95 @@ def test_what_torch_exports_unfolded(workspace):
     assert [len(step.sites) for step in steps][2] == 3
     assert [step.left_out for step in steps] == [(), (), ()]
     assert ops(after) == ["Conv", "Relu", "Conv", "Relu", "ConvTranspose"]
+
+
+LINEAR = """g (float[batch,3] x) => (float[batch,2] y)
+    <float[3,2] w = {1,-2,3,4,-5,6}, float[2,3] t = {1,3,-5,-2,4,6}, float[2] b = {1,-3}, float[1,2] r = {2,5},
+     float o = {7}, float[4,2] m = {1,2,3,4,5,6,7,8}, float[1,3,2] cube = {1,2,3,4,5,6}, float[1] one = {4}, """
+LINEAR += f"{STATISTICS}>"
+
+
+@pytest.mark.parametrize("body", ["c = Gemm<transB = 1>(x, t, b)", "h = MatMul(x, w) c = Add(h, b)"])
+def test_golden_of_linear_layers(body, golden):
+    after, change = apply(FoldBatchNorm(), graph(f"{LINEAR} {{ {body} {NORMALIZE} }}"))
+    assert change.sites == ("y",)
+    golden(f"fold_batch_norm_{'gemm' if 'Gemm' in body else 'matmul'}.onnxtxt", text(after))
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ("c = Gemm(x, w, b)", ["Gemm"]),
+        ("c = Gemm(x, w)", ["Gemm"]),
+        ("c = Gemm<alpha = 0.5, beta = -2.0>(x, w, b)", ["Gemm"]),
+        ("c = Gemm<alpha = 0.5, beta = 3.0, transB = 1>(x, t, r)", ["Gemm"]),
+        ("z = Transpose(x) c = Gemm<transA = 1, transB = 1>(z, t, o)", ["Transpose", "Gemm"]),
+        ("c = Gemm(x, w, one)", ["Gemm"]),
+        ("c = MatMul(x, w)", ["MatMul", "Add"]),
+        ("h = MatMul(x, w) c = Add(h, b)", ["MatMul", "Add"]),
+        ("h = MatMul(x, w) c = Add(o, h)", ["MatMul", "Add"]),
+        ("h = MatMul(x, w) c = Add(one, h)", ["MatMul", "Add"]),
+    ],
+)
+def test_numbers_of_linear_layers(body, left, rows, workspace):
+    model = graph(f"{LINEAR} {{ {body} {NORMALIZE} }}")
+    after, change = apply(FoldBatchNorm(), model)
+    assert change.sites == ("y",)
+    assert ops(after) == left
+    same_numbers(model, after, {"x": random(rows, rows, 3)}, workspace, FoldBatchNorm.tolerance)
+
+
+AXES = "the channels of the normalization are not the product's columns"
+
+
+@pytest.mark.parametrize(
+    ("interface", "body", "reason"),
+    [
+        ("(float[n,3] x, float[3,2] w)", "c = MatMul(x, w)", "the weight is not constant"),
+        ("(float[n,3] x, float[2] b)", "c = Gemm(x, w, b)", "the bias is not constant"),
+        ("(float[4,3] x)", "c = Gemm(x, w, m)", "the bias does not run along the last axis"),
+        ("(float[n,2,3] x)", "c = MatMul(x, w)", AXES),
+        ("(float[n,3] x)", "c = MatMul(x, cube)", "the weight is not a matrix of floats"),
+        ("(float x)", "z = Reshape(x, sizes) c = MatMul(z, w)", "the rank of the product is not known"),
+    ],
+)
+def test_refusals_of_linear_layers(interface, body, reason):
+    shape = "[n,2]" if "cube" not in body else "[1,n,2]"
+    weights = LINEAR[LINEAR.index("<") :]
+    interface = interface.replace("(float x)", "(float[n,3] x, int64[k] sizes)")
+    model = graph(f"g {interface} => (float{shape} y) {weights} {{ {body} {NORMALIZE} }}")
+    if "cube" in body:  # of an inferred rank of three, another reason comes first
+        model.graph[0].outputs[0].shape = ir.Shape([None, 2])
+    _, change = apply(FoldBatchNorm(), model)
+    assert change.sites == ()
+    assert [refusal.reason for refusal in change.refused] == [reason]
+
+
+@pytest.mark.parametrize("body", ["h = MatMul(x, w) c = Add(h, x)", "h = MatMul(x, w) c = Add(h, m)"])
+def test_what_adds_no_bias_is_no_site(body):
+    weights = LINEAR[LINEAR.index("<") :].replace("float[3,2] w = {1,-2,3,4,-5,6}", "float[2,2] w = {1,2,3,4}")
+    model = graph(f"g (float[4,2] x) => (float[4,2] y) {weights} {{ {body} {NORMALIZE} }}")
+    _, change = apply(FoldBatchNorm(), model)
+    assert change == type(change)((), ())
+
+
+def test_linear_layers_that_torch_exports_unfolded(workspace):
+    import torch
+
+    network = torch.nn.Sequential(
+        torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(),
+        torch.nn.Linear(8, 4, bias=False), torch.nn.BatchNorm1d(4),
+    )  # fmt: skip
+    for layer in network:
+        if isinstance(layer, torch.nn.BatchNorm1d):
+            layer.running_var = torch.rand(layer.num_features) + 0.5
+            layer.running_mean = torch.randn(layer.num_features)
+            torch.nn.init.normal_(layer.weight)
+            torch.nn.init.normal_(layer.bias)
+    model = torch_model(network, (torch.rand(3, 6),))
+    assert ops(model).count("BatchNormalization") == 2
+    feeds = [{"x0": random(1, 3, 6)}, {"x0": random(2, 5, 6)}]
+    after, (step,) = line(model, [FoldBatchNorm()], feeds, workspace)
+    assert (len(step.sites), step.left_out) == (2, ())
+    assert ops(after) == ["Gemm", "Relu", "Gemm"]

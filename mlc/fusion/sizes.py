@@ -1,0 +1,108 @@
+"""How large values are in every run: numbers, and names for what only a run tells."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from mlc.fusion.graph import array_of, is_constant, is_standard
+
+Size: TypeAlias = int | str
+"""A number, or the name of one that is the same wherever it has this name."""
+
+MASKING = frozenset({"And", "Cast", "Equal", "Identity", "Not", "Or", "Trilu", "Where"})
+"""What masks are made of: an element for each that the inputs broadcast to (the diagonal of Trilu is one number)."""
+
+
+def dims_of(value: ir.Value | None) -> list[Size] | None:
+    """Return the sizes of a value's axes, or None where not even their number is known.
+
+    What the shape leaves open is taken from how the value came about, else named after value and axis.
+    """
+    if value is None:
+        return None
+    if value.shape is None:
+        return _derived(value)
+    known = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+    named = [f"{value.name}.{axis}" for axis in range(len(known))]
+    derived = _derived(value) if None in known else None
+    others = derived if derived is not None and len(derived) == len(known) else named
+    return [other if dim is None else dim for dim, other in zip(known, others, strict=True)]
+
+
+def _derived(value: ir.Value) -> list[Size] | None:
+    node = value.producer()
+    if node is None or not is_standard(node):
+        return None
+    if node.op_type == "Transpose" and "perm" in node.attributes:
+        dims = dims_of(node.inputs[0])
+        return None if dims is None else [dims[axis] for axis in node.attributes["perm"].as_ints()]
+    if node.op_type == "Reshape":
+        sizes = sizes_of(node.inputs[1])
+        return None if sizes is None else [_named(size, value, axis) for axis, size in enumerate(sizes)]
+    if node.op_type == "Expand":
+        return _broadcast(value, dims_of(node.inputs[0]), sizes_of(node.inputs[1]))
+    if node.op_type in MASKING:
+        return _broadcast(value, *(dims_of(each) for each in node.inputs))
+    return None
+
+
+def _broadcast(value: ir.Value, *shapes: list[Size] | None) -> list[Size] | None:
+    """Return the sizes of what shapes broadcast to; an axis that they leave open is named after the value."""
+    if None in shapes:
+        return None
+    rank = max(len(shape) for shape in shapes if shape is not None)
+    found: list[Size] = [1] * rank
+    for shape in shapes:
+        for axis, size in enumerate(shape or (), rank - len(shape or ())):
+            found[axis] = _joint(found[axis], size, f"{value.name}.{axis}")
+    return found
+
+
+def _joint(one: Size, other: Size, unknown: str) -> Size:
+    """Return the size of an axis of two values that broadcast."""
+    if other in (one, 1):
+        return one
+    if one == 1 or isinstance(other, int):
+        return other
+    return one if isinstance(one, int) else unknown
+
+
+def _named(size: Size, value: ir.Value, axis: int) -> Size:
+    """Return a size that a Reshape gives; 0 and -1 are none."""
+    return f"{value.name}.{axis}" if size in (0, -1) else size
+
+
+def sizes_of(value: ir.Value | None) -> list[Size] | None:
+    """Return the elements of integers along one axis at most, or None where they are computed in another way."""
+    if value is not None and is_constant(value):
+        array = array_of(value)
+        return [int(each) for each in array.reshape(-1)] if array.ndim <= 1 and array.dtype.kind == "i" else None
+    node = value.producer() if value is not None else None
+    if node is None or not is_standard(node):
+        return None
+    if node.op_type == "Shape":
+        dims = dims_of(node.inputs[0])
+        start, end = (node.attributes[name].as_int() if name in node.attributes else None for name in ("start", "end"))
+        return None if dims is None else dims[start:end]
+    parts = [sizes_of(part) for part in node.inputs[: None if node.op_type == "Concat" else 1]]
+    sizes = [size for part in parts if part is not None for size in part]
+    if None in parts:
+        return None
+    if node.op_type in ("Slice", "Gather"):
+        return _part(node, sizes)
+    single = node.op_type in ("Squeeze", "Unsqueeze", "Reshape") and len(sizes) == 1
+    return sizes if single or node.op_type in ("Concat", "Identity") else None
+
+
+def _part(node: ir.Node, sizes: list[Size]) -> list[Size] | None:
+    """Return the elements that a Slice or Gather takes of sizes."""
+    places = [sizes_of(place) if is_constant(place) else None for place in node.inputs[1:]]
+    numbers = [[each for each in place if isinstance(each, int)] for place in places if place is not None]
+    if None in places:
+        return None
+    if node.op_type == "Gather":
+        return [sizes[index] for index in numbers[0]]
+    (start,), (end,), *more = numbers
+    return sizes[start:end] if more in ([], [[0]], [[0], [1]]) else None

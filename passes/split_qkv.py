@@ -1,0 +1,123 @@
+"""Take packed queries, keys and values apart before their axes are moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from mlc.formats import number
+from mlc.fusion import Match, Search, array_of, constant, dims_of, is_constant, is_standard, producer
+from mlc.graph_pass import Exactness
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from mlc.types import Array
+
+PACKED_AXES = 5
+PARTS = 2
+"""The axis of the parts in [batch, length, parts, heads, size]."""
+
+
+@dataclass(frozen=True)
+class SplitQkv(Search):
+    """``Transpose(Reshape(x, [b, s, 3, h, d]))[i]`` becomes ``Transpose(Reshape(Split(x)[i], [b, s, h, d]))``.
+
+    As vision transformers pack the projections of queries, keys and values, or of keys and values; each part is copied
+    once and not twice. Refuses where the value of five axes is used elsewhere or is an output of the graph, unless
+    every part is read, x is [batch, length, features], the number of parts and heads and their size are known, and the
+    reshape is known to keep batch and length.
+    """
+
+    name: ClassVar[str] = "split-qkv"
+    exactness: ClassVar[Exactness] = Exactness.EXACT
+    ends: ClassVar[frozenset[str]] = frozenset({"Transpose"})
+
+    def look(self, node: ir.Node) -> Match | None:
+        reshape, perm = producer(node.inputs[0], "Reshape"), node.attributes.get("perm")
+        order = [] if perm is None else list(perm.as_ints())
+        if reshape is None or len(order) != PACKED_AXES or order[0] != PARTS:
+            return None
+        parts = sorted(_parts(node.outputs[0]), key=lambda part: part.index)
+        if len(parts) < 2:
+            return None
+        nodes = dict.fromkeys(node for part in parts for node in part.nodes)
+        bound = {"x": reshape.inputs[0], "packed": node.inputs[0], "order": order, "parts": parts}
+        return Match([reshape, node, *nodes], [part.value for part in parts], bound)
+
+    def check(self, x, packed, order, parts) -> str | None:
+        before, after, sizes = dims_of(x), dims_of(packed), _sizes(packed)
+        if before is None or len(before) != PACKED_AXES - 2:
+            return "what is packed is not [batch, length, features]"
+        if after is None or len(sizes) != PACKED_AXES - PARTS:
+            return "the number of parts or heads or their size is not known"
+        if before[:2] != after[:2]:
+            return "batch and length are not known to stay"
+        return None if {part.index for part in parts} == set(range(sizes[0])) else "not every part is read"
+
+    def rewrite(self, op, x, packed, order, parts):
+        count, heads, size = _sizes(packed)
+        lengths = constant(op, np.full(count, heads * size, np.int64))
+        split = op.Split(x, lengths, axis=-1, _outputs=count)
+        shape = constant(op, np.array([0, 0, heads, size], np.int64))
+        moved = [axis - (axis > PARTS) for axis in order[1:]]
+        apart = [op.Reshape(split[part.index], shape) for part in parts]
+        return apart if moved == sorted(moved) else [op.Transpose(part, perm=moved) for part in apart]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One element of the first axis: which, as which value, taken by which nodes."""
+
+    index: int
+    value: ir.Value
+    nodes: tuple[ir.Node, ...]
+
+
+def _sizes(packed: ir.Value) -> list[int]:
+    """Return how many parts there are, and heads, and elements of one, as far as that is known."""
+    return [size for size in (dims_of(packed) or [])[PARTS:] if isinstance(size, int)]
+
+
+def _parts(packed: ir.Value) -> Iterator[Part]:
+    """Yield the elements of the first axis that nodes take: a Gather, or a Slice or Split and its Squeeze."""
+    for node in dict.fromkeys(use.node for use in packed.uses()):
+        if not is_standard(node) or number(node, "axis", 0) != 0:
+            continue
+        if node.op_type == "Gather":
+            index = _integers(node.inputs[1])
+            if index is not None and index.ndim == 0 and index >= 0:
+                yield Part(int(index), node.outputs[0], (node,))
+        elif node.op_type == "Slice":
+            start, squeeze = _start(node), _squeeze(node.outputs[0])
+            if start is not None and squeeze is not None:
+                yield Part(start, squeeze.outputs[0], (node, squeeze))
+        elif node.op_type == "Split":
+            squeezes = [squeeze for squeeze in map(_squeeze, node.outputs) if squeeze is not None]
+            if len(squeezes) == len(node.outputs):
+                yield from (Part(at, squeeze.outputs[0], (node, squeeze)) for at, squeeze in enumerate(squeezes))
+
+
+def _start(node: ir.Node) -> int | None:
+    """Return where a Slice of one element of the first axis begins, or None."""
+    given = [_integers(value) for value in node.inputs[1:]]
+    numbers = [int(array.reshape(())) for array in given if array is not None and array.size == 1]
+    if len(numbers) < len(given):
+        return None
+    start, end, axis, step = (*numbers, *(0, 1)[len(numbers) - 2 :])
+    return start if start >= 0 and end == start + 1 and axis == 0 and step == 1 else None
+
+
+def _squeeze(value: ir.Value) -> ir.Node | None:
+    """Return the node that takes the first axis away, where it alone reads the value."""
+    readers = [use.node for use in value.uses()]
+    node = producer(readers[0].outputs[0], "Squeeze") if len(readers) == 1 else None
+    axes = _integers(node.inputs[1]) if node is not None and len(node.inputs) > 1 else None
+    return node if axes is not None and axes.tolist() == [0] else None
+
+
+def _integers(value: ir.Value | None) -> Array | None:
+    return array_of(value) if value is not None and is_constant(value) else None

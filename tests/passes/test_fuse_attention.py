@@ -1,0 +1,398 @@
+"""FuseAttention: golden graph, numbers of every way to write it and to mask it, refusals, and what torch exports."""
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from passes.fuse_attention import FuseAttention
+from tests.exporting import one_registry  # noqa: F401
+from tests.graphs import answers, apply, graph, line, ops, random, same_numbers, text
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+LOWEST = np.finfo(np.float32).min
+VERSION = '<ir_version: 10, opset_import: ["":23]>\n'
+INPUTS = "float[batch,len,8] q, float[batch,keys,8] k, float[batch,keys,12] v"
+NUMBERS = """<int64[4] by_head = {0,0,2,-1}, int64[3] join = {0,0,12}, float half = {0.5}, float two = {2},
+    float zero = {0}, float root = {0.70710678}, float low = {-3.4028235e38}, float big = {-1e9}, float none = {0},
+    float few = {-100}>"""
+SPLIT = """qs = Reshape(q, by_head) qt = Transpose<perm = [0,2,1,3]>(qs)
+    ks = Reshape(k, by_head)
+    vs = Reshape(v, by_head) vt = Transpose<perm = [0,2,1,3]>(vs)"""
+KEYS = "kt = Transpose<perm = [0,2,3,1]>(ks)"
+WEIGHTS = "w = Softmax<axis = -1>(z)"
+JOIN = "o = MatMul(w, vt) ot = Transpose<perm = [0,2,1,3]>(o) y = Reshape(ot, join)"
+PLAIN = "s = MatMul(qt, kt) z = Mul(s, half)"
+
+SCALED = {
+    "divided": "s = MatMul(qt, kt) z = Div(s, two)",
+    "multiplied": PLAIN,
+    "queries": "qh = Mul(half, qt) z = MatMul(qh, kt)",
+    "both by the root, as torch writes it": "qr = Mul(qt, root) kr = Mul(kt, root) z = MatMul(qr, kr)",
+    "not scaled": "z = MatMul(qt, kt)",
+    "transposed after the heads": """kh = Transpose<perm = [0,2,1,3]>(ks) kx = Transpose<perm = [0,1,3,2]>(kh)
+        s = MatMul(qt, kx) z = Mul(s, half)""",
+}
+
+MASK = "s = MatMul(qt, kt) d = Mul(s, half) z = Add(d, m)"
+FILLED = "s = MatMul(qt, kt) d = Mul(s, half) z = Where"
+MASKED = {
+    "a whole mask": ("float[batch,2,len,keys] m", MASK),
+    "for all heads": ("float[batch,1,len,keys] m", MASK),
+    "one row for all queries": ("float[batch,1,1,keys] m", MASK),
+    "one column for all keys": ("float[batch,1,len,1] m", MASK),
+    "two axes": ("float[len,keys] m", MASK.replace("Add(d, m)", "Add(m, d)")),
+    "by head, three axes": ("float[2,len,keys] m", MASK),
+    "one axis": ("float[keys] m", MASK),
+    "replaced with the lowest": ("bool[batch,1,len,keys] m", f"{FILLED}(m, low, d)"),
+    "replaced, one row": ("bool[batch,1,1,keys] m", f"{FILLED}(m, big, d)"),
+    "kept": ("bool[len,keys] m", f"{FILLED}(m, d, low)"),
+    "made of a condition": ("bool[batch,1,len,keys] m", f"f = Where(m, zero, low) {MASK.replace('m)', 'f)')}"),
+}
+GUARD = "e = Softmax<axis = -1>(z) n = IsNaN(e) w = Where(n, zero, e)"
+
+
+def model(scores, mask="", weights=WEIGHTS, join=JOIN, head=None):
+    """Two heads of four, with values of six."""
+    head = head or f"g ({INPUTS}{', ' if mask else ''}{mask}) => (float[batch,len,12] y)"
+    keys = KEYS if "kt" in scores else ""
+    return graph(f"{VERSION}{head} {NUMBERS} {{ {SPLIT} {keys} {scores} {weights} {join} }}")
+
+
+def infinite(before):
+    """Let what scores are replaced with be -inf, which ONNX text cannot say."""
+    before.graph.initializers["low"].const_value = ir.tensor(np.array(-np.inf, np.float32))
+    return before
+
+
+def feeds(sizes, mask=""):
+    """Queries, keys and values, and a mask of which one row masks every key, another none."""
+    batch, length, keys = sizes
+    found = {"q": random(1, batch, length, 8), "k": random(2, batch, keys, 8), "v": random(3, batch, keys, 12)}
+    if not mask:
+        return found
+    kind, axes = mask.removesuffix(" m").rstrip("]").split("[")
+    known = {"batch": batch, "len": length, "keys": keys}
+    shape = [known.get(axis) or int(axis) for axis in axes.split(",")]
+    wholly = random(4, *shape) > 0
+    wholly.reshape(-1, shape[-1])[0] = True
+    wholly.reshape(-1, shape[-1])[-1] = False
+    found["m"] = wholly if kind == "bool" else np.where(wholly, LOWEST, random(5, *shape)).astype(np.float32)
+    return found
+
+
+def optimized(model, fed):
+    """What the runtime computes of a graph that it has optimized."""
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, fed)[0]
+
+
+def fused(before, *sites):
+    """The graph after, which has the one operator in the place of the softmax."""
+    after, change = apply(FuseAttention(), before)
+    assert (change.sites, change.refused) == (sites, ())
+    assert "Softmax" not in ops(after)
+    (node,) = [node for node in after.graph if node.op_type == "Attention"]
+    return after, node
+
+
+def test_golden(golden):
+    mask, scores = MASKED["one row for all queries"]
+    after, _ = fused(model(scores, mask), "y")
+    golden("fuse_attention.onnxtxt", text(after))
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 3), (3, 5, 4)])
+@pytest.mark.parametrize("form", SCALED)
+def test_numbers_however_it_is_scaled(form, sizes, workspace):
+    before = model(SCALED[form])
+    after, node = fused(before, "y")
+    assert ops(after) == ["Attention"]
+    assert [value.name for value in node.inputs] == ["q", "k", "v"]
+    same_numbers(before, after, feeds(sizes), workspace, FuseAttention.tolerance)
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 3), (3, 5, 4)])
+@pytest.mark.parametrize("form", MASKED)
+def test_numbers_however_it_is_masked(form, sizes, workspace):
+    mask, scores = MASKED[form]
+    before = model(scores, mask)
+    after, _ = fused(before, "y")
+    fed = feeds(sizes, mask)
+    same_numbers(before, after, fed, workspace, FuseAttention.tolerance)
+    assert np.allclose(optimized(after, fed), answers(before, fed, workspace)["y"], atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 3), (3, 5, 4)])
+@pytest.mark.parametrize("scores", [f"{FILLED}(m, low, d)", f"f = Where(m, low, zero) {MASK.replace('m)', 'f)')}"])
+def test_rows_that_are_wholly_masked_are_0_behind_a_guard(scores, sizes, workspace):
+    mask = "bool[batch,1,len,keys] m"
+    before = infinite(model(scores, mask, GUARD))
+    after, _ = fused(before, "y")
+    fed = feeds(sizes, mask)
+    assert not answers(before, fed, workspace)["y"][0, 0].any()
+    same_numbers(before, after, fed, workspace, FuseAttention.tolerance)
+
+
+def test_a_guard_does_not_make_the_mean_0(workspace):
+    mask = "float[batch,1,len,keys] m"
+    before = model(MASK, mask, GUARD)
+    after, _ = fused(before, "y")
+    fed = feeds((2, 3, 4), mask)
+    fed["m"][1, 0, 1] = -np.inf
+    expected = answers(before, fed, workspace)["y"]
+    assert expected[0, 0].any()
+    assert not expected[1, 1].any()
+    same_numbers(before, after, fed, workspace, FuseAttention.tolerance)
+
+
+@pytest.mark.parametrize(
+    ("mask", "seen"),
+    [
+        ("bool[batch,1,len,keys] m", "f = Where(m, zero, low) c = Cast<to = 7>(m)"),
+        ("float[batch,1,len,keys] m", "f = Identity(m) a = Greater(f, none) c = Cast<to = 7>(a)"),
+    ],
+)
+def test_zeros_where_no_key_is_left_go_with_the_mask(mask, seen, workspace):
+    scores = f"{seen} x = ReduceMax<keepdims = 1>(c, last) any = Cast<to = 9>(x) {MASK.replace('m)', 'f)')}"
+    join = "u = MatMul(w, vt) o = Where(any, u, zero) ot = Transpose<perm = [0,2,1,3]>(o) y = Reshape(ot, join)"
+    before = graph(
+        f"{VERSION} g ({INPUTS}, {mask}) => (float[batch,len,12] y) "
+        f"{NUMBERS.replace('<', '<int64[1] last = {-1}, ', 1)} {{ {SPLIT} {KEYS} {scores} {WEIGHTS} {join} }}"
+    )
+    before.graph.initializers["none"].const_value = ir.tensor(np.array(-np.inf, np.float32))
+    after, _ = fused(before, "y")
+    assert "ReduceMax" not in ops(after)
+    fed = feeds((3, 5, 4), mask)
+    if fed["m"].dtype == np.float32:
+        fed["m"][0, 0, 0] = -np.inf
+    assert not answers(before, fed, workspace)["y"].all()
+    same_numbers(before, after, fed, workspace, FuseAttention.tolerance)
+
+
+def test_zeros_by_another_condition_stay():
+    join = "u = MatMul(w, vt) o = Where(m, u, zero) ot = Transpose<perm = [0,2,1,3]>(o) y = Reshape(ot, join)"
+    after, _ = fused(model(PLAIN, "bool[batch,1,len,1] m", join=join), "u")
+    assert "Where" in ops(after)
+
+
+@pytest.mark.parametrize(
+    ("join", "site", "reshaped"),
+    [
+        ("o = MatMul(w, vt) y = Transpose<perm = [0,2,1,3]>(o)", "y", 1),
+        ("y = MatMul(w, vt)", "y", 0),
+        ("o = MatMul(w, vt) y = Transpose<perm = [2,0,1,3]>(o)", "o", 0),
+    ],
+)
+def test_numbers_where_the_heads_do_not_come_together(join, site, reshaped, workspace):
+    before = model(PLAIN, join=join, head=f"g ({INPUTS}) => (float[a,b,c,d] y)")
+    after, node = fused(before, site)
+    assert ("q_num_heads" in node.attributes) is bool(reshaped)
+    assert ops(after).count("Reshape") == (1 if reshaped else 3)
+    same_numbers(before, after, feeds((3, 5, 4)), workspace, FuseAttention.tolerance)
+
+
+def test_sizes_that_only_the_graph_computes(workspace):
+    """Keys transposed as matrices, with shapes read from them, as torch.onnx writes it at opset 20."""
+    keys = """kh = Transpose<perm = [0,2,1,3]>(ks) h = Shape(kh) a = Slice(h, at0, at2) b = Slice(h, at2, at3)
+        c = Slice(h, at3, at4) flat = Concat<axis = 0>(minus, b, c) back = Concat<axis = 0>(a, c, b)
+        k3 = Reshape(kh, flat) kx3 = Transpose<perm = [0,2,1]>(k3) kx = Reshape(kx3, back)"""
+    numbers = ", ".join(f"int64[1] at{place} = {{{place}}}" for place in (0, 2, 3, 4))
+    body = f"{SPLIT} {keys} s = MatMul(qt, kx) z = Mul(s, half) {WEIGHTS} {JOIN}"
+    head = (
+        f"g ({INPUTS}) => (float[batch,len,12] y) {NUMBERS.replace('<', f'<{numbers}, int64[1] minus = {{-1}}, ', 1)}"
+    )
+    before = graph(f"{VERSION}{head} {{ {body} }}")
+    after, _ = fused(before, "y")
+    assert ops(after) == ["Attention"]
+    same_numbers(before, after, feeds((3, 5, 4)), workspace, FuseAttention.tolerance)
+
+
+@pytest.mark.parametrize("lengths", [(5, 5), (3, 7), (7, 3)])
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("heads", [2, 1])
+def test_an_attention_with_four_axes_gets_three(lengths, causal, heads, workspace):
+    """Fewer heads of keys and values, their own width of values, another length, causal: all as with four axes."""
+    width = 4 if heads == 2 else 8
+    body = f"""qs = Reshape(q, by_head) qt = Transpose<perm = [0,2,1,3]>(qs)
+        ks = Reshape(k, few) kt = Transpose<perm = [0,2,1,3]>(ks)
+        vs = Reshape(v, few) vt = Transpose<perm = [0,2,1,3]>(vs)
+        o = Attention<is_causal = {causal}, scale = 0.3>(qt, kt, vt)
+        ot = Transpose<perm = [0,2,1,3]>(o) y = Reshape(ot, join)"""
+    values = 6 * heads
+    before = graph(
+        f"{VERSION} g (float[batch,len,{2 * width}] q, float[batch,keys,8] k, float[batch,keys,{values}] v) => "
+        f"(float[batch,len,12] y) <int64[4] by_head = {{0,0,2,-1}}, int64[4] few = {{0,0,{heads},-1}}, "
+        f"int64[3] join = {{0,0,-1}}> {{ {body} }}"
+    )
+    after, node = fused(before, "y")
+    assert node.attributes["kv_num_heads"].as_int() == heads
+    length, keys = lengths
+    fed = {"q": random(1, 3, length, 2 * width), "k": random(2, 3, keys, 8), "v": random(3, 3, keys, values)}
+    same_numbers(before, after, fed, workspace, FuseAttention.tolerance)
+    assert np.allclose(optimized(after, fed), by_formula(fed, heads, causal), atol=1e-5)
+    assert apply(FuseAttention(), after)[1].sites == ()
+
+
+def by_formula(fed, heads, causal):
+    """Softmax of scaled products in 64 bits; a causal mask is aligned with the first key."""
+    q, k, v = (array.reshape(*array.shape[:2], count, -1).swapaxes(1, 2).astype(np.float64) for array, count in
+               ((fed["q"], 2), (fed["k"], heads), (fed["v"], heads)))  # fmt: skip
+    scores = 0.3 * q @ k.swapaxes(-1, -2)
+    if causal:
+        scores = np.where(np.tril(np.ones(scores.shape[-2:], bool)), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return (weights / weights.sum(-1, keepdims=True) @ v).swapaxes(1, 2).reshape(*fed["q"].shape[:2], 12)
+
+
+@pytest.mark.parametrize(
+    ("scores", "mask", "weights", "reason"),
+    [
+        (PLAIN, "", "w = Softmax<axis = 2>(z)", "the softmax is not over the last axis"),
+        ("s = MatMul(qt, kt) t = Tanh(s) z = Mul(t, half)", "", WEIGHTS, "the scores are no product of queries"),
+        ("kr = Exp(kt) z = MatMul(qt, kr)", "", WEIGHTS, "the scores are no product of queries"),
+        ("s = MatMul(qt, kt) z = Mul(s, few)", "", WEIGHTS, "the scale is not positive"),
+        (f"{FILLED}(m, few, d)", "bool[batch,1,len,keys] m", WEIGHTS, "replaced with -100, which others may be below"),
+        (MASK, "float[other,1,len,keys] m", WEIGHTS, "the mask is not known to fit the scores"),
+        (MASK, "float[1,1,1,len,keys] m", WEIGHTS, "the axes of the mask are not known"),
+    ],
+)
+def test_refusals(scores, mask, weights, reason):
+    before = model(scores, mask, weights)
+    after, change = apply(FuseAttention(), before)
+    assert change.sites == ()
+    assert reason in change.refused[0].reason
+    assert "Attention" not in ops(after)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        (
+            "float[batch,2,len,4] q, float[other,2,4,keys] k, float[batch,2,keys,4] v",
+            "are not known to be of one batch",
+        ),
+        ("float[batch,3,len,4] q, float[batch,1,4,keys] k, float[batch,3,keys,4] v", "do not have as many heads"),
+        (
+            "float[batch,h,len,4] q, float[batch,h,4,keys] k, float[batch,h,keys,4] v",
+            "the number of heads is not known",
+        ),
+        ("double[batch,2,len,4] q, double[batch,2,4,keys] k, double[batch,2,keys,4] v", "the scores are not float32"),
+    ],
+)
+def test_refusals_by_sizes_and_types(inputs, reason):
+    kind = inputs.split("[")[0]
+    keys = "kh = Transpose<perm = [0,1,3,2]>(k) kt = Transpose<perm = [0,1,3,2]>(kh)"
+    body = f"{keys} z = MatMul(q, kt) {WEIGHTS} y = MatMul(w, v)"
+    _, change = apply(FuseAttention(), graph(f"{VERSION} g ({inputs}) => ({kind}[a,b,c,d] y) {{ {body} }}"))
+    assert [refusal.reason.endswith(reason) for refusal in change.refused] == [True]
+
+
+def test_matrices_without_heads_are_refused():
+    body = f"kt = Transpose<perm = [0,2,1]>(k) z = MatMul(q, kt) {WEIGHTS} y = MatMul(w, v)"
+    _, change = apply(FuseAttention(), graph(f"{VERSION} g ({INPUTS}) => (float[batch,len,12] y) {{ {body} }}"))
+    assert "no product of queries and transposed keys" in change.refused[0].reason
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "reason"),
+    [
+        ("float[batch,2,len,keys] w", "", "w is a graph output"),
+        ("float[batch,2,len,keys] u", "u = Relu(w)", "w is used elsewhere"),
+    ],
+)
+def test_probabilities_that_are_used_elsewhere_are_refused(output, more, reason):
+    before = model(PLAIN, join=f"{JOIN} {more}", head=f"g ({INPUTS}) => (float[batch,len,12] y, {output})")
+    _, change = apply(FuseAttention(), before)
+    assert [refusal.reason for refusal in change.refused] == [reason]
+
+
+def test_keys_that_are_outputs_too_stay(workspace):
+    scores = "kh = Transpose<perm = [0,2,1,3]>(ks) kx = Transpose<perm = [0,1,3,2]>(kh) z = MatMul(qt, kx)"
+    head = f"g ({INPUTS}) => (float[batch,len,12] y, float[batch,2,keys,4] kh)"
+    before = model(scores, head=head)
+    after, node = fused(before, "y")
+    assert "q_num_heads" in node.attributes
+    same_numbers(before, after, feeds((3, 5, 4)), workspace, FuseAttention.tolerance)
+
+
+def test_keys_and_values_behind_those_of_the_past_have_four_axes(workspace):
+    past = "float[batch,2,past,4] before, float[batch,2,past,6] valued"
+    head = f"g ({INPUTS}, {past}, float[batch,1,len,all] m) => (float[batch,len,12] y, float[batch,2,all,4] kh)"
+    scores = """kn = Transpose<perm = [0,2,1,3]>(ks) kh = Concat<axis = -2>(before, kn)
+        vh = Concat<axis = -2>(valued, vt) kx = Transpose<perm = [0,1,3,2]>(kh) z0 = MatMul(qt, kx) z = Add(z0, m)"""
+    before = model(scores, join=JOIN.replace("MatMul(w, vt)", "MatMul(w, vh)"), head=head)
+    after, node = fused(before, "o")
+    assert "q_num_heads" not in node.attributes
+    for length, gone in ((1, 5), (3, 2)):
+        fed = feeds((2, length, length))
+        fed |= {"before": random(6, 2, 2, gone, 4), "valued": random(7, 2, 2, gone, 6)}
+        fed["m"] = random(8, 2, 1, length, gone + length)
+        same_numbers(before, after, fed, workspace, FuseAttention.tolerance)
+
+
+torch = pytest.importorskip("torch")
+
+
+def modules():
+    from tests import attention
+
+    x, seen = torch.rand(3, 5, 8), torch.ones(3, 1, 5, 5, dtype=torch.bool)
+    added, tokens = torch.rand(3, 1, 5, 5), torch.ones(3, 5)
+    return {
+        "scaled_dot_product_attention": (attention.Projected, x),
+        "with a condition": (attention.Projected, x, seen),
+        "with a mask": (attention.Projected, x, added),
+        "causal": (attention.Causal, x),
+        "by hand": (attention.Eager, x),
+        "queries scaled by hand": (attention.ScaledQueries, x),
+        "a mask added by hand": (attention.AddedMask, x, added),
+        "padding by hand": (attention.PaddingOfTokens, x, tokens),
+        "filled by hand": (attention.FilledMask, x, seen),
+        "causal by hand": (attention.CausalByHand, x),
+    }
+
+
+@pytest.mark.parametrize("opset", [20, 23])
+@pytest.mark.parametrize("name", modules())
+def test_what_torch_exports(name, opset, workspace):
+    from tests.attention import exported
+
+    cls, *example = modules()[name]
+    model = exported(cls(), *example, opset=opset)
+    fed = []
+    for batch, length in ((3, 5), (2, 7)):
+        kinds = [each.dtype for each in example[1:]]
+        shapes = [(batch, length) if each.ndim == 2 else (batch, 1, length, length) for each in example[1:]]
+        masks = [
+            random(7, *shape) > 0 if kind == torch.bool else random(7, *shape)
+            for kind, shape in zip(kinds, shapes, strict=True)
+        ]
+        fed.append({"x0": random(batch, batch, length, 8), **{f"x{i}": mask for i, mask in enumerate(masks, 1)}})
+    after, (step,) = line(model, [FuseAttention()], fed, workspace, requested={"fuse-attention"})
+    assert (len(step.sites), step.refused, step.left_out, step.dropped) == (1, (), (), "")
+    (node,) = [node for node in after.graph if node.op_type == "Attention"]
+    assert "q_num_heads" in node.attributes
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("Bert", {"intermediate_size": 20}),
+        ("GPT2", {"n_positions": 40}),
+        ("ViT", {"intermediate_size": 20, "image_size": 8, "patch_size": 4}),
+    ],
+)
+def test_what_transformers_exports(name, sizes, workspace):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from tests.attention import exported, transformer
+
+    images = name == "ViT"
+    example = torch.rand(3, 3, 8, 8) if images else torch.randint(0, 50, (3, 6))
+    model = exported(transformer(name, **sizes), example, free=("batch",) if images else ("batch", "length"))
+    shapes = [(3, 3, 8, 8), (2, 3, 8, 8)] if images else [(3, 6), (2, 9)]
+    fed = [{"x0": random(1, *shape) if images else np.arange(np.prod(shape)).reshape(shape) % 50} for shape in shapes]
+    after, (step,) = line(model, [FuseAttention()], fed, workspace, requested={"fuse-attention"})
+    assert (len(step.sites), step.refused, step.left_out, step.dropped) == (2, (), (), "")
+    assert all("q_num_heads" in node.attributes for node in after.graph if node.op_type == "Attention")

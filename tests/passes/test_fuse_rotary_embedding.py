@@ -1,0 +1,204 @@
+"""FuseRotaryEmbedding: golden graph, numbers of every way to write it, refusals, and what torch exports."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from passes.fuse_attention import FuseAttention
+from passes.fuse_grouped_query import FuseGroupedQuery
+from passes.fuse_rotary_embedding import FuseRotaryEmbedding
+from tests.exporting import one_registry  # noqa: F401
+from tests.graphs import apply, graph, line, ops, random, same_numbers, text
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+VERSION = '<ir_version: 10, opset_import: ["":23]>\n'
+X, Y = "float[batch,3,len,6] x", "float[batch,3,len,6] y"
+NUMBERS = """<int64[1] at0 = {0}, int64[1] at1 = {1}, int64[1] at2 = {2}, int64[1] at3 = {3}, int64[1] at4 = {4},
+    int64[1] end = {9223372036854775807}, int64[1] last = {-1}, int64[2] both = {0,1}, float factor = {1.5}>"""
+ANGLES = "w = Concat<axis = -1>(t, t) c = Cos(w) s = Sin(w)"
+HEADS = "cos = Unsqueeze(c, at1) sin = Unsqueeze(s, at1)"
+HALVES = "x1 = Slice(x, at0, at3, at3, at1) x2 = Slice(x, at3, end, at3, at1)"
+TURNED = "n = Neg(x2) r = Concat<axis = -1>(n, x1)"
+SUM = "a = Mul(x, cos) b = Mul(r, sin) y = Add(a, b)"
+SCALED = "w = Concat<axis = 2>(t, t) u = Cos(w) c = Mul(u, factor) v = Sin(w) s = Div(v, factor)"
+LATER = "o = Cos(t) c = Concat<axis = -1>(o, o) i = Sin(t) s = Concat<axis = -1>(i, i)"
+FROM_THE_END = "x1 = Slice(x, at0, at3, last) x2 = Slice(x, at3, end, last)"
+PLAIN = "cos = Identity(c) sin = Identity(s)"
+FORMS = {
+    "as torch writes it": ("float[1,len,3] t", ANGLES, HEADS, HALVES, SUM),
+    "angles of each sample": ("float[batch,len,3] t", ANGLES, HEADS, HALVES, SUM),
+    "one position for all": ("float[batch,1,3] t", ANGLES, HEADS, HALVES, SUM),
+    "scaled": ("float[1,len,3] t", SCALED, HEADS, HALVES, SUM),
+    "the other way round": (
+        "float[1,len,3] t",
+        ANGLES,
+        HEADS,
+        FROM_THE_END,
+        "a = Mul(cos, x) b = Mul(sin, r) y = Add(b, a)",
+    ),
+    "split": ("float[1,len,3] t", ANGLES, HEADS, "x1, x2 = Split<axis = -1, num_outputs = 2>(x)", SUM),
+    "two axes": ("float[len,3] t", ANGLES, PLAIN, HALVES, SUM),
+    "four axes": ("float[batch,1,len,3] t", ANGLES, PLAIN, HALVES, SUM),
+    "halves put together later": ("float[1,len,3] t", LATER, HEADS, HALVES, SUM),
+}
+
+
+def model(angles, *parts, x=X, y=Y):
+    halves = " ".join(parts[:-1])
+    return graph(f"{VERSION} g ({x}, {angles}) => ({y}) {NUMBERS} {{ {halves} {TURNED} {parts[-1]} }}")
+
+
+def feeds(sizes, angles):
+    known = dict(zip(("batch", "len"), sizes, strict=True))
+    axes = angles.removesuffix("] t").split("[")[1].split(",")
+    return {
+        "x": random(1, sizes[0], 3, sizes[1], 6),
+        "t": 9 * random(2, *(known.get(axis) or int(axis) for axis in axes)),
+    }
+
+
+def test_golden(golden):
+    after, change = apply(FuseRotaryEmbedding(), model(*FORMS["as torch writes it"]))
+    assert change.sites == ("y",)
+    golden("fuse_rotary_embedding.onnxtxt", text(after))
+
+
+@pytest.mark.parametrize("sizes", [(1, 4), (5, 2)])
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_whichever_way_it_is_written(form, sizes, workspace):
+    before = model(*FORMS[form])
+    after, change = apply(FuseRotaryEmbedding(), before)
+    assert change.sites == ("y",)
+    assert "Neg" not in ops(after)
+    same_numbers(before, after, feeds(sizes, FORMS[form][0]), workspace, FuseRotaryEmbedding.tolerance)
+
+
+def test_numbers_of_positions_looked_up_in_a_table(workspace):
+    table = np.concatenate([random(7, 9, 3)] * 2, axis=-1)
+    before = model("int64[batch,len] t", "c = Gather(cosines, t) s = Gather(cosines, t)", HEADS, HALVES, SUM)
+    before.graph.register_initializer(table_of(before, table))
+    after, change = apply(FuseRotaryEmbedding(), before)
+    assert change.sites == ("y",)
+    fed = {"x": random(1, 4, 3, 5, 6), "t": np.arange(20).reshape(4, 5) % 9}
+    same_numbers(before, after, fed, workspace, FuseRotaryEmbedding.tolerance)
+
+
+def test_a_table_of_other_halves_is_refused():
+    before = model("int64[batch,len] t", "c = Gather(cosines, t) s = Gather(cosines, t)", HEADS, HALVES, SUM)
+    before.graph.register_initializer(table_of(before, random(7, 9, 6)))
+    _, change = apply(FuseRotaryEmbedding(), before)
+    assert "the two halves of the cosine are not known to be the same" in change.refused[0].reason
+
+
+def table_of(made, table):
+    """The value that the lookups read, with its numbers."""
+    value = next(node for node in made.graph if node.op_type == "Gather").inputs[0]
+    value.const_value = ir.tensor(table.astype(np.float32))
+    value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(table.shape)
+    return value
+
+
+LIKE_TORCH = FORMS["as torch writes it"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (
+            "x1 = Slice(x, at0, at3, at3, at1)",
+            "x1 = Slice(x, at0, end, at3, at2)",
+            "not the two halves of the last axis",
+        ),
+        (
+            "x2 = Slice(x, at3, end, at3, at1)",
+            "x2 = Slice(x, at0, at3, at3, at1)",
+            "not the two halves of the last axis",
+        ),
+        ("w = Concat<axis = -1>(t, t)", "e = Neg(t) w = Concat<axis = -1>(t, e)", "halves of the cosine are not known"),
+        (
+            "s = Sin(w)",
+            "u = Exp(t) e = Concat<axis = -1>(u, t) s = Sin(e)",
+            "the two halves of the sine are not known to be the same",
+        ),
+        ("float[1,len,3] t", "float[other,len,3] t", "the cosine is not known to fit"),
+        ("cos = Unsqueeze(c, at1)", "cos = Identity(h)", "the cosine is not the same for all heads"),
+        ("cos = Unsqueeze(c, at1)", "cos = Identity(one)", "the axes of the cosine are not known"),
+    ],
+)
+def test_refusals(old, new, reason):
+    parts = [part.replace(old, new) for part in LIKE_TORCH]
+    given = f"{X}, float[1,3,len,6] h, float one"
+    _, change = apply(FuseRotaryEmbedding(), model(*parts, x=given))
+    assert change.sites == ()
+    assert [reason in refusal.reason for refusal in change.refused] == [True]
+
+
+@pytest.mark.parametrize(
+    ("x", "angles", "reason"),
+    [
+        ("float[batch,len,6] x", "float[batch,len,3] t", "does not have four axes, the last of an even size"),
+        ("float[batch,3,len,wide] x", "float[1,len,3] t", "does not have four axes, the last of an even size"),
+        ("double[batch,3,len,6] x", "double[1,len,3] t", "what is rotated is not float32"),
+    ],
+)
+def test_refusals_by_what_is_rotated(x, angles, reason):
+    three = "[batch,len,6]" in x
+    heads = "cos = Identity(c) sin = Identity(s)" if three else HEADS
+    halves = HALVES.replace("at3, at1)", "last)")
+    made = model(angles, ANGLES, heads, halves, SUM, x=x, y=x.replace("] x", "] y"))
+    _, change = apply(FuseRotaryEmbedding(), made)
+    assert change.sites == ()
+    assert [reason in refusal.reason for refusal in change.refused] == [True]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "more", "reason"),
+    [
+        (f"{Y}, float[batch,3,len,6] r", "", "r is a graph output"),
+        (f"{Y}, float[batch,3,len,6] z", "z = Exp(a)", "a is used elsewhere"),
+    ],
+)
+def test_refusals_by_use(outputs, more, reason):
+    _, change = apply(FuseRotaryEmbedding(), model(*LIKE_TORCH[:-1], f"{SUM} {more}", y=outputs))
+    assert [refusal.reason for refusal in change.refused] == [reason]
+
+
+@pytest.mark.parametrize("body", [SUM.replace("Add", "Sub"), SUM.replace("Mul(x, cos)", "Mul(x1, cos)")])
+def test_another_sum_is_no_site(body):
+    _, change = apply(FuseRotaryEmbedding(), model(*LIKE_TORCH[:-1], body, y="float[a,b,c,d] y"))
+    assert change == type(change)((), ())
+
+
+@pytest.mark.parametrize(("name", "sites"), [("Rotary", 2), ("RotaryByPairs", 0)])
+def test_what_torch_exports(name, sites, workspace):
+    torch = pytest.importorskip("torch")
+    from tests import attention
+
+    model = attention.exported(getattr(attention, name)(), torch.rand(3, 5, 8), opset=20)
+    feeds = [{"x0": random(1, 3, 5, 8)}, {"x0": random(2, 2, 7, 8)}]
+    _, (step,) = line(model, [FuseRotaryEmbedding()], feeds, workspace, requested={"fuse-rotary-embedding"})
+    assert (len(step.sites), step.left_out) == (sites, ())
+
+
+@pytest.mark.parametrize("opset", [20, 23])
+def test_what_transformers_exports(opset, workspace):
+    """Llama: with the three passes nothing is transposed any more.
+
+    At opset 23 torch.onnx writes RotaryEmbedding itself, for one sample alone.
+    """
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    torch = pytest.importorskip("torch")
+    from tests.attention import exported, transformer
+
+    llama = transformer("Llama", intermediate_size=20, num_key_value_heads=2)
+    free = opset == 20
+    model = exported(llama, torch.randint(0, 50, (3 if free else 1, 6)), opset=opset, free=(free and "batch", "length"))
+    shapes = [(3, 6), (2, 9)] if free else [(1, 6), (1, 9)]
+    feeds = [{"x0": np.arange(np.prod(shape)).reshape(shape) % 50} for shape in shapes]
+    passes = [FuseRotaryEmbedding(), FuseAttention(), FuseGroupedQuery()]
+    after, steps = line(model, passes, feeds, workspace, requested={"fuse-attention"})
+    assert [len(step.sites) for step in steps] == [4 if free else 0, 2, 2]
+    assert [(step.refused, step.left_out, step.dropped) for step in steps] == [((), (), "")] * 3
+    assert "Transpose" not in ops(after)
+    assert all(node.attributes["kv_num_heads"].as_int() == 2 for node in after.graph if node.op_type == "Attention")
