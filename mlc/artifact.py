@@ -14,8 +14,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Way:
+    """One way of exporting that was tried, and why it was not taken; that is empty for the one that was."""
+
+    name: str
+    refused: str = ""
+
+
+@dataclass(frozen=True)
 class Origin:
-    """Where a model came from: the source as asked, its digest, how it became ONNX, and what the user should know."""
+    """Where a model came from: the source as asked, its digest, how it became ONNX, and what the user should know.
+
+    ``ways`` are the exporter's ways that were tried, in their order; the last one was taken.
+    """
 
     source: str
     digest: str
@@ -23,6 +34,7 @@ class Origin:
     opset: int
     traced: Sizes = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    ways: tuple[Way, ...] = ()
 
 
 @dataclass(frozen=True)

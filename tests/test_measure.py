@@ -21,8 +21,10 @@ from mlc.data import open_data
 from mlc.errors import DataError, SourceError, TargetError, UsageError
 from mlc.judging import compared
 from mlc.measuring import (
+    Arithmetic,
     Candidate,
     Latency,
+    Trial,
     bench,
     bootstrap,
     jobs,
@@ -30,7 +32,9 @@ from mlc.measuring import (
     measure,
     measure_accuracy,
     measure_agreement,
+    peak,
     trials,
+    with_shares,
 )
 from mlc.measuring.agreement import Agreement
 from mlc.measuring.bootstrap import expanded_interval, mean_draws, ratio_interval, student
@@ -627,6 +631,53 @@ def test_a_trial_has_every_figure(tmp_path, monkeypatch):
     assert [trial.notes for trial in found] == [("top1 reads the first float output and the labels",), ()]
     assert sorted(node.op for node in found[1].placement.ran) == ["Div", "Mul", "Round"]
     assert any("process 2 of 2" in text for text in heard)
+
+
+# the machine's peak
+
+
+TIMED = Latency(SIZES, 2.0, 2.1, 2.2, Interval(1, 1, 1), Interval(1, 1, 1))
+
+
+def three_trials(layer):
+    """One that was timed, one whose arithmetic is not known, one that was not timed."""
+    timed = [Trial(Candidate(name, layer), latency=TIMED) for name in ("known", "unknown")]
+    return [*timed, Trial(Candidate("untimed", layer))]
+
+
+def test_a_share_is_of_what_a_large_product_reached(layer, monkeypatch):
+    monkeypatch.setattr(peak, "measure_peak", lambda _target: 4e9)
+    counts = {"known": 10**6, "unknown": 0, "untimed": 10**6}
+    known, *others = with_shares(three_trials(layer), counts, Target(threads=2))
+    assert known.latency.arithmetic == Arithmetic(2 * 10**6, 0.25, 4e9, 2)
+    assert others == three_trials(layer)[1:]
+
+
+def test_no_peak_is_measured_where_nothing_would_have_a_share(layer, monkeypatch):
+    monkeypatch.setattr(peak, "measure_peak", None)
+    measured = three_trials(layer)
+    assert with_shares(measured, {"untimed": 10**6}, Target()) == tuple(measured)
+
+
+def test_a_target_without_the_product_has_a_note_and_no_share(layer, monkeypatch):
+    def refuse(_target):
+        raise TargetError("it has no kernel")
+
+    monkeypatch.setattr(peak, "measure_peak", refuse)
+    first, *_ = with_shares(three_trials(layer), {"known": 1}, Target())
+    assert first.notes == ("the target's peak could not be measured: it has no kernel",)
+    assert first.latency.arithmetic is None
+
+
+def test_the_peak_is_measured_on_the_target_with_its_threads(monkeypatch):
+    monkeypatch.setattr(peak, "SIZE", 64)
+    monkeypatch.setattr(peak, "PROCESSES", 1)
+    asked = []
+    monkeypatch.setattr(peak, "run_job", lambda job: asked.append(job) or jobs.run_job(job))
+    assert peak.measure_peak(Target(threads=1)) > 1e6
+    (job,) = asked
+    assert (job["kind"], job["target"]["threads"]) == ("alone", 1)
+    assert job["models"][0]["options"] == {"session.force_spinning_stop": "1"}
 
 
 def test_names_must_differ(layer):

@@ -12,7 +12,7 @@ import pytest
 from mlc.errors import OutputError
 from mlc.judging import Report, judge
 from mlc.layer_errors import LayerError
-from mlc.report import history, html, json, markdown, results, text, write_reports
+from mlc.report import history, html, json, markdown, results, setting, text, write_reports
 from mlc.report.table import listed, plain, table
 from mlc.types import Drop, Interval, Limits
 from tests.report_sample import HOSTILE, INT8, sample, trials, validated
@@ -171,6 +171,49 @@ def test_checks_that_do_not_hold_are_named():
     )
     for form in (text.render(changed), markdown.render(changed), html.render(changed)):
         assert "logits: 0.4 is more than 1e-3" in form
+
+
+def test_a_share_of_the_peak_needs_a_latency_and_known_arithmetic():
+    baseline, int8, _ = trials()
+    assert results.peaks([baseline]) == [
+        "baseline runs at 61 % of this machine's measured float32 peak of 94.9 GFLOP/s (2 threads)"
+    ]
+    assert baseline.latency is not None
+    assert baseline.latency.arithmetic is not None
+    own = dataclasses.replace(baseline.latency.arithmetic, threads=None)
+    free = dataclasses.replace(baseline, latency=dataclasses.replace(baseline.latency, arithmetic=own))
+    assert results.peaks([free])[0].endswith("GFLOP/s (as many threads as the runtime takes)")
+    uncounted = dataclasses.replace(baseline, latency=dataclasses.replace(baseline.latency, arithmetic=None))
+    half = dataclasses.replace(sample(), trials=(uncounted, int8))
+    assert ("share of the measured peak", "not known", "150 %") in results.figures(half).rows
+    bare = dataclasses.replace(sample(), trials=(uncounted, dataclasses.replace(int8, latency=None)))
+    for form in (text.render(bare), markdown.render(bare), html.render(bare)):
+        assert "measured peak" not in form
+        assert "float32 peak" not in form
+
+
+def test_a_pass_says_what_it_nearly_did_and_no_more_where_it_found_nothing(report):
+    quiet = dataclasses.replace(report.steps[1], refused=())
+    several, quantizing = report.steps[1], report.steps[-1]
+    shown = text.render(dataclasses.replace(report, steps=(quiet,)))
+    (line,) = [line for line in shown.splitlines() if "fold-batch-norm" in line]
+    assert line.endswith("found no site")
+    assert history.near_misses(dataclasses.replace(report, steps=(quiet, quantizing))) == []
+    one = dataclasses.replace(several, refused=several.refused[:1])
+    assert history.near_misses(dataclasses.replace(report, steps=(one, several))) == [
+        "fold-batch-norm: 1 near miss, the first at conv_2: the Conv output is also a graph output",
+        (
+            "fold-batch-norm: 3 near misses (1 for other reasons), the first at conv_2: "
+            "the Conv output is also a graph output"
+        ),
+    ]
+
+
+def test_one_way_of_exporting_needs_no_words(report):
+    assert [line.rpartition(": ")[2] for line in setting.ways(report)][-1] == "taken"
+    plainly = dataclasses.replace(report, origin=dataclasses.replace(report.origin, ways=report.origin.ways[-1:]))
+    for form in (text.render(plainly), markdown.render(plainly), html.render(plainly)):
+        assert "of exporting" not in form
 
 
 def test_tables_and_lists():

@@ -13,7 +13,7 @@ import pytest
 
 from mlc.figures import decibels
 from mlc.layer_errors import LayerError
-from mlc.report import history, html
+from mlc.report import history, html, results, setting
 from mlc.report.table import plain
 from mlc.runtimes.session import NodeRun, OperatorTime, Placement, Profile
 from mlc.types import NodePlan, PassSpec, Plan, Refusal
@@ -144,6 +144,7 @@ def test_the_page_says_everything(report, page):
     assert report.machine is not None
     said += [report.machine.cpu, *report.machine.versions.values(), *report.data.values()]
     said += ["int8-static: operator counts are those of the provisional model"]
+    said += [*results.peaks(report.trials), *history.near_misses(report), *setting.ways(report)]
     said += ["x=float32[batch=1..64,1,28,28]", "extra=float32[batch,?]", "0.021", "41.7 s"]
     missing = [words for words in said if " ".join(plain(words).split()) not in shown]
     assert missing == []

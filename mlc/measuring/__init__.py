@@ -5,15 +5,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mlc.measuring.nouns import Accuracy, Candidate, Latency, OutputAgreement, Trial
+from mlc.measuring.nouns import Accuracy, Arithmetic, Candidate, Latency, OutputAgreement, Trial
 
 if TYPE_CHECKING:
     from mlc.measuring.accuracy import measure_accuracy, measure_agreement
     from mlc.measuring.latency import bench, measure_load, measure_profile, time_original
+    from mlc.measuring.peak import with_shares
     from mlc.measuring.trials import measure
 
 __all__ = [
     "Accuracy",
+    "Arithmetic",
     "Candidate",
     "Latency",
     "OutputAgreement",
@@ -25,11 +27,13 @@ __all__ = [
     "measure_load",
     "measure_profile",
     "time_original",
+    "with_shares",
 ]
 
 _ROOMS = {
     "measure_accuracy": "accuracy", "measure_agreement": "accuracy", "bench": "latency", "measure_load": "latency",
     "measure_profile": "latency", "time_original": "latency", "measure": "trials",
+    "with_shares": "peak",
 }  # fmt: skip
 
 

@@ -80,13 +80,28 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Arithmetic:
+    """How near a model comes to what the machine can compute.
+
+    ``operations`` are the multiplications and additions of one run, ``peak`` those that one large float32 product of
+    matrices reached in a second on the same target, ``share`` the model's own, at its p50, over that. What computes in
+    fewer bits may be above 1. ``threads`` is None where the runtime chooses.
+    """
+
+    operations: int
+    share: float
+    peak: float
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
 class Latency:
     """Milliseconds of one run at ``sizes``, and how it compares with the baseline.
 
     ``speedup`` is the paired ratio baseline / this (above 1 is faster), its interval bootstrapped over processes first,
     rounds second; the baseline's own is the ratio of its two copies. ``ratios`` keeps every round's ratio, by process.
     ``default_ms`` is the p50 with the runtime's default settings, alone. ``noise`` is the A/A interval of the set that
-    it was measured in.
+    it was measured in, ``arithmetic`` None where some of the model's is not known.
     """
 
     sizes: Sizes
@@ -97,6 +112,7 @@ class Latency:
     noise: Interval
     ratios: tuple[tuple[float, ...], ...] = ()
     default_ms: float | None = None
+    arithmetic: Arithmetic | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from mlc.errors import UsageError
 from mlc.grammar.text import within
 from mlc.manifest import Located, locate
 from mlc.measuring import Candidate, Trial, measure
+from mlc.pipeline.peaks import with_peaks
 from mlc.pipeline.run import Progress, silent
 from mlc.probes import probe
 from mlc.recipe import check_sizes
@@ -59,7 +60,8 @@ def bench(
     if strict_provider:
         for candidate in candidates:
             refuse_fallbacks(candidate.name, candidate.path, target, candidate.session_options)
-    return measure(candidates, values, target, sizes, seconds=seconds, progress=progress)
+    trials = measure(candidates, values, target, sizes, seconds=seconds, progress=progress)
+    return with_peaks(trials, inputs, target, progress)
 
 
 def _inputs(located: Located) -> tuple[InputSpec, ...]:

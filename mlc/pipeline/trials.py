@@ -12,6 +12,7 @@ from mlc.measuring import Candidate, Trial, measure
 from mlc.measuring.latency import time_original
 from mlc.metrics import Metric, from_function, load_metric
 from mlc.pipeline.data import Datasets
+from mlc.pipeline.peaks import with_peaks
 from mlc.pipeline.run import Live, Run, either
 from mlc.probes import probe
 from mlc.recipe import Recipe
@@ -59,7 +60,7 @@ def trials_of(
         asked = any(step.requested and step.sites for step in list(models.values())[-1].steps)
         refuse_hopeless(candidates[-1:] if asked else candidates, recipe.target)
     sizes, inputs = timed_inputs(original, kept, sets, recipe)
-    return measure(
+    trials = measure(
         candidates,
         inputs,
         recipe.target,
@@ -71,6 +72,7 @@ def trials_of(
         seed=recipe.seed,
         progress=run.progress,
     )
+    return with_peaks(trials, original.signature.inputs, recipe.target, run.progress)
 
 
 def refuse_hopeless(candidates: Sequence[Candidate], target: Target) -> None:

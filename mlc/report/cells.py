@@ -67,6 +67,12 @@ def speedup_text(trial: Trial, *, baseline: bool = False) -> str:
     return "1 (baseline)" if baseline else times(trial.latency.speedup)
 
 
+def share_text(trial: Trial) -> str:
+    """Return the share of the machine's measured peak."""
+    arithmetic = trial.latency.arithmetic if trial.latency else None
+    return f"{significant(arithmetic.share * 100, 2)} %" if arithmetic else "not known"
+
+
 def noise_text(trial: Trial) -> str:
     """Return the interval of the baseline beside itself."""
     return ends(trial.latency.noise) if trial.latency else UNKNOWN

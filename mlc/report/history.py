@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
+from mlc.artifact import Step
 from mlc.figures import (
     counted,
     decibels,
@@ -12,6 +13,7 @@ from mlc.figures import (
     seconds,
 )
 from mlc.judging import Report
+from mlc.report.cells import LOSSY
 from mlc.report.table import Table, listed, plain, table
 from mlc.runtimes.session import NodeRun, Placement
 
@@ -46,6 +48,27 @@ def declined(report: Report) -> Table:
         rows += [(step.spec.name, refusal.site, "refused", refusal.reason, "") for refusal in step.refused]
     header = ("pass", "site", "what", "reason", "error / rms")
     return table("Refused and left out", "ccttn", header, rows)
+
+
+def near_misses(report: Report) -> list[str]:
+    """What passes took for a match and refused: for each how often, and the first place with the condition that failed.
+
+    What a lossy pass leaves alone stands in the plan.
+    """
+    return [
+        plain(f"{step.spec.name}: {near_miss(step)}")
+        for step in report.steps
+        if step.refused and step.exactness != LOSSY
+    ]
+
+
+def near_miss(step: Step) -> str:
+    """Return how often a pass refused, and where first and why."""
+    first = step.refused[0]
+    count = len(step.refused)
+    alike = sum(refusal.reason == first.reason for refusal in step.refused)
+    others = f" ({count - alike:,} for other reasons)" if alike < count else ""
+    return f"{count:,} near {'miss' if count == 1 else 'misses'}{others}, the first at {first.site}: {first.reason}"
 
 
 def sites(report: Report) -> list[tuple[str, tuple[str, ...]]]:

@@ -15,6 +15,7 @@ from mlc.figures import (
     megabytes,
     milliseconds,
     percent,
+    significant,
     sizes_text,
 )
 from mlc.judging import Report
@@ -29,10 +30,11 @@ from mlc.report.cells import (
     noise_text,
     original_accuracy,
     p50_text,
+    share_text,
     shown_trials,
     speedup_text,
 )
-from mlc.report.table import Table, table
+from mlc.report.table import Table, plain, table
 
 LAYER_HEADER = ("value", "operator", "SQNR")
 
@@ -62,6 +64,8 @@ def figures(report: Report) -> Table:
         rows.append((f"latency p50 at {at}", *(p50_text(trial) for trial in trials)))
         rows.append(("speed-up", *(speedup_text(trial, baseline=trial is report.baseline) for trial in trials)))
         rows.append(("noise, export beside itself", noise_text(trials[0]), *[""] * (len(trials) - 1)))
+    if any(trial.latency and trial.latency.arithmetic for trial in trials):
+        rows.append(("share of the measured peak", *map(share_text, trials)))
     rows.append(("size", *(megabytes(trial.size_bytes) for trial in trials)))
     if any(trial.peak_memory_mb is not None for trial in trials):
         rows.append(("peak memory", *(memory_text(trial) for trial in trials)))
@@ -98,6 +102,22 @@ def trials(
         alone = milliseconds(eager[0])
         rows.append((f"{eager_name}, alone", *map(milliseconds, eager), alone, *[UNKNOWN] * 4))
     return table("All that was measured", "cnnnnnnnn", header, rows, _trials_note(measured))
+
+
+def peaks(measured: Sequence[Trial]) -> list[str]:
+    """How near each model comes to what the machine can compute, a sentence for each whose arithmetic is known."""
+    return [
+        plain(
+            f"{trial.candidate.name} runs at {share_text(trial)} of this machine's measured float32 peak of "
+            f"{significant(found.peak / 1e9)} GFLOP/s ({_threads(found.threads)})"
+        )
+        for trial in measured
+        if trial.latency and (found := trial.latency.arithmetic)
+    ]
+
+
+def _threads(count: int | None) -> str:
+    return "as many threads as the runtime takes" if count is None else counted(count, "thread")
 
 
 def agreement(report: Report) -> Table:

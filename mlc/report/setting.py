@@ -24,8 +24,15 @@ def source(report: Report) -> Table:
         ("digest", origin.digest),
         ("exported by", f"{origin.exporter}, opset {origin.opset}, traced at {sizes_text(origin.traced)}"),
     ]
+    rows += [(f"way {place} of exporting", text) for place, text in enumerate(ways(report), start=1)]
     rows += [(name, text) for name, text in report.data.items()]
     return table("Source and data", "tt", ("", ""), rows)
+
+
+def ways(report: Report) -> list[str]:
+    """The ways of exporting that were tried, in their order, where there were several: taken, or why not."""
+    tried = report.origin.ways if len(report.origin.ways) > 1 else ()
+    return [f"{way.name}: {f'not taken, since {way.refused}' if way.refused else 'taken'}" for way in tried]
 
 
 def machine(report: Report) -> Table:

@@ -8,8 +8,8 @@ from pathlib import Path
 from mlc.figures import counted, decibels, error, milliseconds, percent
 from mlc.judging import Report
 from mlc.measuring import Trial
-from mlc.report import history, results
-from mlc.report.cells import notes
+from mlc.report import history, results, setting
+from mlc.report.cells import LOSSY, notes, shown_trials
 from mlc.report.sheet import Sheet
 from mlc.report.table import Table, aligned, plain, table
 
@@ -25,6 +25,7 @@ def render(report: Report) -> str:
         _agreement(report),
         _checks(report),
         _worst_values(report),
+        _ways(report),
         _passes(report),
         _plan(report),
         _fallbacks(report),
@@ -39,6 +40,7 @@ def render_trials(trials: Sequence[Trial]) -> str:
     built = results.trials(trials)
     lines = aligned(built, indent="")
     lines += [plain(built.note)] if built.note else []
+    lines += results.peaks(trials)
     lines += [plain(f"{trial.candidate.name}: {note}") for trial in trials for note in trial.notes]
     for trial in trials:
         for node in trial.placement.fallbacks if trial.placement else ():
@@ -62,7 +64,8 @@ def _block(title: str, built: Table, *, header: bool = True) -> list[str]:
 def _figures(report: Report) -> list[str]:
     built = results.figures(report)
     eager = [f"  {report.eager_name}, alone: p50 {milliseconds(report.eager[0])}"] if report.eager else []
-    return ["figures", *aligned(built), *eager] if built else []
+    peaks = [f"  {sentence}" for sentence in results.peaks([trial for _, trial in shown_trials(report)])]
+    return ["figures", *aligned(built), *eager, *peaks] if built else []
 
 
 def _agreement(report: Report) -> list[str]:
@@ -101,11 +104,18 @@ def _worst_values(report: Report) -> list[str]:
     return _block("worst values", table("", "ccnnt", header, rows)) if rows else []
 
 
+def _ways(report: Report) -> list[str]:
+    tried = [plain(f"  {way}") for way in setting.ways(report)]
+    return ["ways of exporting", *tried] if tried else []
+
+
 def _passes(report: Report) -> list[str]:
     rows = []
     for step in report.steps:
-        counts = [counted(len(step.sites), "site")]
-        counts += [f"{len(step.refused):,} refused"] if step.refused else []
+        counts = [] if step.dropped else [counted(len(step.sites), "site") if step.sites else "found no site"]
+        if step.refused:
+            lossy = step.exactness == LOSSY
+            counts.append(f"{len(step.refused):,} refused" if lossy else history.near_miss(step))
         counts += [f"{len(step.left_out):,} left out"] if step.left_out else []
         counts += [f"dropped: {step.dropped}"] if step.dropped else []
         counts += [f"{output} {decibels(value)} where probed" for output, value in step.sqnr.items()]
