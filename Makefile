@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format venv extras setup-webgpu benchmarks architectures clean
+.PHONY: demo test lint format venv extras setup-webgpu benchmarks architectures generated clean
 
 venv: .venv/installed
 
@@ -38,6 +38,10 @@ format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Ten times as many generated graphs through all passes as `make test` tries, other ones every day.
+generated: venv
+	MLC_GENERATED=2000 MLC_GENERATED_SEED=$$(date +%j)0000 $(BIN)/python -m pytest tests/test_generated_graphs.py
+
 architectures: extras
 	$(BIN)/python -m tests.architectures.matrix
 
@@ -48,6 +52,7 @@ benchmarks: venv
 	$(BIN)/python -m benchmarks.int8
 	$(BIN)/python -m benchmarks.install
 	$(BIN)/python -m benchmarks.rewriting_backend
+	$(BIN)/python -m benchmarks.big_graph
 	$(BIN)/python -m benchmarks.fusion
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.large

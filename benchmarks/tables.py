@@ -7,7 +7,18 @@ import re
 import sys
 from functools import cache
 
-from benchmarks import fusion, install, int8_summary, kills, large, rewriting, rewriting_backend, startup, statistics
+from benchmarks import (
+    big_graph,
+    fusion,
+    install,
+    int8_summary,
+    kills,
+    large,
+    rewriting,
+    rewriting_backend,
+    startup,
+    statistics,
+)
 from benchmarks.common import RESULTS, ROOT, Summary
 from benchmarks.peers import summary as peers
 
@@ -19,6 +30,7 @@ SUMMARIES = {
     "install": install.summary,
     "fusion": fusion.summary,
     "rewriting_backend": rewriting_backend.summary,
+    "big_graph": big_graph.summary,
     "kills": kills.summary,
     "large": large.summary,
     "peers": peers.summary,

@@ -46,13 +46,19 @@ class Workspace:
         self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
     ) -> None:
         if sys.platform == "win32":
-            self._unmap()
+            gc.collect()
+            self.unmap()
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _unmap(self) -> None:
-        """Let go of the weights that models still map: Windows deletes no file that is mapped."""
-        gc.collect()
-        for tensor in filter(None, (held() for held in self._held)):
+    def unmap(self) -> None:
+        """Let go of the weights that models still map; each is mapped again when it is read.
+
+        What was read stays in this process's memory otherwise, beside what a session maps; and Windows deletes no file
+        that is mapped.
+        """
+        alive = [(held, tensor) for held in self._held if (tensor := held()) is not None]
+        self._held = [held for held, _ in alive]
+        for _, tensor in alive:
             with contextlib.suppress(BufferError):  # an array of it is in use
                 tensor.release()
 

@@ -1,173 +1,153 @@
-"""Random small graphs for hypothesis: rows of three floats, constants, branches, and what files in the wild hold."""
+"""Random small graphs by seed, put together from what passes look for, as exporters and other tools write it.
 
-from hypothesis import strategies as st
+Every part reads values of float32 [batch, seq, 4] and gives one more; what stands inside a part is offered to later
+parts too, and may be an output of the graph.
+"""
 
+import random as draws
+
+import numpy as np
+
+from mlc.fusion import infer_shapes
+from mlc.types import Dim
 from tests.graphs import graph
 
-UNARY = ("Relu", "Neg", "Sin", "Tanh", "Identity", "Dropout", "Sigmoid")
-BINARY = ("Add", "Mul", "Sub", "Max")
-SHAPES = {"row": "[3]", "square": "[3,3]", "one": ""}
+WIDTH = 4
+SIZES = (Dim(1, 64, name="batch"), Dim(1, 64, name="seq"))
+CODES = {"float": 1, "double": 11, "float16": 10}
 
 
 class Drawn:
-    """A graph as it grows: lines of ONNX text, and the values that later lines may read."""
+    """A graph as it grows: lines of ONNX text, its weights, and the values that later parts may read."""
 
-    def __init__(self, draw):
-        self.draw = draw
+    def __init__(self, seed):
+        self.draw = draws.Random(seed)  # noqa: S311
+        self.opset = self.pick(18, 20, 21, 23, 23, 23)
         self.count = 0
+        self.kind = "float"
         self.lines = []
-        self.rows = ["x"]
-        self.constants: dict[str, list[str]] = {kind: [] for kind in SHAPES}
+        self.values = ["x"]
         self.weights = []
         self.overridable = []
 
-    def name(self, start):
+    def chance(self, one_in):
+        return self.draw.randrange(one_in) == 0
+
+    def pick(self, *choices):
+        return self.draw.choice(choices)
+
+    def name(self, start="v"):
         self.count += 1
         return f"{start}{self.count}"
 
-    def pick(self, values):
-        return self.draw(st.sampled_from(values))
+    def value(self):
+        """One of the last values of the common shape: sharing comes by itself."""
+        return self.pick(*self.values[-3:])
 
-    def number(self):
-        return self.draw(st.sampled_from([-2.0, -1.0, -0.5, -0.0, 0.0, 0.25, 1.0, 1.5]))
-
-    def weight(self, kind, values=None):
-        name = self.name("w")
-        size = {"row": 3, "square": 9, "one": 1}[kind]
-        numbers = values or [self.number() for _ in range(size)]
-        self.weights.append(f"float{SHAPES[kind]} {name} = {{{','.join(map(str, numbers))}}}")
-        self.constants[kind].append(name)
-        if self.draw(st.integers(0, 7)) == 0:
-            self.overridable.append(f"float{SHAPES[kind]} {name}")
+    def node(self, text, *, wide=False):
+        """Add a node; a ``wide`` one has the common shape, so that something else may read it too."""
+        name = self.name()
+        self.lines.append(f"{name} = {text}")
+        if wide and self.kind == "float" and self.chance(12):
+            self.values.insert(-1, name)
         return name
 
-    def constant(self, kind):
-        """A constant of some kind: a known one, a new weight, a Constant node, or computed from constants."""
-        way = self.draw(st.integers(0, 3))
-        known = self.constants[kind]
-        if way == 0 and known:
-            return self.pick(known)
-        if way == 1 and kind == "row":
-            name = self.name("k")
-            numbers = ", ".join(str(self.number()) for _ in range(3))
-            self.lines.append(f"{name} = Constant<value_floats = [{numbers}]>()")
-            known.append(name)
-            return name
-        if way == 2 and known:
-            name = self.name("f")
-            self.lines.append(f"{name} = {self.pick(UNARY)}({self.pick(known)})")
-            known.append(name)
-            return name
-        return self.weight(kind)
+    def op(self, operator, *inputs, **attributes):
+        """Add a node of its inputs and whole attributes."""
+        given = ", ".join(f"{name} = {value}" for name, value in attributes.items())
+        return self.node(f"{operator}<{given}>({', '.join(inputs)})" if given else f"{operator}({', '.join(inputs)})")
 
-    def row(self):
-        return self.pick(self.rows[-4:])
+    def give(self, name):
+        self.values.append(name)
 
-    def add(self, line, name):
-        self.lines.append(f"{name} = {line}")
-        self.rows.append(name)
+    def near(self, number, other):
+        """A number as a pass knows it, or now and then one that only looks like it."""
+        return other if self.chance(10) else number
 
+    def weight(self, dims, numbers=None, kind=None):
+        """An initializer, one in thirty also an input that a caller may override."""
+        name, kind = self.name("w"), kind or self.kind
+        size = int(np.prod(dims, dtype=int))
+        drawn = [round(self.draw.uniform(-1.5, 1.5), 2) for _ in range(size)] if numbers is None else numbers
+        if kind == "float16":  # the text of ONNX has no numbers of it
+            return self.node(f"Cast<to = {CODES[kind]}>({self.weight(dims, drawn, 'float')})")
+        typed = f"{kind}[{','.join(map(str, dims))}]" if len(dims) else kind
+        self.weights.append(f"{typed} {name} = {{{','.join(map(repr, drawn))}}}")
+        if kind == "float" and size and self.chance(30):
+            self.overridable.append(f"{typed} {name}")
+        return name
 
-def unary(to):
-    to.add(f"{to.pick(UNARY)}({to.row()})", to.name("u"))
+    def whole(self, *numbers):
+        """A vector of int64: an initializer or a Constant node."""
+        if self.chance(3):
+            return self.node(f"Constant<value_ints = [{', '.join(map(str, numbers))}]>()")
+        return self.weight([len(numbers)], numbers, "int64")
 
+    def scalar(self, number):
+        """A number in one of the ways that files hold it."""
+        way = self.draw.randrange(4)
+        if way == 0 and self.kind == "float":
+            return self.node(f"Constant<value_float = {number!r}>()")
+        if way == 1:
+            return self.weight([1], [number])
+        if way == 2 and self.kind == "float":
+            return self.node(f"Constant<value_floats = [{number!r}]>()")
+        return self.weight([], [number])
 
-def binary(to):
-    other = to.row() if to.draw(st.booleans()) else to.constant(to.pick(["row", "one"]))
-    pair = to.draw(st.permutations([to.row(), other]))
-    to.add(f"{to.pick(BINARY)}({', '.join(pair)})", to.name("b"))
+    def constant(self):
+        """Something constant that broadcasts to the common shape, computed from others now and then."""
+        made = self.weight(self.pick([WIDTH], [WIDTH], [1, 1, WIDTH], [1], []))
+        return self.node(f"{self.pick('Exp', 'Neg', 'Identity')}({made})") if self.chance(4) else made
 
-
-def linear(to):
-    """What FoldLayerScale looks for, mostly."""
-    product, total = to.name("m"), to.name("s")
-    to.add(f"MatMul({to.row()}, {to.constant('square')})", product)
-    to.add(f"Add({', '.join(to.draw(st.permutations([product, to.constant('row')])))})", total)
-    to.add(f"Mul({', '.join(to.draw(st.permutations([total, to.constant('row')])))})", to.name("l"))
-
-
-def einsum(to):
-    equation = to.pick(["nk,kj->nj", "nk,jk->nj", "nk,kj->nj"])
-    to.add(f'Einsum<equation = "{equation}">({to.row()}, {to.constant("square")})', to.name("e"))
-
-
-def convolution(to):
-    """What FoldBatchNorm looks for: rows as images of one channel, and back."""
-    image, conv, normal, name = (to.name(start) for start in ("i", "c", "n", "v"))
-    axes, kernel = to.name("a"), to.name("w")
-    to.weights += [f"int64[2] {axes} = {{1,3}}", f"float[1,1,1,1] {kernel} = {{{to.number()}}}"]
-    statistics = []
-    for numbers in ([to.number()], [to.number()], [to.number()], [0.5]):
-        statistics.append(to.name("w"))
-        to.weights.append(f"float[1] {statistics[-1]} = {{{numbers[0]}}}")
-    to.lines += [
-        f"{image} = Unsqueeze({to.row()}, {axes})",
-        f"{conv} = Conv({image}, {kernel})",
-        f"{normal} = BatchNormalization({conv}, {', '.join(statistics)})",
-    ]
-    to.add(f"Squeeze({normal}, {axes})", name)
+    def either(self, operator, first, second, *, wide=True):
+        """A commutative operator with its operands in any order."""
+        pair = [first, second]
+        self.draw.shuffle(pair)
+        return self.node(f"{operator}({', '.join(pair)})", wide=wide)
 
 
-def shape(to):
-    name = to.name("z")
-    to.lines.append(f"{name} = Shape<start = {to.draw(st.integers(0, 1))}>({to.row()})")
-    if to.draw(st.booleans()):
-        copy = to.name("z")
-        to.lines.append(f"{copy} = Cast<to = 1>({name})")
-        total = to.name("z")
-        to.lines.append(f"{total} = ReduceSum<keepdims = 0>({copy})")
-        to.add(f"Add({to.row()}, {total})", to.name("b"))
+def generated(seed):
+    """A model with the inputs x, flag and mask, some weights overridable, and one to three outputs."""
+    from tests.generated_parts import PARTS
 
-
-def branch(to):
-    """An If whose branches use the same names, read values outside, and hold weights of their own."""
-    known = to.draw(st.booleans())
-    condition = "flag"
-    if known:
-        condition = to.name("q")
-        to.weights.append(f"bool {condition} = {{{to.draw(st.integers(0, 1))}}}")
-    outer, fixed = to.row(), to.constant("row")
-    inner = f"p{to.count}"
-    first = to.pick(
-        [f"a_{inner} = Exp({fixed}) {inner} = Add({outer}, a_{inner})", f"{inner} = Identity({outer})",
-         f"a_{inner} = Neg({outer}) b_{inner} = Identity(a_{inner}) {inner} = Mul(b_{inner}, k_{inner})"]
-    )  # fmt: skip
-    second = to.pick(
-        [f"a_{inner} = Relu({outer}) {inner} = Add(a_{inner}, a_{inner})", f"{inner} = Sub({outer}, {fixed})"]
-    )
-    weights = f"<float[3] k_{inner} = {{1,2,{to.number()}}}>"
-    to.add(
-        f"If({condition}) <then_branch = t () => (float[n,3] {inner}) {weights} {{ {first} }}, "
-        f"else_branch = e () => (float[n,3] {inner}) {{ {second} }}>",
-        to.name("y"),
-    )
-
-
-def loop(to):
-    name, body = to.name("y"), to.name("i")
-    trips, go = to.name("w"), to.name("w")
-    to.weights += [f"int64 {trips} = {{2}}", f"bool {go} = {{1}}"]
-    fixed = to.constant("row")
-    to.add(
-        f"Loop({trips}, {go}, {to.row()}) <body = b (int64 n_{body}, bool g_{body}, float[n,3] s_{body}) => "
-        f"(bool h_{body}, float[n,3] o_{body}) {{ c_{body} = Tanh({fixed}) d_{body} = Mul(s_{body}, c_{body}) "
-        f"o_{body} = Sin(d_{body}) h_{body} = Identity(g_{body}) }}>",
-        name,
-    )
-
-
-PARTS = (unary, unary, binary, binary, linear, einsum, convolution, shape, branch, loop)
-
-
-@st.composite
-def graphs(draw):
-    """A model with the inputs x (float [n, 3]) and flag (bool), some weights overridable, and one to three outputs."""
-    to = Drawn(draw)
-    for part in draw(st.lists(st.sampled_from(PARTS), min_size=1, max_size=7)):
+    to = Drawn(seed)
+    for part in to.draw.choices(PARTS, k=to.draw.randint(1, 3)):
         part(to)
-    outputs = draw(st.lists(st.sampled_from(to.rows), min_size=1, max_size=3, unique=True))
-    rest = [name for name in to.constants["row"] if draw(st.integers(0, 9)) == 0][:1]
-    declared = ", ".join([*(f"float[n,3] {name}" for name in outputs), *(f"float[3] {name}" for name in rest)])
-    inputs = ", ".join(["float[n,3] x", "bool flag", *dict.fromkeys(to.overridable)])
+    inputs = ", ".join(["float[batch,seq,4] x", "bool flag", "bool[seq,seq] mask", *to.overridable])
     weights = f"<{', '.join(to.weights)}>" if to.weights else ""
-    return graph(f"g ({inputs}) => ({declared}) {weights} {{\n" + "\n".join(to.lines) + "\n}")
+    header = f'<ir_version: {to.pick(8, 10)}, opset_import: ["": {to.opset}]>\n'
+    last = to.values[-1]
+    body = "\n".join(to.lines)
+    model = graph(f"{header}g ({inputs}) => (float[batch,seq,4] {last}) {weights} {{\n{body}\n}}")
+    _choose_outputs(to, model)
+    _name_nodes(to, model)
+    return model
+
+
+def _choose_outputs(to, model):
+    """Let some values inside be outputs too."""
+    infer_shapes(model)
+    inside = [
+        value
+        for node in model.graph
+        for value in node.outputs
+        if value.shape is not None and value.dtype is not None and not value.is_graph_output()
+    ]
+    for value in to.draw.sample(inside, min(len(inside), to.pick(0, 0, 1, 2))):
+        model.graph.outputs.append(value)
+
+
+def _name_nodes(to, model):
+    """Nodes have no names, names that those of a subgraph have too, or names of their own."""
+    way = to.draw.randrange(3)
+    for place, each in enumerate(model.graphs()):
+        for number, node in enumerate(each):
+            node.name = (None, f"node_{number}", f"node_{place}_{number}")[way]
+
+
+def fed(seed, batch, seq):
+    """Inputs of one size: no row of the mask is wholly false."""
+    rng = np.random.default_rng([seed, batch, seq])
+    mask = (rng.random((seq, seq)) < 0.6) | np.eye(seq, dtype=bool)
+    x = rng.standard_normal((batch, seq, WIDTH)).astype(np.float32)
+    return {"x": x, "flag": np.array(bool(rng.integers(2))), "mask": mask}

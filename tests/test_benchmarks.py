@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+    big_graph,
     common,
     fusion,
     install,
@@ -92,6 +93,18 @@ def test_rewriting(tmp_path):
 def test_rewriting_of_the_backend_models(tmp_path):
     measured, _ = kept(rewriting_backend.measure(True, quiet), rewriting_backend.summary, tmp_path)
     assert measured["rewriters"]["mlc"]["failed"] == []
+
+
+@pytest.mark.needs_onnxruntime
+def test_big_graph(tmp_path):
+    measured, said = kept(big_graph.measure(True, quiet), big_graph.summary, tmp_path)
+    (only,) = measured["rounds"]
+    blocks = measured["settings"]["blocks"]
+    assert (only["nodes"], measured["weights"]) == (24 * blocks, 2 * 4 * 4 * 32**2 * blocks)
+    assert not any(step["left_out"] or step["dropped"] for step in only["steps"])
+    bitten = {step["name"] for step in only["steps"] if step["sites"] >= blocks}
+    assert bitten >= {"eliminate-casts", "eliminate-transposes", "fold-layer-scale", "fuse-gelu", "fuse-layer-norm"}
+    assert len(said.claims) == 2
 
 
 def test_fusion(tmp_path):

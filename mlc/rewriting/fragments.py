@@ -120,7 +120,7 @@ def _move(source: ir.Graph, target: ir.Graph, values: Collection[ir.Value]) -> N
             target.register_initializer(value)
     source.remove(nodes)
     for node in nodes:
-        node.name = AFTER + (node.name or "")
+        node.name = AFTER + node.name if node.name else None  # unnamed ones must not become ones of one name
         for output in node.outputs:
             output.name = AFTER + output.name if output.name else None
     target.extend(nodes)

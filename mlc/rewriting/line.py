@@ -24,7 +24,7 @@ from mlc.rewriting.sessions import Feeds, Runner, chosen
 from mlc.rewriting.sites import SiteJudge, measure_with
 from mlc.rewriting.trials import Trials, secured
 from mlc.rewriting.verified import Settled, Verifier
-from mlc.types import Capabilities, PassSpec, Plan
+from mlc.types import Capabilities, PassSpec, Plan, Target
 
 if TYPE_CHECKING:
     from mlc.data import Data
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 WEIGHTS_APART = 4
 """The IR version from which on a weight need not be an input: passes make new ones."""
+
+CPU = Target()
+
+RAISED_BY_DEFAULT = 20
+"""The opset to which a file is raised for passes that nobody asked for: newer operators need a newer runtime too."""
 
 OVERRIDE = 1.25
 """What a float default that a caller may override is multiplied with, to see that a pass did not build on it."""
@@ -49,6 +54,7 @@ class Line:
     seed: int
     progress: Callable[[str], None]
     keep: Callable[[str, Plan, Statistics | None], None]
+    target: Target
 
     def run(self, subject: Pass, spec: PassSpec, model: ir.Model, tolerance: float) -> tuple[ir.Model, Step]:
         """Run one pass and say how it went; the graph that comes back is right, whatever the pass did."""
@@ -58,7 +64,7 @@ class Line:
         path = self.workspace.save(model, "before")
         context = Context(self.capabilities, seed=self.seed, progress=self.progress)
         trials = Trials(subject, model, snapshot(model, path), context, self.workspace)
-        runner = Runner(self.workspace)
+        runner = Runner(self.workspace, self.judging_on(subject, model))
         outputs = OutputJudge(runner, self.references)
         if subject.exactness is Exactness.LOSSY:
             collected = Collected(self.calibration, self.capabilities, self.workspace, self.progress)
@@ -80,14 +86,25 @@ class Line:
         notes = tuple(dict.fromkeys((*artifact.origin.notes, note)))
         return replace(artifact, origin=replace(artifact.origin, notes=notes)), model
 
+    def judging_on(self, subject: Pass, model: ir.Model) -> Target:
+        """Return where a pass is judged: on the CPU, and where operators have kernels of the target, on the target.
+
+        It is the operators that the pass writes and that the model holds; what such a kernel computes is seen nowhere
+        else.
+        """
+        held = {f"{node.domain}.{node.op_type}" for graph in model.graphs() for node in graph}
+        ours = not held.union(subject.needs_kernels).isdisjoint(self.capabilities.kernels)
+        return self.target if ours else CPU
+
     def feeds(self, model: ir.Model) -> list[Feeds]:
         """Return the inputs to judge sites with; the last also overrides the float defaults that a caller may."""
         feeds: list[Feeds] = [reference.inputs for reference in self.references]
-        changed = {
-            str(value.name): np.asarray(array_of(value) * OVERRIDE, dtype=array_of(value).dtype)
-            for value in model.graph.inputs
-            if value.const_value is not None and value.const_value.dtype.is_floating_point()
-        }
+        with np.errstate(over="ignore"):  # of the lowest float it is -inf
+            changed = {
+                str(value.name): np.asarray(array_of(value) * OVERRIDE, dtype=array_of(value).dtype)
+                for value in model.graph.inputs
+                if value.const_value is not None and value.const_value.dtype.is_floating_point()
+            }
         overridden = {**feeds[-1], **changed}
         if not changed or not self._runs(model, overridden):
             return feeds
@@ -126,6 +143,7 @@ def rewrite(
     references: Sequence[Reference],
     workspace: Workspace,
     capabilities: Capabilities,
+    target: Target = CPU,
     requested: Collection[str] = (),
     calibration: Data | None = None,
     seed: int = 0,
@@ -135,17 +153,19 @@ def rewrite(
 ) -> Artifact:
     """Run passes in the order given, verify each, and return the artifact with its steps.
 
-    ``references`` are the original's answers, the traced sizes first. ``keep`` is told the plan and the statistics of
-    each lossy pass. Raises PassError for a pass in ``requested`` that was dropped whole, a lossy one that converted
-    nothing or fell below its floor, and, under ``strict``, for any site left out.
+    ``references`` are the original's answers, the traced sizes first. ``target`` is where passes are judged that write
+    operators for which it has kernels, by its ``capabilities``; all others are judged on the CPU. ``keep`` is told the
+    plan and the statistics of each lossy pass. Raises PassError for a pass in ``requested`` that was dropped whole, a
+    lossy one that converted nothing or fell below its floor, and, under ``strict``, for any site left out.
     """
     second = second_sizes(artifact.signature.inputs, references[0].sizes) if references[0].sizes else {}
     line = Line(
-        workspace, chosen(references, second), capabilities, requested, calibration, seed, progress, keep
+        workspace, chosen(references, second), capabilities, requested, calibration, seed, progress, keep, target,
     )  # fmt: skip
     (component,) = artifact.components
     subjects = [spec if isinstance(spec, Pass) else build(spec) for spec in specs]
-    needed = max((subject.min_opset for subject in subjects), default=0)
+    wanted = (one.min_opset for one in subjects if one.name in requested or one.min_opset <= RAISED_BY_DEFAULT)
+    needed = max(wanted, default=0)
     artifact, model = line.raised(artifact, secured(artifact.model, workspace), needed)
     model.ir_version = max(model.ir_version, WEIGHTS_APART)
     steps: list[Step] = []

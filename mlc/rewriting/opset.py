@@ -13,8 +13,8 @@ from mlc.compare.decisions import graph_values, with_outputs
 from mlc.errors import MlcError, PassError, foreign
 from mlc.fusion import opset_of, quiet
 from mlc.invariants import interface
+from mlc.rewriting.portions import portions
 from mlc.rewriting.sessions import Feeds, Runner
-from mlc.rewriting.sites import TOGETHER
 
 
 def raised(model: ir.Model, opset: int, runner: Runner, feeds: Sequence[Feeds]) -> tuple[ir.Model, str]:
@@ -50,8 +50,7 @@ def _difference(model: ir.Model, after: ir.Model, opset: int, runner: Runner, fe
         return "its inputs or outputs changed"
     known = {value.name for value in graph_values(model.graph)}
     names = [str(value.name) for node in after.graph for value in node.outputs if value.name in known]
-    for start in range(0, len(names), TOGETHER):
-        part = names[start : start + TOGETHER]
+    for part in portions(model.graph, names, feeds):
         expected, actual = ([_values(each, part, runner, feed) for feed in feeds] for each in (model, after))
         for wanted, given in zip(expected, actual, strict=True):
             wrong = next(filter(None, compare(wanted, given, EXPORT_TOLERANCE)), None)

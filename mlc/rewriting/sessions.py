@@ -1,10 +1,10 @@
-"""Running graphs to verify them: the CPU, without the runtime's own optimizations."""
+"""Running graphs to verify them: without the runtime's own optimizations, on the CPU wherever that has the kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -23,6 +23,7 @@ class Runner:
     """Opens graphs of one workspace; their weights are mapped, never serialized."""
 
     workspace: Workspace
+    target: Target = field(default_factory=Target)
 
     @contextmanager
     def open(self, model: ir.Model) -> Iterator[Callable[[Feeds], dict[str, np.ndarray]]]:
@@ -36,7 +37,9 @@ class Runner:
         if not model.graph.outputs:
             yield lambda _feeds: {}
             return
-        with open_session(self.workspace.save(model, "judged"), Target(), optimize=False) as session:
+        path = self.workspace.save(model, "judged")
+        self.workspace.unmap()  # the session maps the weights too
+        with open_session(path, self.target, optimize=False) as session:
             yield lambda feeds: session.run({name: feeds[name] for name in names if name in feeds})
 
     def run(self, model: ir.Model, feeds: Feeds) -> dict[str, np.ndarray]:

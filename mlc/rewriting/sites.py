@@ -10,13 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.compare import EXPORT_TOLERANCE, Difference, compare_one
+from mlc.compare.decisions import graph_values
 from mlc.errors import MlcError
 from mlc.rewriting.differences import Nested, changed_subgraphs, changed_values, subgraphs
 from mlc.rewriting.fragments import AFTER, Beside, alone, beside, type_inputs
+from mlc.rewriting.portions import portions
 from mlc.rewriting.sessions import Feeds, Runner
-
-TOGETHER = 64
-"""So many values are judged in one run: bounds the memory that fetched values take."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class SiteJudge:
         names = changed_values(before.graph, after.graph)
         nested = changed_subgraphs(before.graph, after.graph)
         found: list[Judgement] = []
-        for start in range(0, len(names), TOGETHER):
-            found += self._together(before, after, names[start : start + TOGETHER], feeds, prefix)
+        for together in portions(before.graph, names, feeds):
+            found += self._together(before, after, together, feeds, prefix)
         inner = [each for part in nested for each in self._subgraph(before, after, part, feeds, prefix)]
         explained = {
             prefix + name
@@ -187,8 +186,6 @@ def _subgraph_of(graph: ir.Graph, output: str, attribute: str) -> ir.Graph | Non
 
 
 def _names(graph: ir.Graph) -> list[str]:
-    from mlc.compare.decisions import graph_values
-
     return [str(value.name) for value in graph_values(graph)]
 
 
