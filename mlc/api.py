@@ -25,7 +25,7 @@ from mlc.pipeline.run import Progress, Run, silent
 from mlc.pipeline.trials import metric_of, trials_of
 from mlc.probes import references
 from mlc.recipe import LIMITS, Recipe, check_sizes, merge
-from mlc.registry import lossy_of, schedule
+from mlc.registry import lossy_of, probes_of, runnable, schedule
 from mlc.rewriting import rewrite as rewrite_verified
 from mlc.runtimes.cpu import capabilities
 from mlc.sources.load import load as load_source
@@ -54,6 +54,7 @@ def compile(  # noqa: A001 - the word of the field
     seed: int | None = None,
     strict: bool | None = None,
     strict_provider: bool | None = None,
+    portable: bool | None = None,
     task: str | None = None,
     trust: bool = False,
     cache: bool = True,
@@ -72,7 +73,8 @@ def compile(  # noqa: A001 - the word of the field
         "inputs": inputs, "passes": passes, "target": target, "calibrate": calibrate, "data": data, "images": images,
         "metric": metric,
         "max_drop": max_drop, "max_latency": max_latency, "min_speedup": min_speedup, "max_size": max_size, "at": at,
-        "opset": opset, "seed": seed, "strict": strict, "strict_provider": strict_provider, "task": task, **other,
+        "opset": opset, "seed": seed, "strict": strict, "strict_provider": strict_provider, "portable": portable,
+        "task": task, **other,
     }  # fmt: skip
     recipe, live = _asked(source, example, asked)
     place = None if out is None else Path(out)
@@ -120,6 +122,8 @@ def rewrite(
     recipe = merge(None, {"source": "python:", **asked})
     specs = schedule(recipe.passes, defaults=recipe.defaults)
     refuse_contradictions(recipe, Live(calibrate=calibrate), lossy_of(specs))
+    able = capabilities(recipe.target, probes_of(specs))
+    specs = runnable(specs, recipe.passes, recipe.target, able)
     data = None if calibrate is None else open_data(calibrate, original.signature.inputs)
     kept, _ = references(original, _samples(original, calibrate), recipe.seed)
     return rewrite_verified(
@@ -127,7 +131,8 @@ def rewrite(
         specs,
         references=kept,
         workspace=_workspace(),
-        capabilities=capabilities(recipe.target),
+        capabilities=able,
+        target=recipe.target,
         requested=[spec.name for spec in recipe.passes],
         calibration=data,
         seed=recipe.seed,

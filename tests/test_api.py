@@ -64,7 +64,7 @@ def test_live_objects_in_one_call(tmp_path):
     report = compiled(tmp_path / "first")
     assert report.shipped == "int8-static"
     assert [(verdict.limit, verdict.outcome) for verdict in report.verdicts] == [("max-drop", "met")]
-    assert (report.recipe.source[:7], report.recipe.opset) == ("python:", 20)
+    assert (report.recipe.source[:7], report.recipe.opset) == ("python:", 23)
     assert report.eager is not None
     again = compiled(tmp_path / "second")
     assert again.recipe == report.recipe

@@ -194,6 +194,7 @@ def test_compile_hands_on_what_was_asked(capsys, pipeline):
         "--calibrate", "c.npz", "--data", "d.npz", "--metric", "top1", "--max-drop", "1%", "--max-latency", "5",
         "--min-speedup", "1.5", "--max-size", "10", "--at", "n=2", "-o", "out", "--force", "--strict", "--seed", "3",
         "--opset", "21", "--trust", "--no-cache", "--task", "image-classification", "--strict-provider",
+        "--portable",
     )  # fmt: skip
     (((recipe, out), keywords),) = pipeline.calls
     assert (out, keywords) == (Path("out"), {"force": True, "trust": True, "cache": False})
@@ -205,7 +206,7 @@ def test_compile_hands_on_what_was_asked(capsys, pipeline):
     assert (recipe.calibrate, recipe.data, recipe.metric) == ("c.npz", "d.npz", "top1")
     assert recipe.limits == Limits(Drop(0.01, relative=True), 5.0, 1.5, 10.0)
     assert (recipe.at, recipe.strict, recipe.seed, recipe.opset) == ({"n": 2}, True, 3, 21)
-    assert (recipe.task, recipe.strict_provider) == ("image-classification", True)
+    assert (recipe.task, recipe.strict_provider, recipe.portable) == ("image-classification", True, True)
 
 
 def test_flags_override_the_recipe_file(capsys, pipeline, tmp_path, monkeypatch):

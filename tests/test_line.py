@@ -69,6 +69,16 @@ def test_the_export_computes_what_numpy_computes(lines):
     np.testing.assert_array_equal(run(lines / "fp32" / "model.onnx"), oracle.layer(X))
 
 
+def test_the_share_of_the_peak_is_that_of_the_layers_operations(lines):
+    for name in ("fp32", "safe"):
+        for trial in report_of(lines / name)["trials"]:
+            latency = trial["latency"]
+            found = latency["arithmetic"]
+            assert found["operations"] == 2 * latency["sizes"]["batch"] * oracle.WEIGHT.size
+            assert found["share"] == pytest.approx(found["operations"] / (latency["p50"] / 1e3) / found["peak"])
+    assert "of this machine's measured float32 peak of 50 GFLOP/s" in (lines / "fp32" / "report.md").read_text()
+
+
 def test_every_integer_is_the_oracles(lines):
     tensors = tensors_of(lines / "safe")
     codes = oracle.quantize_weight(oracle.WEIGHT, SAFE)

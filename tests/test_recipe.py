@@ -29,6 +29,7 @@ opset = 21
 seed = 7
 strict = true
 strict_provider = true
+portable = true
 task = "image-classification"
 
 [limits]
@@ -77,6 +78,7 @@ def test_every_key_of_a_file(tmp_path, monkeypatch):
         seed=7,
         strict=True,
         strict_provider=True,
+        portable=True,
         task="image-classification",
         images=Images((28, 32), 40, 1 / 255, (0.5,), (0.2, 0.3, 0.4), "NCHW"),
     )
@@ -291,6 +293,7 @@ RECIPES = st.builds(
     seed=st.integers(0, 2**32 - 1),
     strict=st.booleans(),
     strict_provider=st.booleans(),
+    portable=st.booleans(),
     task=st.none() | st.sampled_from(["text-classification", "fill-mask"]),
 )
 
@@ -324,6 +327,7 @@ def test_every_field_is_written(tmp_path):
             at={"n": 1},
             opset=20,
             strict_provider=True,
+            portable=True,
             task="fill-mask",
             images=Images((1, 2), 2, 1.0, (0.0,), (1.0,), "NCHW"),
         ),

@@ -95,11 +95,12 @@ Strict = Annotated[bool, typer.Option("--strict", help="Fail where a site is lef
 StrictProvider = Annotated[
     bool, typer.Option("--strict-provider", help="Refuse a model of which nodes fall back from the target's provider.")
 ]
+Portable = Annotated[bool, typer.Option("--portable", help="Write standard ONNX operators only, for any runtime.")]
 Task = Annotated[str | None, option("--task", "TASK", "What a Hugging Face model is for (from its architecture).")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Export anew, and keep no export for later runs.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Run the code that a model file or directory holds.")]
 Seed = Annotated[str | None, option("--seed", "N", "The seed of everything random (0).")]
-Opset = Annotated[str | None, option("--opset", "N", "The ONNX opset (20).")]
+Opset = Annotated[str | None, option("--opset", "N", "The ONNX opset (20, or 23 for passes that need it).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; of a report only its first line.")]
 Verbose = Annotated[

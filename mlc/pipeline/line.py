@@ -14,7 +14,9 @@ from mlc.exporting import export
 from mlc.exporting.cache import default_cache
 from mlc.judging import Report, choose
 from mlc.pipeline.data import datasets, refuse_contradictions, replayable
+from mlc.pipeline.opset import export_opset
 from mlc.pipeline.optimizers import settled, without_optimizers
+from mlc.pipeline.portable import refuse_custom
 from mlc.pipeline.run import Live, Progress, Run, either, silent
 from mlc.pipeline.shipping import Shipped, ship
 from mlc.pipeline.timing import bench
@@ -23,12 +25,12 @@ from mlc.pipeline.validation import validate
 from mlc.probes import references
 from mlc.recipe import Recipe, check_sizes
 from mlc.recipe.files import check_apart
-from mlc.registry import lossy_of, schedule
+from mlc.registry import lossy_of, probes_of, runnable, schedule
 from mlc.rewriting import rewrite
 from mlc.runtimes.cpu import capabilities
 from mlc.runtimes.one_node import try_target
 from mlc.sources.load import load
-from mlc.types import PassSpec
+from mlc.types import Capabilities, PassSpec
 from mlc.workspace import Workspace
 
 __all__ = ["Live", "bench", "compile", "validate"]
@@ -53,12 +55,13 @@ def compile(  # noqa: A001 - the word of the field
     file holds; ``cache`` takes the export from an earlier run, where nothing that decides it has changed.
     """
     live = live or Live()
-    specs = schedule(recipe.passes, defaults=recipe.defaults)
+    specs = schedule(recipe.passes, defaults=recipe.defaults, portable=recipe.portable)
     lossy = lossy_of(specs)
-    exact = [spec for spec in specs if spec not in lossy]
     refuse_contradictions(recipe, live, lossy)
     metric = metric_of(recipe, live)
     try_target(recipe.target)
+    able = capabilities(recipe.target, probes_of(specs))
+    exact = [spec for spec in runnable(specs, recipe.passes, recipe.target, able) if spec not in lossy]
     if out is not None:
         check_apart(recipe, out)
         check_place(out, force=force)
@@ -75,12 +78,15 @@ def compile(  # noqa: A001 - the word of the field
         with run.stage("run the original"):
             kept, not_run = references(original, sets.first_samples(), recipe.seed)
         with run.stage("export"):
-            exported, checks = export(original, kept, workspace, recipe.opset, cache=default_cache() if cache else None)
+            opset = export_opset(recipe, (*exact, *lossy), original, able)
+            exported, checks = export(original, kept, workspace, opset, cache=default_cache() if cache else None)
             run.recipe = recipe = replace(recipe, opset=exported.origin.opset)
+            if recipe.portable:
+                refuse_custom(exported.model)
         with run.stage("rewrite"):
-            rewritten = rewritten_by(exact, exported, kept, run)
+            rewritten = rewritten_by(exact, exported, kept, run, able=able)
         with run.stage("quantize"):
-            final = rewritten_by(lossy, rewritten, kept, run, sets.calibration)
+            final = rewritten_by(lossy, rewritten, kept, run, able=able, calibration=sets.calibration)
         stages = {EXPORTED: exported, REWRITTEN: rewritten, "+".join(spec.name for spec in lossy): final}
         models = without_optimizers(changed_only(stages), recipe.target)
         with run.stage("measure"):
@@ -94,7 +100,13 @@ def compile(  # noqa: A001 - the word of the field
 
 
 def rewritten_by(
-    specs: Sequence[PassSpec], artifact: Artifact, kept: Sequence[Reference], run: Run, calibration: Data | None = None
+    specs: Sequence[PassSpec],
+    artifact: Artifact,
+    kept: Sequence[Reference],
+    run: Run,
+    *,
+    able: Capabilities,
+    calibration: Data | None = None,
 ) -> Artifact:
     """Run passes over an artifact, each verified against the original's kept answers."""
     return rewrite(
@@ -102,7 +114,8 @@ def rewritten_by(
         specs,
         references=kept,
         workspace=run.workspace,
-        capabilities=capabilities(run.recipe.target),
+        capabilities=able,
+        target=run.recipe.target,
         requested=[spec.name for spec in run.recipe.passes],
         calibration=calibration,
         seed=run.recipe.seed,

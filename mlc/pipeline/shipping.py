@@ -23,6 +23,7 @@ from mlc.machine import machine
 from mlc.manifest import write_manifest
 from mlc.measuring import Trial
 from mlc.pipeline.data import Datasets
+from mlc.pipeline.portable import portable_sentence
 from mlc.pipeline.run import Run
 from mlc.plan import plan_toml
 from mlc.recipe import Recipe, recipe_toml
@@ -147,7 +148,7 @@ def report_of(shipped: Shipped, checks: tuple[Check, ...], directory: Path, out:
         data=shipped.sets.described(),
         machine=machine(),
         loading=_loading(shipped, place, recipe.target),
-        notes=shipped.notes,
+        notes=(*shipped.notes, *([portable_sentence(path)] if recipe.portable else [])),
         seconds=run.seconds,
         directory=place,
         recipe_text=recipe_toml(recipe, out or directory),

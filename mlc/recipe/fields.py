@@ -150,6 +150,7 @@ FIELDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "seed": lambda value: {"seed": _whole(value, "the seed", 0, LARGEST_SEED)},
     "strict": lambda value: {"strict": _flag(value)},
     "strict_provider": lambda value: {"strict_provider": _flag(value)},
+    "portable": lambda value: {"portable": _flag(value)},
     "task": lambda value: {"task": text_of(value)},
 }
 """How each field is read, into the fields of Recipe that it decides."""

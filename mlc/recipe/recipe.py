@@ -47,7 +47,8 @@ class Recipe:
     ``source``, ``calibrate``, ``data`` and ``metric`` are written as on the command line, paths relative to the working
     directory; a live Python object has ``python:<digest>`` in its place and cannot be replayed. ``opset`` is None until
     the source has decided it: an .onnx file has its own. ``strict_provider`` refuses nodes that fall back from the
-    target's provider. ``task`` is what a Hugging Face model is for. ``images`` is how image files become the input.
+    target's provider, ``portable`` operators of a single runtime. ``task`` is what a Hugging Face model is for.
+    ``images`` is how image files become the input.
     """
 
     source: str
@@ -65,6 +66,7 @@ class Recipe:
     seed: int = 0
     strict: bool = False
     strict_provider: bool = False
+    portable: bool = False
     task: str | None = None
 
 
@@ -159,6 +161,7 @@ def recipe_toml(recipe: Recipe, beside: Path) -> str:
         "seed": recipe.seed,
         "strict": recipe.strict,
         "strict_provider": recipe.strict_provider or None,
+        "portable": recipe.portable or None,
         "task": recipe.task,
     }
     for key, move in FILES.items():

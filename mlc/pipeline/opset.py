@@ -1,0 +1,29 @@
+"""In which opset a model is exported: the lower one, or the one that its passes need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mlc.exporting.opset import OPSET
+from mlc.recipe import Recipe
+from mlc.registry import pass_class
+from mlc.sources.onnx.file import OnnxOriginal
+from mlc.sources.original import Original
+from mlc.types import Capabilities, PassSpec
+
+NEWER = 23
+"""The opset with Attention, RMSNormalization and RotaryEmbedding, and with weights of 4 bits in blocks (21)."""
+
+
+def export_opset(recipe: Recipe, specs: Iterable[PassSpec], original: Original, able: Capabilities) -> int | None:
+    """Return the opset to export at, None for the usual one: chosen by what the passes write, never by conversion.
+
+    Passes that nobody asked for count on onnxruntime's CPU provider alone, which has kernels for what the exporter
+    writes at the newer one. A file keeps its own opset; what a pass needs beyond it is converted, and compared.
+    """
+    if recipe.opset is not None or isinstance(original, OnnxOriginal):
+        return recipe.opset
+    has_kernels = able.cpu and recipe.target.runtime == "onnxruntime"
+    counted = [spec for spec in specs if has_kernels or spec in recipe.passes]
+    needed = max((pass_class(spec.name).min_opset for spec in counted), default=OPSET)
+    return max(needed, NEWER) if needed > OPSET else None

@@ -1,0 +1,47 @@
+"""The opset of an export follows from the target and the passes, unless it is asked for or a file has its own."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from mlc.pipeline.opset import export_opset
+from mlc.recipe import merge, parse_inputs
+from mlc.registry import schedule
+from mlc.sources.load import load
+from mlc.types import Capabilities
+from tests.onnx_models import scaled
+
+GPU = Capabilities("any device of cuda", cpu=False)
+CPU = Capabilities("any x86 or ARM CPU")
+
+
+def chosen(able=CPU, **asked):
+    recipe = merge(None, {"source": "python:", **asked})
+    original = load(nn.Linear(3, 3), parse_inputs(["input=float32[2,3]"]))
+    return export_opset(recipe, schedule(recipe.passes, defaults=recipe.defaults), original, able)
+
+
+@pytest.mark.parametrize(
+    ("able", "asked", "opset"),
+    [
+        (CPU, {}, 23),
+        (CPU, {"opset": 19}, 19),
+        (CPU, {"passes": ["none"]}, None),
+        (CPU, {"passes": ["none", "fuse-attention"]}, 23),
+        (CPU, {"target": "openvino/cpu"}, None),
+        (GPU, {"target": "cuda"}, None),
+        (GPU, {"target": "cuda", "passes": ["fuse-rms-norm"]}, 23),
+        (GPU, {"target": "cuda", "passes": ["fuse-gelu"]}, None),
+    ],
+    ids=str,
+)
+def test_the_opset_follows_from_target_and_passes(able, asked, opset):
+    assert chosen(able, **asked) == opset
+
+
+def test_a_file_keeps_its_own(tmp_path):
+    path = scaled(tmp_path / "model.onnx", 2.0)
+    recipe = merge(None, {"source": str(path)})
+    original = load(str(path), parse_inputs(["x=float32[batch=1..4,classes=1..4]"]))
+    assert export_opset(recipe, schedule(()), original, CPU) is None
