@@ -118,6 +118,10 @@ def test_what_attention_leaves_is_viewed_as_it_was_traced(workspace, opset):
     exported(workspace, Biased(), None, "pair=float32[6,6,16]", opset=opset)
 
 
+def is_made_by(value, op_type):
+    return value.producer() is not None and value.producer().op_type == op_type
+
+
 class Layers(nn.Module):
     """Two layers that attend under one mask."""
 
@@ -133,6 +137,8 @@ def test_a_mask_is_expanded_once_for_all_layers(workspace):
     found = exported(workspace, Layers(), None, "x=float32[batch=1..3,length=2..9,16]", opset=23)
     assert operators(found)["Attention"] == 2
     assert operators(found)["Expand"] == 1
+    shapes = [node for node in found.model.graph if node.op_type == "Shape"]
+    assert not [node for node in shapes if is_made_by(node.inputs[0], "Transpose")]
 
 
 class Rotary(nn.Module):

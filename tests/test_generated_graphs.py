@@ -132,7 +132,8 @@ def told(seed, trouble, model, passes, feeds):
 
 
 def test_all_passes_in_any_order_keep_what_a_graph_computes():
-    fired, failures, unusable = Counter(), [], []
+    fired: Counter[str] = Counter()
+    failures, unusable = [], []
     for seed in range(FIRST, FIRST + COUNT):
         case = generated(seed), passes_of(seed), feeds_of(seed)
         steps, trouble = steps_and_trouble(*case)

@@ -649,6 +649,7 @@ def test_a_share_is_of_what_a_large_product_reached(layer, monkeypatch):
     monkeypatch.setattr(peak, "measure_peak", lambda _target: 4e9)
     counts = {"known": 10**6, "unknown": 0, "untimed": 10**6}
     known, *others = with_shares(three_trials(layer), counts, Target(threads=2))
+    assert known.latency is not None
     assert known.latency.arithmetic == Arithmetic(2 * 10**6, 0.25, 4e9, 2)
     assert others == three_trials(layer)[1:]
 
@@ -666,6 +667,7 @@ def test_a_target_without_the_product_has_a_note_and_no_share(layer, monkeypatch
     monkeypatch.setattr(peak, "measure_peak", refuse)
     first, *_ = with_shares(three_trials(layer), {"known": 1}, Target())
     assert first.notes == ("the target's peak could not be measured: it has no kernel",)
+    assert first.latency is not None
     assert first.latency.arithmetic is None
 
 
@@ -673,7 +675,12 @@ def test_the_peak_is_measured_on_the_target_with_its_threads(monkeypatch):
     monkeypatch.setattr(peak, "SIZE", 64)
     monkeypatch.setattr(peak, "PROCESSES", 1)
     asked = []
-    monkeypatch.setattr(peak, "run_job", lambda job: asked.append(job) or jobs.run_job(job))
+
+    def noted(job):
+        asked.append(job)
+        return jobs.run_job(job)
+
+    monkeypatch.setattr(peak, "run_job", noted)
     assert peak.measure_peak(Target(threads=1)) > 1e6
     (job,) = asked
     assert (job["kind"], job["target"]["threads"]) == ("alone", 1)

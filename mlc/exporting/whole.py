@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from mlc.fusion import is_standard
+from mlc.fusion import is_standard, producer
 
 MASK, CACHES = 3, (1, 2)
 """Which inputs they are, of Attention and of RotaryEmbedding."""
@@ -47,13 +47,23 @@ def _expand(
     assert graph is not None
     key = (operand.name, *(_size(*size) for size in sizes))
     if key not in made:
-        parts = [ir.node("Shape", [value], {"start": axis, "end": axis + 1}) for value, axis in sizes]
+        places = [_before_transpose(value, axis) for value, axis in sizes]
+        parts = [ir.node("Shape", [value], {"start": axis, "end": axis + 1}) for value, axis in places]
         shape = ir.node("Concat", [part.outputs[0] for part in parts], {"axis": 0})
         expand = ir.node("Expand", [operand, shape.outputs[0]])
         graph.insert_before(node, [*parts, shape, expand])
         made[key] = expand.outputs[0]
         made[key].type = operand.type
     node.replace_input_with(index, made[key])
+
+
+def _before_transpose(value: ir.Value | None, axis: int) -> tuple[ir.Value | None, int]:
+    """Return where the size of an axis is read, so that it does not keep a Transpose which a fusion makes needless."""
+    node = producer(value, "Transpose")
+    permutation = node.attributes.get("perm") if node is not None else None
+    if node is None or permutation is None:
+        return value, axis
+    return node.inputs[0], permutation.as_ints()[axis]
 
 
 def _size(value: ir.Value | None, axis: int) -> str:
