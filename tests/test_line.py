@@ -76,7 +76,7 @@ def test_the_share_of_the_peak_is_that_of_the_layers_operations(lines):
             found = latency["arithmetic"]
             assert found["operations"] == 2 * latency["sizes"]["batch"] * oracle.WEIGHT.size
             assert found["share"] == pytest.approx(found["operations"] / (latency["p50"] / 1e3) / found["peak"])
-    assert "of this machine's measured float32 peak of 50 GFLOP/s" in (lines / "fp32" / "report.md").read_text()
+    assert "of this machine's measured float32 peak of 50.0 GFLOP/s" in (lines / "fp32" / "report.md").read_text()
 
 
 def test_every_integer_is_the_oracles(lines):
