@@ -40,7 +40,7 @@ OFTEN = (
     "xlm-roberta", "camembert", "falcon", "gpt_neox", "gpt_neo", "gptj", "gpt_bigcode", "gpt_oss", "starcoder2",
     "stablelm", "olmo", "olmo2", "cohere", "granite", "smollm3", "deepseek_v2", "deepseek_v3", "jamba", "layoutlm",
     "longformer", "big_bird", "deberta", "esm", "xlnet", "mobilebert", "squeezebert", "funnel", "fnet", "mt5",
-    "marian", "blenderbot", "audio-spectrogram-transformer", "wavlm", "vits", "dpt", "depth_anything", "yolos",
+    "marian", "blenderbot", "audio-spectrogram-transformer", "wavlm", "dpt", "depth_anything", "yolos",
     "rt_detr", "deformable_detr", "table-transformer", "owlvit", "videomae", "sam", "mobilevit", "levit", "poolformer",
     "regnet", "bit", "cvt", "pvt", "focalnet", "blip", "llava", "qwen2_vl", "paligemma", "idefics3", "smolvlm",
 )  # fmt: skip
