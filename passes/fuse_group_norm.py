@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mlc.formats import number
 from mlc.fusion import Match, Search, array_of, constant, is_constant, producer
 from mlc.graph_pass import Exactness
 from passes._kernels import DOMAIN, not_float32, same_shape
@@ -94,7 +95,10 @@ def _norm_of(node: ir.Node) -> _Norm | None:
     if node.op_type == "Add":
         return next(filter(None, (_spelled(node, *pair) for pair in (node.inputs, node.inputs[::-1]))), None)
     x, weight, bias = node.inputs
-    return None if x is None else _Norm(x, weight, bias, node.attributes["num_groups"].as_int(), _epsilon(node), [node])
+    if x is None:
+        return None
+    groups = node.attributes["num_groups"].as_int()
+    return _Norm(x, weight, bias, groups, number(node, "epsilon", 1e-5), [node])
 
 
 def _spelled(total: ir.Node, scaled: ir.Value | None, bias: ir.Value | None) -> _Norm | None:
@@ -118,7 +122,7 @@ def _spelled(total: ir.Node, scaled: ir.Value | None, bias: ir.Value | None) -> 
             shape = producer(back.inputs[1], "Shape")
             inside = [shape] if shape is not None and shape.inputs[0] is x else []
             nodes = [apart, instance, *inside, back, product, total]
-            return _Norm(x, weight, bias, groups, _epsilon(instance), nodes)
+            return _Norm(x, weight, bias, groups, number(instance, "epsilon", 1e-5), nodes)
     return None
 
 
@@ -145,7 +149,3 @@ def _by_channel(value: ir.Value | None, channels: object, spelled: bool) -> bool
 
 def _order(transpose: ir.Node) -> list[int]:
     return list(transpose.attributes["perm"].as_ints()) if "perm" in transpose.attributes else []
-
-
-def _epsilon(node: ir.Node) -> float:
-    return node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from mlc.formats import number
 from mlc.fusion import (
     Match,
     Search,
@@ -119,7 +120,7 @@ def _taken(value: ir.Value, places: range, last: int) -> range | None:
     if node is None or own is None:
         return None
     if node.op_type == "Split":
-        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+        axis = number(node, "axis", 0)
         size = own[-1] if axis in (-1, last) and len(node.outputs) == 2 else None
         if not isinstance(size, int):
             return None
@@ -165,7 +166,7 @@ def _alike(value: ir.Value | None) -> bool:
 
 def _by_position(node: ir.Node) -> bool:
     """Whether a node looks rows up in a constant table."""
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+    axis = number(node, "axis", 0)
     table = node.inputs[0] if node.op_type == "Gather" and axis == 0 else None
     return table is not None and is_constant(table) and array_of(table).ndim > 1
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from mlc.formats import number
 from mlc.fusion import Match, Search, is_constant, producer
 from mlc.graph_pass import Exactness
 from passes._kernels import DOMAIN, not_float32, same_shape
@@ -59,7 +60,7 @@ class FuseSkipLayerNorm(Search):
             return "the summands do not have two or three axes"
         if not same_shape(x, skip):
             return "the summands are not known to have one shape"
-        axis = norm.attributes["axis"].as_int() if "axis" in norm.attributes else -1
+        axis = number(norm, "axis", -1)
         if axis not in (-1, len(x.shape) - 1):
             return "the normalization is not over the last axis alone"
         for role, value in (("weight", norm.inputs[1]), ("bias", norm.inputs[2] if len(norm.inputs) > 2 else None)):
@@ -71,7 +72,7 @@ class FuseSkipLayerNorm(Search):
         given = [x, skip, norm.inputs[1], norm.inputs[2] if len(norm.inputs) > 2 else None, bias]
         while given[-1] is None:
             given.pop()
-        epsilon = norm.attributes["epsilon"].as_float() if "epsilon" in norm.attributes else 1e-5
+        epsilon = number(norm, "epsilon", 1e-5)
         made = op.SkipLayerNormalization(*given, epsilon=epsilon, _domain=DOMAIN, _outputs=4 if shared else 1)
         return [made[0], made[3]] if shared else made
 
