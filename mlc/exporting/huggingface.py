@@ -19,7 +19,7 @@ from mlc.exporting import torch as plain
 from mlc.exporting.attention import zeros_where_masked
 from mlc.exporting.errors import speaks_of_sizes, tracing_error
 from mlc.exporting.guards import GuardLog, doubted_sizes
-from mlc.exporting.opset import check_written, checked_opset
+from mlc.exporting.opset import NEWER, check_written, checked_opset
 from mlc.exporting.tidy import tidy
 from mlc.exporting.translation import Doubt, Translation, doubt_note
 from mlc.exporting.writing import quiet
@@ -29,9 +29,6 @@ from mlc.sources.torch.frozen import frozen
 from mlc.sources.torch.module import TorchOriginal
 from mlc.types import OutputSpec, Sizes
 
-ATTENTION = 23
-"""The first opset with the operator Attention, whose rows without a key are zeros, as torch's are."""
-
 
 def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Translation:
     """Return the model as an ONNX model of the given opset, 20 by default; a note says why if transformers wrote it.
@@ -39,7 +36,7 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     Raises SourceError where neither can write it, UsageError for an opset that cannot be written.
     """
     try:
-        with zeros_where_masked() if checked_opset(opset) < ATTENTION else nullcontext():
+        with zeros_where_masked() if checked_opset(opset) < NEWER else nullcontext():
             return plain.translate(original, traced, opset)
     except SourceError as failed:
         alone = failed

@@ -10,6 +10,10 @@ from mlc.errors import UsageError
 OPSET = 20
 """What a model is written in where nothing else is asked for."""
 
+NEWER = 23
+"""The first opset with Attention, whose rows without a key are zeros as torch's are, with RMSNormalization and
+RotaryEmbedding; weights of 4 bits in blocks are in it too (21)."""
+
 LOWEST_OPSET = 18
 """The lowest opset that torch.onnx writes without a conversion downwards."""
 

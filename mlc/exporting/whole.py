@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from mlc.fusion import is_standard, producer
+from mlc.fusion import Size, dims_of, is_standard, producer
 
 MASK, CACHES = 3, (1, 2)
 """Which inputs they are, of Attention and of RotaryEmbedding."""
@@ -22,7 +22,7 @@ PARTS = 3
 def make_whole(model: ir.Model) -> None:
     """Expand masks of Attention and caches of RotaryEmbedding, [batch, length, width / 2], where an axis may be 1."""
     for graph in model.graphs():
-        made: dict[tuple[str | None, ...], ir.Value] = {}
+        made: dict[tuple[Size | None, ...], ir.Value] = {}
         for node in list(graph):
             if is_standard(node) and node.op_type == "Attention" and len(node.inputs) == MASK + 1:
                 query, key, mask = node.inputs[0], node.inputs[1], node.inputs[MASK]
@@ -38,10 +38,10 @@ def _expand(
     index: int,
     operand: ir.Value | None,
     sizes: Sequence[tuple[ir.Value | None, int]],
-    made: dict[tuple[str | None, ...], ir.Value],
+    made: dict[tuple[Size | None, ...], ir.Value],
 ) -> None:
     """Give an operand the sizes of axes of other values as its last ones, once for all nodes that read it so."""
-    if operand is None or all(_same(operand, axis - len(sizes), *other) for axis, other in enumerate(sizes)):
+    if operand is None or all(_size(operand, axis - len(sizes)) == _size(*other) for axis, other in enumerate(sizes)):
         return
     graph = node.graph
     assert graph is not None
@@ -66,17 +66,8 @@ def _before_transpose(value: ir.Value | None, axis: int) -> tuple[ir.Value | Non
     return node.inputs[0], permutation.as_ints()[axis]
 
 
-def _size(value: ir.Value | None, axis: int) -> str:
+def _size(value: ir.Value | None, axis: int) -> Size:
     """Return what tells the size of an axis from others: its name where it has one, so that layers share an Expand."""
     assert value is not None
-    known = value.shape[axis] if value.shape is not None else None
-    name = known if isinstance(known, int) else known.value if known is not None else None
-    return str(name) if name is not None else f"{value.name} {axis}"
-
-
-def _same(operand: ir.Value, axis: int, other: ir.Value | None, place: int) -> bool:
-    """Whether an axis is known to be as large as one of another value."""
-    if operand.shape is None or other is None or other.shape is None:
-        return False
-    mine, its = operand.shape[axis], other.shape[place]
-    return mine == its and (isinstance(mine, int) or mine.value is not None)
+    dims = dims_of(value)
+    return f"{value.name}.{axis}" if dims is None else dims[axis]

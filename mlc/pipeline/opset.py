@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mlc.exporting.opset import OPSET
+from mlc.exporting.opset import NEWER, OPSET
 from mlc.recipe import Recipe
 from mlc.registry import pass_class
 from mlc.sources.onnx.file import OnnxOriginal
 from mlc.sources.original import Original
 from mlc.types import Capabilities, PassSpec
-
-NEWER = 23
-"""The opset with Attention, RMSNormalization and RotaryEmbedding, and with weights of 4 bits in blocks (21)."""
 
 
 def export_opset(recipe: Recipe, specs: Iterable[PassSpec], original: Original, able: Capabilities) -> int | None:
