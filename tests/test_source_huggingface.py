@@ -22,6 +22,7 @@ from mlc.exporting import huggingface as exporter
 from mlc.grammar.inputs import input_text, parse_inputs
 from mlc.probes import references
 from mlc.recipe import read_recipe
+from mlc.sources.huggingface.inputs import expectation
 from mlc.sources.huggingface.live import TransformersOriginal, holds_transformers
 from mlc.sources.load import load
 from mlc.sources.silence import silent
@@ -269,6 +270,53 @@ def test_inputs_follow_from_the_configuration(tmp_path, family, config, wanted):
     }  # fmt: skip
     model = getattr(transformers, family)(getattr(transformers, config)(**options[config]))
     assert specs(load(saved(tmp_path / "model", model))) == wanted
+
+
+def test_a_model_that_masks_no_single_token_is_declared_from_two(workspace, tmp_path):
+    config = transformers.Mamba2Config(
+        vocab_size=99, hidden_size=16, num_hidden_layers=1, num_heads=4, head_dim=8, n_groups=1, state_size=8, expand=2
+    )
+    torch.manual_seed(0)
+    folder = saved(tmp_path / "mamba2", transformers.Mamba2ForCausalLM(config))
+    original = loaded(folder)
+    assert [(spec.dims[1].low, spec.dims[1].name) for spec in original.signature.inputs] == [(2, "sequence")] * 2
+    assert any("begins at 2" in note for note in original.notes)
+    found = checked(
+        workspace, folder, *(text.replace("1..64", "1..4").replace("1..24", "2..24") for text in (IDS, MASK))
+    )
+    assert any("guards put off" in note for note in found.artifact.origin.notes)
+    with pytest.raises(SourceError, match="differs from the original at batch=2, sequence=1"):
+        checked(workspace, folder, *(text.replace("1..64", "2..4") for text in (IDS, MASK)))
+
+
+def test_half_precision_that_the_code_makes_itself_is_float32(tmp_path):
+    config = transformers.RecurrentGemmaConfig(
+        vocab_size=99, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, lru_width=16,
+        intermediate_size=24, attention_window_size=8, block_types=["attention"],
+    )  # fmt: skip
+    original = loaded(saved(tmp_path / "gemma", transformers.RecurrentGemmaForCausalLM(config)))
+    assert {buffer.dtype for buffer in original.module.buffers() if buffer.is_floating_point()} == {torch.float32}
+
+
+def test_of_two_texts_the_encoders_is_the_main_input(tmp_path):
+    text = transformers.T5Config(vocab_size=77, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+    decoder = transformers.MusicgenDecoderConfig(
+        vocab_size=33, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=24, num_codebooks=2
+    )
+    sound = transformers.EncodecConfig(
+        hidden_size=16,
+        num_filters=2,
+        codebook_size=32,
+        codebook_dim=16,
+        upsampling_ratios=[2, 2],
+        target_bandwidths=[1.5],
+    )
+    torch.manual_seed(0)
+    config = transformers.MusicgenConfig(text_encoder=text, audio_encoder=sound, decoder=decoder)
+    model = transformers.MusicgenForConditionalGeneration(config)
+    found = expectation(model, {})
+    ids, codes = (each for each in found.inputs if each.name.endswith("input_ids"))
+    assert (ids.values, codes.values) == ((0, 76), (0, 32))
 
 
 def test_inputs_that_the_configuration_does_not_describe_are_asked_for(tmp_path):

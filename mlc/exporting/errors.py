@@ -32,6 +32,10 @@ class SizesError(SourceError):
     """The trace stands for some of the legal sizes alone, as torch sees it."""
 
 
+class FixedError(SizesError):
+    """The trace stands for a single size, which may be so only since that size is small."""
+
+
 def speaks_of_sizes(text: str) -> bool:
     """Whether a message of torch.export is about dims that cannot vary as declared."""
     return text.startswith(("Constraints violated", "Specializations unexpectedly required"))
@@ -65,12 +69,12 @@ def _constraint_error(text: str, inputs: Sequence[InputSpec], log: GuardLog) -> 
             continue
         axes = {axis for axis in log.sources.values() if dim_of(axis, inputs).name == name}
         breaking = [one for one in log.broken(inputs) if name in one.dims]
-        worst = max(breaking, key=lambda one: math.inf if one.sizes is None else len(one.sizes), default=None)
+        worst = max(breaking, key=lambda one: _weight(one, name), default=None)
         line = (worst.guard.line if worst else "") or log.line(axes)
         at = f", because of {line}" if line else ""
         constant = re.search(r"constant \((\d+)\)", bullet)
         if constant:
-            return SizesError(
+            return FixedError(
                 f"{name} cannot vary: the model works only at {name}={constant[1]}{at}",
                 f"take the size from the input's shape there, or fix it: write {constant[1]} for {name}",
             )
@@ -99,11 +103,11 @@ def _suggested(text: str, name: str, dim: Dim) -> str:
     """Return the declaration that torch's suggestion amounts to, or nothing."""
     bounds = re.search(rf"^\s*_?{name} = Dim\('_?{name}'(?:, min=(\d+))?(?:, max=(\d+))?\)", text, re.MULTILINE)
     low, high = (int(bound) if bound else None for bound in bounds.groups()) if bounds else (None, None)
-    steps = re.search(rf"^\s*{name} = (\d+)\*_{name}", text, re.MULTILINE)
+    steps = re.search(rf"^\s*{name} = (\d+)\*_{name}(?: \+ (\d+))?\s*$", text, re.MULTILINE)
     if steps:
-        step = int(steps[1])
-        start = -(-dim.low // step) * step
-        return f"{name}={start}..{dim.high // step * step}/{step}"
+        step, rest = int(steps[1]), int(steps[2] or 0)
+        start = dim.low + (rest - dim.low) % step
+        return f"{name}={start}..{dim.high - (dim.high - rest) % step}/{step}"
     equal = re.search(rf"^\s*{name} = ([A-Za-z]\w*)\s*$", text, re.MULTILINE)
     if equal:
         return f"the same name, {equal[1]}, for both axes"
@@ -116,6 +120,12 @@ def _suggested(text: str, name: str, dim: Dim) -> str:
     low = dim.low if low is None or low * factor <= dim.low else low * factor
     high = dim.high if high is None else min(dim.high, high * factor)
     return f"{name}={low}..{high}" + (f"/{dim.step}" if dim.step != 1 else "")
+
+
+def _weight(one: Broken, name: str) -> tuple[bool, float]:
+    """Return how much a guard says of a dim: one of it alone more than others, else the one that more sizes break."""
+    sizes = math.inf if one.sizes is None else len({sizes[name] for sizes in one.sizes})
+    return one.dims == (name,), sizes
 
 
 def _unbroken(breaking: Sequence[Broken], name: str, dim: Dim) -> str:

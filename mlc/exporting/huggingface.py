@@ -20,6 +20,7 @@ from mlc.exporting.attention import zeros_where_masked
 from mlc.exporting.errors import speaks_of_sizes, tracing_error
 from mlc.exporting.guards import GuardLog, doubted_sizes
 from mlc.exporting.opset import NEWER, check_written, checked_opset
+from mlc.exporting.settled import settled
 from mlc.exporting.tidy import tidy
 from mlc.exporting.translation import Doubt, Translation, doubt_note
 from mlc.exporting.writing import quiet
@@ -94,7 +95,8 @@ def _written(
     axes = (plain.unrelated_shapes if put_off else plain.dynamic_shapes)(inputs)
     shapes = {spec.name: one for spec, one in zip(inputs, axes, strict=True)}
     with (
-        offline(library), quiet(), frozen(original.module), log.listening(), foreign("the exporter of transformers"),
+        offline(library), quiet(), frozen(original.module), settled(), log.listening(),
+        foreign("the exporter of transformers"),
     ):  # fmt: skip
         config = exporters.OnnxConfig(
             dynamic_shapes=shapes, opset_version=opset, prefer_deferred_runtime_asserts_over_guards=put_off

@@ -5,6 +5,15 @@ from __future__ import annotations
 import torch
 
 
+def mend(program: torch.export.ExportedProgram) -> None:
+    """Write all of it anew in the program itself."""
+    promote_subtrahends(program)
+    remainders_by_sizes(program)
+    unsqueeze_complex(program)
+    all_for_asserted(program)
+    program.graph_module.recompile()
+
+
 def without_asserts(program: torch.export.ExportedProgram) -> None:
     """Take guards that were put off out of the graph: all that they say has been evaluated."""
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):  # noqa: SLF001
@@ -23,3 +32,39 @@ def promote_subtrahends(program: torch.export.ExportedProgram) -> None:
             cast = program.graph.call_function(torch.ops.aten._to_copy.default, (subtrahend,), {"dtype": dtype})  # noqa: SLF001
         cast.meta = {**node.meta, "val": subtrahend.meta["val"].to(dtype)}
         node.args = (cast, *node.args[1:])
+
+
+def remainders_by_sizes(program: torch.export.ExportedProgram) -> None:
+    """Make a tensor of the size in ``index % x.shape[0]``: torch.onnx takes it for a number that is known."""
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.remainder.Scalar):
+        divided, size = node.args
+        if not isinstance(size, torch.fx.Node):
+            continue
+        dtype = {"dtype": divided.meta["val"].dtype}
+        with program.graph.inserting_before(node):
+            divisor = program.graph.call_function(torch.ops.aten.scalar_tensor.default, (size,), dtype)
+        with node.meta["val"].fake_mode:
+            divisor.meta = {**node.meta, "val": torch.scalar_tensor(size.meta["val"], **dtype)}
+        node.target, node.args = torch.ops.aten.remainder.Tensor, (divided, divisor)
+
+
+def unsqueeze_complex(program: torch.export.ExportedProgram) -> None:
+    """Insert an axis into complex numbers by their two real parts: torch.onnx writes it of real numbers alone."""
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.unsqueeze.default):
+        numbers, axis = node.args
+        value = numbers.meta["val"]
+        if not value.is_complex():
+            continue
+        place = axis if axis >= 0 else axis + value.ndim + 1
+        with program.graph.inserting_before(node), value.fake_mode:
+            parts = program.graph.call_function(torch.ops.aten.view_as_real.default, (numbers,))
+            parts.meta = {**node.meta, "val": torch.view_as_real(value)}
+            longer = program.graph.call_function(torch.ops.aten.unsqueeze.default, (parts, place))
+            longer.meta = {**node.meta, "val": parts.meta["val"].unsqueeze(place)}
+        node.target, node.args = torch.ops.aten.view_as_complex.default, (longer,)
+
+
+def all_for_asserted(program: torch.export.ExportedProgram) -> None:
+    """Write what asserts ask of a whole mask as ``all`` of it, which is the same and has a counterpart in ONNX."""
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten._is_all_true.default):  # noqa: SLF001
+        node.target = torch.ops.aten.all.default

@@ -13,14 +13,19 @@ from torch import nn
 from mlc.dims import largest, legal, named, smallest
 from mlc.errors import SourceError, foreign
 from mlc.exporting.attention import attends_with_mask, over_four_axes, zeros_where_masked
-from mlc.exporting.errors import SizesError, tracing_error
+from mlc.exporting.errors import FixedError, SizesError, tracing_error
+from mlc.exporting.fourier import inverse_by_products
 from mlc.exporting.guards import GuardLog, doubted_sizes
-from mlc.exporting.mending import promote_subtrahends, without_asserts
+from mlc.exporting.lengths import lengths_of_tensors
+from mlc.exporting.mending import mend, without_asserts
 from mlc.exporting.quantized.trace import Taking
 from mlc.exporting.quantized.written import opset_for, widened, write_out
+from mlc.exporting.quotients import quotients_of_sizes
+from mlc.exporting.settled import settled
 from mlc.exporting.tidy import rename, tidy
 from mlc.exporting.translation import Doubt, Translation, doubt_note
 from mlc.exporting.writing import EXPORTER, quiet, written
+from mlc.figures import sizes_text
 from mlc.probes import probe
 from mlc.sources.quantized.modules import stored_in, traceable
 from mlc.sources.quantized.nouns import Coded, Stored
@@ -33,6 +38,10 @@ if TYPE_CHECKING:
 
 PREFIX = "module."
 """What the wrapper puts before every weight's name."""
+
+
+LARGE = 8
+"""A size of which one or two less, or a quarter, is neither 0 nor 1."""
 
 
 class Flat(nn.Module):
@@ -60,8 +69,8 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     arrays = probe(original.signature.inputs, sizes, original.example, None, 0)
     _, coded = original.noted(arrays)
     opset, needed = opset_for(coded, opset)
-    program, names, doubt = _trace(original, sizes, coded)
-    promote_subtrahends(program)
+    program, names, doubt, larger = _trace(original, sizes, coded)
+    mend(program)
     model = written(program, opset)
     signature = original.signature
     weights = {*original.module.state_dict(), *dict(original.module.named_parameters(remove_duplicate=False))}
@@ -69,7 +78,14 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     tidy(model, signature.inputs, signature.outputs, PREFIX, weights=weights, doubted=doubted)
     rename(model, names)
     taken = write_out(model, coded) if coded else ()
-    notes = (*traced_note(sizes, traced), *doubt_note(doubt), *needed, *taken, *widened(original.module, model))
+    notes = (
+        *traced_note(sizes, traced),
+        *larger,
+        *doubt_note(doubt),
+        *needed,
+        *taken,
+        *widened(original.module, model),
+    )
     return Translation(model, EXPORTER, notes, doubt)
 
 
@@ -91,6 +107,14 @@ def tracing_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]:
         if sizes[name] < least:
             sizes[name] = smallest(dim, above=least - 1)
     return sizes
+
+
+def larger_sizes(inputs: Sequence[InputSpec], sizes: Sizes) -> dict[str, int]:
+    """Return sizes of LARGE and more for dims that were to be traced at less, where that is legal."""
+    return {
+        name: smallest(dim, above=LARGE - 1) if sizes[name] < LARGE else sizes[name]
+        for name, dim in named(inputs).items()
+    }
 
 
 def traced_note(sizes: Sizes, asked: Sizes) -> tuple[str, ...]:
@@ -137,31 +161,39 @@ def _range(name: str, dim: Dim) -> Any:
 
 def _trace(
     original: TorchOriginal, sizes: Sizes, coded: Sequence[Coded]
-) -> tuple[torch.export.ExportedProgram, dict[str, str], Doubt | None]:
-    """Return the traced program, what the module calls the tensors that it takes for constants, and a doubt.
+) -> tuple[torch.export.ExportedProgram, dict[str, str], Doubt | None, tuple[str, ...]]:
+    """Return the traced program, what the module calls the tensors that it takes for constants, a doubt, and a note.
 
-    Where torch takes a size for granted that the ranges do not grant, it is traced once more with what torch takes for
-    granted put off, and each of these guards is evaluated at all legal sizes: at the few that break one, the trace
-    stands in doubt. Raises SizesError where they are more.
+    Where torch takes a size for granted that the ranges do not grant, it is traced at larger sizes, since of two steps
+    one less is one; then once more with what torch takes for granted put off, and each of these guards is evaluated at
+    all legal sizes: at the few that break one, the trace stands in doubt. Raises SizesError where they are more.
     """
     inputs = original.signature.inputs
-    arrays = probe(inputs, sizes, original.example, None, 0)
-    log = GuardLog()
-    try:
-        program, stored = _exported(original, arrays, coded, log)
-        _check_sums(program, inputs, log)
-        return program, _names(program, stored), None
-    except SizesError as refused:
-        if doubted_sizes(log, inputs, sizes) is None:
-            raise
+    refused: list[SizesError] = []
+    for traced in (sizes, larger) if not coded and (larger := larger_sizes(inputs, sizes)) != sizes else (sizes,):
+        arrays = probe(inputs, traced, original.example, None, 0)
+        log = GuardLog()
+        try:
+            program, stored = _exported(original, arrays, coded, log)
+            _check_sums(program, inputs, log)
+            return program, _names(program, stored), None, _larger_note(traced, refused)
+        except SizesError as failed:
+            refused.append(failed)
+    told = next((one for one in refused if not isinstance(one, FixedError)), refused[0])
+    if doubted_sizes(log, inputs, traced) is not None:
         again = GuardLog()
         with suppress(SourceError):
             program, stored = _exported(original, arrays, coded, again, put_off=True)
-            doubted = doubted_sizes(again, inputs, sizes)
+            doubted = doubted_sizes(again, inputs, traced)
             if doubted is not None:
                 without_asserts(program)
-                return program, _names(program, stored), Doubt(doubted, refused)
-        raise
+                return program, _names(program, stored), Doubt(doubted, told), ()
+    raise told
+
+
+def _larger_note(traced: Sizes, refused: Sequence[SizesError]) -> tuple[str, ...]:
+    """Return a note where larger sizes were traced, and why."""
+    return (f"traced at {sizes_text(traced)}, since at smaller sizes {refused[0].message}",) if refused else ()
 
 
 def _exported(
@@ -181,6 +213,10 @@ def _exported(
             quiet(),
             _rolled(original.module),
             over_four_axes(),
+            inverse_by_products(),
+            settled(),
+            quotients_of_sizes(),
+            lengths_of_tensors(original.module),
             log.listening(),
             traceable(original.module, stored_in(original.module)) as stored,
         ):

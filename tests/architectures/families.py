@@ -17,7 +17,7 @@ from mlc.sources.huggingface.library import offline
 from mlc.sources.huggingface.loading import EAGER
 from mlc.types import Dim
 from tests.architectures.check import Subject
-from tests.architectures.overrides import ALONE, CLASSES, EXCLUDED, FIELDS, INPUTS, LONG, SIZES
+from tests.architectures.overrides import CLASSES, EXCLUDED, FIELDS, INPUTS, LONG, SIZES
 
 SMALL: tuple[tuple[str, int], ...] = (
     (r"type_vocab_size", 2),
@@ -103,12 +103,7 @@ def build(family: str, *, attention: str = EAGER) -> Subject:
     """Return a tiny model of a family, in evaluation mode and without a cache."""
     library = import_module("transformers")
     with offline(library):
-        kind = getattr(library, families()[family])
-        config = _config(library, kind, family)
-        config._attn_implementation = attention
-        torch.manual_seed(0)
-        module = kind(config).eval()
-        _unlike(module)
+        module = tiny(library, family, attention=attention)
         for part in module.modules():
             own = getattr(part, "config", None)
             if isinstance(own, library.PreTrainedConfig):
@@ -118,6 +113,17 @@ def build(family: str, *, attention: str = EAGER) -> Subject:
         found = expected(family, module)
         inputs = specs(found, ())
         return Subject(module, inputs, usual_sizes(found, inputs))
+
+
+def tiny(library: Any, family: str, *, attention: str = EAGER) -> Any:
+    """Return a tiny model of a family with random weights in float32, in evaluation mode."""
+    kind = getattr(library, families()[family])
+    config = _config(library, kind, family)
+    config._attn_implementation = attention
+    torch.manual_seed(0)
+    module = kind(config).eval().float()
+    _unlike(module)
+    return module
 
 
 def _unlike(module: torch.nn.Module) -> None:
@@ -137,7 +143,7 @@ def expected(family: str, module: Any) -> Expectation:
                 if isinstance(axis, str):
                     low, high = LONG.get(axis, (1, 24))
                     found.ranges[axis] = (Dim(low, high, name=axis), max(low, USUAL))
-    if family in ALONE or _places_images(module.config):
+    elif _places_images(module.config):
         found.inputs = [each for each in found.inputs if each.name in {"input_ids", "attention_mask"}]
     for axis, (low, high) in RANGES.items():
         if axis in found.ranges:
@@ -182,12 +188,26 @@ def _shrunk(config: Any) -> dict[str, Any]:
         elif name.startswith("rope_") and isinstance(value, dict) and "mrope_section" in value:
             found[name] = {**value, "mrope_section": [2, 1, 1]}
         elif hasattr(value, "to_dict"):
-            found[name] = {**_shrunk(value), "model_type": value.model_type}
+            found[name] = {**_shrunk(value), **_stages(value), "model_type": value.model_type}
         elif not name.startswith("_"):
             small = _small(name, value)
             if small != value:
                 found[name] = small
     return found
+
+
+def _stages(config: Any) -> dict[str, Any]:
+    """Return the fields of a backbone as its model has them, and which stages it gives.
+
+    Where each layer is a stage, there are as many layers as stages to give.
+    """
+    if not hasattr(config, "stage_names"):
+        return {}
+    fields = {**config.to_diff_dict(), **_shrunk(config), "out_features": None, "out_indices": list(config.out_indices)}
+    if len(config.stage_names) == vars(config).get("num_hidden_layers", -1) + 1:
+        stages = len(config.out_indices)
+        fields |= {"num_hidden_layers": stages, "out_indices": list(range(1, stages + 1))}
+    return fields
 
 
 def _small(name: str, value: Any) -> Any:

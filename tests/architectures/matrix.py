@@ -18,6 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from mlc.sources.huggingface.loading import EAGER
+from tests.architectures.cached import CACHED, build_cached
 from tests.architectures.check import CRASHED, TIMEOUT, Row, check
 from tests.architectures.families import build, families
 from tests.architectures.overrides import EXCLUDED
@@ -52,6 +53,7 @@ def subjects(attention: str) -> dict[str, Callable[[], Row]]:
     order = sorted(families(), key=lambda name: (OFTEN.index(name) if name in OFTEN else len(OFTEN), name))
     return {
         **{name: functools.partial(_own, name) for name in OWN},
+        **{name: functools.partial(check, name, functools.partial(build_cached, name)) for name in CACHED},
         **{name: functools.partial(_family, name, attention) for name in order},
     }
 

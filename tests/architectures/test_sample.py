@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import pickle
 import time
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 
 from mlc.sources.silence import silent
 from tests.architectures import overrides
+from tests.architectures.cached import build_cached
 from tests.architectures.check import CRASHED, REFUSED, RIGHT, TIMEOUT, UNBUILT, WRONG, Row, check
 from tests.architectures.families import build, families
-from tests.architectures.matrix import OFTEN, PAGE, apart, kept
+from tests.architectures.matrix import OFTEN, PAGE, apart, kept, subjects
 from tests.architectures.own import OWN
 from tests.architectures.table import START, table
 from tests.exporting import one_registry  # noqa: F401 - a fixture for all of this file
@@ -74,8 +76,33 @@ def test_the_tables_name_families_that_there_are():
     with silent():
         pytest.importorskip("transformers", reason="needs the extra hf")
     known = families()
-    named = {*SAMPLE, *OFTEN, *overrides.FIELDS, *overrides.CLASSES, *overrides.INPUTS, *overrides.ALONE}
-    assert sorted(named - set(known)) == []
+    named = {
+        *SAMPLE,
+        *OFTEN,
+        *overrides.FIELDS,
+        *overrides.CLASSES,
+        *overrides.INPUTS,
+        *overrides.SIZES,
+    }
+    assert sorted(named - set(known) - set(overrides.EXCLUDED)) == []
+
+
+def test_what_is_left_out_has_no_row_and_a_reason():
+    assert not set(overrides.EXCLUDED) & {*kept(), *OWN}
+    page = PAGE.read_text(encoding="utf-8")
+    assert all(name in page and why in page for name, why in overrides.EXCLUDED.items())
+
+
+def test_every_row_can_be_made_in_another_process():
+    assert all(pickle.dumps(run) for run in subjects("eager").values())
+
+
+def test_a_decoder_with_its_cache_in_and_out_holds_at_every_size():
+    with silent():
+        pytest.importorskip("transformers", reason="needs the extra hf")
+    name = "llama, cache in and out"
+    row = check(name, functools.partial(build_cached, name))
+    assert row.outcome == RIGHT, row.sentence
 
 
 def test_a_family_that_cannot_be_made_says_why(monkeypatch):

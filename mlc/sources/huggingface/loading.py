@@ -44,6 +44,7 @@ def load_model(library: Any, directory: Directory, task: str | None, *, trust: b
             notes = ("the weights have no pooler, and the model is loaded without one",)
     _check(directory, type(model).__name__, found, task)
     notes = (*_notes(library, directory, model, sorted(found["unexpected_keys"])), *notes)
+    model.float()  # buffers that the code of transformers makes in half precision: their values stay what they are
     _without_cache(model)
     return model.eval(), notes
 

@@ -1,0 +1,226 @@
+"""What torch takes for granted of sizes is evaluated at every legal one: proven, compared, or refused with its line."""
+
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mlc.dims import named
+from mlc.errors import SourceError
+from mlc.exporting import export
+from mlc.exporting.cache import Cache
+from mlc.exporting.frames import user_frame
+from mlc.exporting.guards import FEW, Guard, GuardLog, doubted_sizes
+from mlc.probes import references
+from mlc.recipe import parse_inputs
+from mlc.runtimes.onnxruntime import open_session
+from mlc.sources.load import load
+from mlc.sources.silence import silent
+from mlc.types import Target
+from mlc.workspace import Workspace
+from tests.exporting import exported, one_registry  # noqa: F401 - a fixture for all of this file
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    with Workspace(tmp_path) as made:
+        yield made
+
+
+class Neighbours(nn.Module):
+    """Each step beside the one before and after it: torch minds whether one step is left of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(12, 5)
+
+    def forward(self, tokens):
+        after = functional.pad(tokens[:, 1:], [0, 0, 0, 1])
+        before = functional.pad(tokens[:, :-1], [0, 0, 1, 0])
+        return self.inner(torch.cat([after, tokens, before], 2))
+
+
+class Shifted(nn.Module):
+    """Relative positions by the shift of TransformerXL: a reshape with a width that another size gives."""
+
+    def forward(self, scores):
+        b, n, m = scores.shape
+        shifted = scores.reshape(b, m, n)[:, 1:].reshape(b, n, m - 1)
+        return shifted[:, :, :n].softmax(-1)
+
+
+class AtOne(nn.Module):
+    """A branch for one size, with what that branch gives."""
+
+    def __init__(self, size, factor):
+        super().__init__()
+        self.size, self.factor = size, factor
+
+    def forward(self, rows):
+        return rows * self.factor if rows.shape[0] == self.size else rows + rows
+
+
+class Padded(nn.Module):
+    """Steps put together by twos: an odd number gets one more, which another path takes away again."""
+
+    def forward(self, steps):
+        missing = steps.shape[1] % 2
+        if missing:
+            steps = functional.pad(steps, (0, 0, 0, 1))
+        return steps.unflatten(1, (steps.shape[1] // 2, 2)).mean(2)
+
+
+def answers_alike(net, name, shape):
+    """Whether the exported model gives what the original gives on fresh inputs of a shape."""
+    values = np.random.default_rng(7).standard_normal(shape).astype(np.float32)
+    with Workspace() as room, open_session(room.save(net.model, "again"), Target(), optimize=False) as session:
+        ours, theirs = session.run({name: values})["output"], net.original.run({name: values})["output"]
+    return ours.shape == theirs.shape and np.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("length", 1, 24), ("steps", 2, 40)])
+def test_a_guard_that_one_harmless_size_breaks_is_put_off_and_that_size_compared(workspace, name, low, high):
+    net = exported(workspace, Neighbours(), None, f"tokens=float32[batch=1..4,{name}={low}..{high},4]")
+    (note,) = [note for note in net.artifact.origin.notes if "guards put off" in note]
+    assert f"{name}=2" in note
+    assert "test_export_sizes.py" in note
+    assert sum(sizes[name] == 2 for sizes in net.sizes) > 1
+    assert all(check.held for check in net.checks)
+    assert all(answers_alike(net, "tokens", (3, length, 4)) for length in range(low, high + 1))
+
+
+@pytest.mark.parametrize("size", [3, 7, 11])
+def test_a_branch_at_one_size_that_computes_the_same_is_compared_there(workspace, size):
+    net = exported(workspace, AtOne(size, 2), None, "rows=float32[batch=1..12,3]")
+    assert {"batch": size} in net.sizes
+    assert all(answers_alike(net, "rows", (batch, 3)) for batch in range(1, 13))
+
+
+@pytest.mark.parametrize(("size", "factor"), [(4, 3), (9, -2), (12, 2.1)])
+def test_a_branch_at_one_size_that_computes_otherwise_is_refused_with_size_and_line(workspace, size, factor):
+    with pytest.raises(SourceError) as refused:
+        exported(workspace, AtOne(size, factor), None, "rows=float32[batch=1..12,3]")
+    assert f"such as batch={size}" in refused.value.message
+    assert "rows.shape[0] == self.size" in refused.value.message
+
+
+@pytest.mark.parametrize(("name", "high"), [("length", 41), ("n", 200)])
+def test_a_guard_that_half_of_the_sizes_break_is_refused_with_the_first_of_them(workspace, name, high):
+    with pytest.raises(SourceError) as refused:
+        exported(workspace, Padded(), None, f"steps=float32[batch=1..3,{name}=2..{high},4]")
+    assert f"such as {name}=3" in refused.value.message
+    assert "if missing:" in refused.value.message
+    assert f"declare {name}=2..{high // 2 * 2}/2" in refused.value.hint
+
+
+def test_guards_are_heard_where_logging_is_disabled(workspace):
+    with silent(), pytest.raises(SourceError, match="such as batch=9, because of test_export_sizes"):
+        exported(workspace, AtOne(9, 5), None, "rows=float32[batch=1..12,3]")
+    assert logging.root.manager.disable == 0
+
+
+def test_a_doubt_is_kept_with_the_export_and_compared_again(workspace, tmp_path):
+    original = load(Neighbours(), parse_inputs(["tokens=float32[batch=1..4,length=1..24,4]"]), None)
+    answers, _ = references(original, None, 0)
+    cache = Cache(tmp_path / "cache")
+    fresh, first = export(original, answers, workspace, cache=cache)
+    taken, second = export(original, answers, workspace, cache=cache)
+    assert any("came from the cache" in note for note in taken.origin.notes)
+    assert [check.sizes for check in first] == [check.sizes for check in second]
+    assert len(first) > len(answers)
+    assert not any("came from the cache" in note for note in fresh.origin.notes)
+
+
+# ---------------------------------------------------------------- guards, one by one
+
+INPUTS = parse_inputs(["x=float32[batch=1..6,n=2..30/4,3]", "y=float32[batch,total=batch+n]"])
+
+
+def heard(*texts):
+    """A log with these guards on the axes of INPUTS: s0 is batch, s1 is n, s2 their sum."""
+    log = GuardLog()
+    log.sources = {"s0": ("0", 0), "s1": ("x", 1), "s2": ("1", 1)}
+    log.guards = [Guard(text, f"line {index}") for index, text in enumerate(texts)]
+    return log
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("Ne(s0, 3)", lambda batch, n: batch != 3),
+        ("Eq(Mod(s1, 4), 2)", lambda batch, n: n % 4 == 2),
+        ("s1 >= 7", lambda batch, n: n >= 7),
+        ("Eq(((4*s1 - 1)//s1), 3)", lambda batch, n: (4 * n - 1) // n == 3),
+        ("(s0 > 1) & (Min(s0, s1) <= 4)", lambda batch, n: batch > 1 and min(batch, n) <= 4),
+        ("Ne(s2, 12)", lambda batch, n: batch + n != 12),
+        ("Eq(Max(s0, 2, s1), s1)", lambda batch, n: max(batch, 2, n) == n),
+        ("CeilToInt(IntTrueDiv(s1, 3)) < 9", lambda batch, n: -(-n // 3) < 9),
+    ],
+)
+def test_a_guard_is_evaluated_at_every_legal_size(text, holds):
+    roots = named(INPUTS)
+    legal = {name: range(dim.low, dim.high + 1, dim.step) for name, dim in roots.items()}
+    wrong = {(batch, n) for batch in legal["batch"] for n in legal["n"] if not holds(batch, n)}
+    broken = heard(text).broken(INPUTS)
+    if not wrong:
+        assert broken == []
+        return
+    (one,) = broken
+    found = {
+        (batch, n)
+        for sizes in one.sizes
+        for batch in ([sizes["batch"]] if "batch" in sizes else legal["batch"])
+        for n in ([sizes["n"]] if "n" in sizes else legal["n"])
+    }
+    assert found == wrong
+
+
+def test_what_cannot_be_evaluated_is_never_taken_for_held():
+    (one,) = heard("Eq(Unheard(s0), 1)").broken(INPUTS)
+    assert one.sizes is None
+    assert doubted_sizes(heard("Eq(Unheard(s0), 1)"), INPUTS, {"batch": 2, "n": 6}) is None
+
+
+def test_more_sizes_than_can_be_looked_at_are_never_taken_for_held():
+    inputs = parse_inputs(["x=float32[a=1..60000,b=1..60000]"])
+    log = GuardLog({"s0": ("0", 0), "s1": ("0", 1)}, [Guard("s0 + s1 > 1", "")])
+    assert doubted_sizes(log, inputs, {"a": 2, "b": 2}) is None
+
+
+def test_a_log_that_heard_nothing_proves_nothing():
+    assert doubted_sizes(GuardLog(), INPUTS, {"batch": 2, "n": 6}) is None
+    assert doubted_sizes(heard(), INPUTS, {"batch": 2, "n": 6}) == ()
+
+
+def test_sizes_that_follow_from_values_are_left_to_the_comparison():
+    assert heard("Eq(u0, s0)").broken(INPUTS) == []
+
+
+def test_only_a_few_sizes_are_compared_one_by_one():
+    inputs = parse_inputs(["x=float32[n=1..100]"])
+    traced = {"n": 50}
+    few, more = (GuardLog({"s0": ("0", 0)}, [Guard(f"s0 > {most}", "")]) for most in (FEW, FEW + 1))
+    assert doubted_sizes(few, inputs, traced) == tuple({"n": size} for size in range(1, FEW + 1))
+    assert doubted_sizes(more, inputs, traced) is None
+
+
+def test_a_library_is_pointed_at_where_no_line_is_the_users():
+    library = (str(Path(np.__file__).parents[1] / "models" / "modeling.py"), 12, "forward", "  x = x.reshape(1)")
+    tracer = (torch.__file__, 3, "reshape", "pass")
+    mine = (__file__, 5, "step", "model(x)")
+    assert user_frame([library, tracer]) == "modeling.py:12 in forward: `x = x.reshape(1)`"
+    assert user_frame([mine, library, tracer]) == f"{Path(__file__).name}:5 in step: `model(x)`"
+    assert user_frame([tracer]) == ""
+
+
+def test_the_shift_of_relative_positions_holds_at_every_size(workspace):
+    net = exported(workspace, Shifted(), None, "scores=float32[batch=1..3,n=1..16,total=n+n]")
+    assert all(re.search("guards put off|", note) is not None for note in net.artifact.origin.notes)
+    assert all(answers_alike(net, "scores", (2, n, 2 * n)) for n in range(1, 17))
