@@ -35,12 +35,20 @@ DEFAULT_PASSES = (
     "split-qkv",
     "fuse-attention",
     "fuse-grouped-query",
+    "fuse-long-attention",
     "group-norm-to-instance-norm",
+    "drop-zero-states",
+    "fold-reshapes",
     "fuse-quick-gelu",
     "fuse-bias-gelu",
     "fuse-skip-layer-norm",
+    "eliminate-common-subexpressions",
+    "eliminate-dead-code",
 )
-"""What runs without being asked for, in this order; one that needs kernels, for targets alone that have them."""
+"""What runs without being asked for, in this order; one that needs kernels, for targets alone that have them.
+
+The last two run again: for constants of one value that several sites were given, and for what is left over.
+"""
 
 
 @cache
@@ -121,7 +129,7 @@ def _wrong_option(spec: PassSpec, found: Mapping[str, Any]) -> UsageError:
 def schedule(requested: Iterable[PassSpec], *, defaults: bool = True, portable: bool = False) -> tuple[PassSpec, ...]:
     """Return the passes in the order in which they run: defaults, other exact and reassociating ones, lossy ones.
 
-    A default that is asked for by name runs once, in its default place, with the options asked for. Where the output
+    A default that is asked for by name runs in its default place alone, with the options asked for. Where the output
     has to be ``portable``, those that need kernels are left out; UsageError is raised for one asked for by name.
     """
     asked = list(requested)
@@ -154,6 +162,11 @@ def lossy_of(specs: Iterable[PassSpec]) -> tuple[PassSpec, ...]:
 def probes_of(specs: Iterable[PassSpec]) -> dict[str, str]:
     """Return the small graphs that tell whether a target has the kernels that passes need, by operator."""
     return {operator: graph for spec in specs for operator, graph in pass_class(spec.name).needs_kernels.items()}
+
+
+def optional_probes_of(specs: Iterable[PassSpec]) -> dict[str, str]:
+    """Return the small graphs of the operators that passes write where a target has kernels of them, by operator."""
+    return {operator: graph for spec in specs for operator, graph in pass_class(spec.name).may_use_kernels.items()}
 
 
 def runnable(

@@ -3,7 +3,7 @@
 import math
 
 from tests.generated import CODES, WIDTH
-from tests.generated_attention import attention, linear
+from tests.generated_attention import attention, linear, shaped
 
 UNARY = ("Relu", "Neg", "Sin", "Tanh", "Sigmoid", "Identity", "Dropout")
 BINARY = ("Add", "Mul", "Sub", "Max")
@@ -224,6 +224,23 @@ def reciprocal(to):
     to.give(divided(to, to.value(), below))
 
 
+def recurrent(to):
+    """A recurrent layer along the batch, its states zeros of any size as exporters write them, or now and then not."""
+    x, kind = to.value(), to.pick("LSTM", "GRU", "RNN")
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind] * WIDTH
+    columns = to.node(f"Slice({to.node(f'Shape({x})')}, {to.whole(1)}, {to.whole(2)})")
+    sizes = to.node(f"Concat<axis = 0>({to.whole(1)}, {columns}, {to.whole(WIDTH)})")
+    state = to.node(f"Expand({to.weight([], [to.near(0.0, 0.5)])}, {sizes})")
+    states = ", ".join([state] * (2 if kind == "LSTM" else 1))
+    weights = ", ".join(to.weight([1, gates, WIDTH]) for _ in range(2))
+    made = to.node(f"{kind}<hidden_size = {WIDTH}>({x}, {weights}, , , {states})")
+    if to.chance(2):
+        to.give(to.node(f"Squeeze({made}, {to.whole(1)})"))
+    else:
+        turned = to.node(f"Transpose<perm = [0, 2, 1, 3]>({made})")
+        to.give(to.node(f"Reshape({turned}, {shaped(to, x, WIDTH)})"))
+
+
 def branch(to):
     """An If whose branches use the same names, read values outside, and hold weights of their own."""
     condition = "flag" if to.chance(2) else to.weight([], [to.draw.randrange(2)], "bool")
@@ -265,5 +282,5 @@ def loop(to):
 PARTS = (
     unary, unary, unary, binary, binary, layer_norm, rms_norm, gelu, gelu_tanh, layer_scale, linears, attention,
     attention, einsum, pairs, convolution, group_norm, transposes, casts, other_kind, twice, constants, sizes, empty,
-    reciprocal, branch, loop,
+    reciprocal, recurrent, branch, loop,
 )  # fmt: skip

@@ -80,6 +80,9 @@ def infer_shapes(model: ir.Model) -> None:
             for value, known in zip(node.outputs, other.outputs, strict=True):
                 value.type = value.type if value.type is not None else known.type
                 value.shape = value.shape if value.shape is not None else known.shape
+    for graph in inferred.graphs():  # it waits for the collector, the weights that it shares must not
+        for value in graph.initializers.values():
+            value.const_value = None
 
 
 def _is_known(value: ir.Value) -> bool:

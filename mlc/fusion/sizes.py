@@ -14,6 +14,9 @@ Size: TypeAlias = int | str
 MASKING = frozenset({"And", "Cast", "Equal", "Identity", "Not", "Or", "Trilu", "Where"})
 """What masks are made of: an element for each that the inputs broadcast to (the diagonal of Trilu is one number)."""
 
+INFERRED = "unk__"
+"""What begins the names that ONNX's shape inference gives to sizes that it cannot tell."""
+
 
 def dims_of(value: ir.Value | None) -> list[Size] | None:
     """Return the sizes of a value's axes, or None where not even their number is known.
@@ -26,9 +29,17 @@ def dims_of(value: ir.Value | None) -> list[Size] | None:
         return _derived(value)
     known = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
     named = [f"{value.name}.{axis}" for axis in range(len(known))]
-    derived = _derived(value) if None in known else None
+    derived = _derived(value) if any(map(_is_open, known)) else None
     others = derived if derived is not None and len(derived) == len(known) else named
-    return [other if dim is None else dim for dim, other in zip(known, others, strict=True)]
+    return [
+        other if dim is None or (_is_open(dim) and other != own) else dim
+        for dim, other, own in zip(known, others, named, strict=True)
+    ]
+
+
+def _is_open(size: Size | None) -> bool:
+    """Whether a shape says nothing of a size but, at most, where else ONNX's inference saw the same one."""
+    return size is None or (isinstance(size, str) and size.startswith(INFERRED))
 
 
 def _derived(value: ir.Value) -> list[Size] | None:
@@ -86,14 +97,24 @@ def sizes_of(value: ir.Value | None) -> list[Size] | None:
         dims = dims_of(node.inputs[0])
         start, end = (node.attributes[name].as_int() if name in node.attributes else None for name in ("start", "end"))
         return None if dims is None else dims[start:end]
-    parts = [sizes_of(part) for part in node.inputs[: None if node.op_type == "Concat" else 1]]
+    parts = [sizes_of(part) for part in node.inputs[: None if node.op_type in ("Concat", "Mul") else 1]]
     sizes = [size for part in parts if part is not None for size in part]
     if None in parts:
         return None
-    if node.op_type in ("Slice", "Gather"):
-        return _part(node, sizes)
+    if node.op_type in ("Slice", "Gather", "Mul"):
+        return _product(sizes) if node.op_type == "Mul" else _part(node, sizes)
     single = node.op_type in ("Squeeze", "Unsqueeze", "Reshape") and len(sizes) == 1
     return sizes if single or node.op_type in ("Concat", "Identity") else None
+
+
+def _product(sizes: list[Size]) -> list[Size] | None:
+    """Return the product of two sizes, or None where that has no name or there are more of them."""
+    match sizes:
+        case [int(left), int(right)]:
+            return [left * right]
+        case [1, other] | [other, 1]:
+            return [other]
+    return None
 
 
 def _part(node: ir.Node, sizes: list[Size]) -> list[Size] | None:

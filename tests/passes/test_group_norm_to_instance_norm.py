@@ -88,6 +88,7 @@ def test_what_torch_exports(workspace):
 
         def __init__(self):
             super().__init__()
+            torch.manual_seed(0)
             self.norms = torch.nn.ModuleList([torch.nn.GroupNorm(groups, 8, eps=0.01) for groups in (1, 2, 8)])
             for weight in self.parameters():
                 torch.nn.init.normal_(weight)
