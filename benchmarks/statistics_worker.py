@@ -70,10 +70,10 @@ def session(asked: Job, data: Tiled, folder: Path, *, optimize: bool) -> int:  #
         return len(opened.outputs)
 
 
-def by_mlc(asked: Job, data: Tiled, folder: Path, *, options: tuple[tuple[str, str], ...] = (), kind: str = "") -> int:
+def by_mlc(asked: Job, data: Tiled, folder: Path, *, kind: str = "") -> int:
     """Collect what ``int8-static`` reads, or another ``kind`` of the same values; return their number."""
     model = ir.load(asked["model"])
-    needs = build(PassSpec("int8-static", options)).needs(model)
+    needs = build(PassSpec("int8-static")).needs(model)
     if kind:
         needs = tuple(Need(need.value, kind) for need in needs)
     with Workspace(folder) as workspace:
@@ -102,8 +102,8 @@ Collector: TypeAlias = Callable[..., int]
 COLLECTORS: Mapping[str, tuple[Collector, dict[str, Any]]] = {
     "session": (session, {"optimize": True}),
     "session, optimizations off": (session, {"optimize": False}),
-    "mlc, extremes": (by_mlc, {}),
-    "mlc, histograms": (by_mlc, {"options": (("method", "percentile"),)}),
+    "mlc, extremes": (by_mlc, {"kind": "range"}),
+    "mlc, histograms": (by_mlc, {}),
     "mlc, extremes by channel": (by_mlc, {"kind": "channel-range"}),
     "onnxruntime MinMax": (by_onnxruntime, {"method": "MinMax"}),
     "onnxruntime Percentile": (by_onnxruntime, {"method": "Percentile"}),

@@ -5,7 +5,9 @@ import pytest
 
 from mlc.data import Batch
 from mlc.errors import DataError, UsageError
-from mlc.statistics import CollectedStatistics, collect, merge, taps
+from mlc.statistics import collect, merge, taps
+from mlc.statistics.histograms import COUNTED, counted
+from mlc.statistics.observers import KINDS, Observer
 from mlc.types import Need
 from mlc.workspace import Workspace
 from tests.quantizing import batches, build, weights
@@ -16,7 +18,7 @@ TEXT = """agraph (float[batch, n] x) => (float[batch, n] z) {
     y = Exp(x)
     z = Neg(y)
 }"""
-ALL = [Need(value, kind) for value in "xyz" for kind in ("range", "histogram", "channel-range", "channel-mean")]
+ALL = [Need(value, kind) for value in "xyz" for kind in KINDS]
 
 
 def run(data, needs=ALL, text=TEXT, arrays=None):
@@ -57,7 +59,78 @@ def test_two_halves_merge_into_the_whole():
         assert np.array_equal(counts(both, value), counts(whole, value))
         for mine, theirs in zip(both.channel_range(value), whole.channel_range(value), strict=True):
             assert np.array_equal(mine, theirs)
+        for mine, theirs in zip(both.column_range(value), whole.column_range(value), strict=True):
+            assert np.array_equal(mine, theirs)
         np.testing.assert_allclose(both.channel_mean(value), whole.channel_mean(value), rtol=1e-6)
+        np.testing.assert_allclose(both.moments(value), whole.moments(value), rtol=1e-5)
+    assert np.array_equal(both.digests, whole.digests)
+
+
+SHAPES = [(), (7,), (5, 3), (4, 3, 6), (2, 3, 4, 4), (3, 0, 2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "bool"])
+def test_any_split_merges_into_the_whole(shape, dtype):
+    generator = np.random.default_rng(len(shape))
+    batches = [(20 * generator.normal(size=shape)).astype(dtype) for _ in range(6)]
+    for cut in generator.integers(0, 7, 3):
+        whole, *halves = (
+            observed(part, first) for part, first in ((batches, 0), (batches[:cut], 0), (batches[cut:], cut))
+        )
+        both = halves[0].merged(halves[1], "x")
+        assert (both.range(), both.elements, both.low_sample) == (whole.range(), whole.elements, whole.low_sample)
+        assert np.array_equal(both.counts, whole.counts)
+        assert both.axes.keys() == whole.axes.keys()
+        for axis, along in whole.axes.items():
+            assert np.array_equal(both.axes[axis].low, along.low)
+            assert np.array_equal(both.axes[axis].high, along.high)
+            np.testing.assert_allclose(both.axes[axis].mean(), along.mean(), rtol=1e-6, atol=1e-6)
+
+
+def observed(arrays, first=0):
+    """An observer of several batches, each of as many samples as axis 0 has."""
+    observer = Observer()
+    for kind in KINDS[:-1]:
+        observer.want(kind)
+    for number, array in enumerate(arrays):
+        size = len(array) if array.ndim else 1
+        observer.add(array, "x", np.arange(size) + (first + number) * size)
+    return observer
+
+
+def test_columns_are_those_of_the_last_axis_and_channels_those_of_axis_1():
+    array = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    observer = observed([array])
+    assert observer.axes["channels"].low.tolist() == array.min(axis=(0, 2, 3)).tolist()
+    assert observer.axes["columns"].high.tolist() == array.max(axis=(0, 1, 2)).tolist()
+    np.testing.assert_allclose(observer.axes["columns"].mean(), array.mean(axis=(0, 1, 2)), rtol=1e-5, atol=1e-6)
+
+
+def test_an_axis_that_differs_between_samples_is_named():
+    with pytest.raises(DataError, match="the value x has an axis of 3 in some samples and of 5 in others"):
+        observed([np.ones((2, 3), np.float32), np.ones((2, 5), np.float32)])
+
+
+def test_large_samples_are_counted_in_part_and_the_same_in_any_batch():
+    generator = np.random.default_rng(0)
+    array = generator.normal(size=(6, 32, 100, 100)).astype(np.float32)
+    array[:, 1] += 40  # one channel of 32, so that a step that missed channels would be seen
+    part = counted(array, 6)
+    assert part.shape[0] == 6
+    assert COUNTED <= part.shape[1] < 2 * COUNTED
+    np.testing.assert_allclose((part > 30).mean(), 1 / 32, rtol=0.01)
+    whole, halves = observed([array]), observed([array[:3], array[3:]])
+    assert np.array_equal(whole.counts, halves.counts)
+    assert whole.counted < whole.elements == array.size
+    assert whole.range() == (float(array.min()), float(array.max()))
+    low, high = whole.percentile(99.9)
+    np.testing.assert_allclose([low, high], np.percentile(array, [0.05, 99.95]), rtol=0.03)
+
+
+def test_small_samples_are_counted_whole():
+    observer = observed([np.random.default_rng(0).normal(size=(3, 1000)).astype(np.float32)])
+    assert observer.counted == observer.elements == 3000
 
 
 @pytest.mark.parametrize("percent", [99.99, 99.9, 99.0, 90.0])
@@ -175,29 +248,6 @@ def test_a_scalar_value():
     assert found.channel_range("s")[0].tolist() == [6.0]
 
 
-def test_saved_statistics_come_back_and_are_the_same_bytes(tmp_path):
-    found = run(batches(draw(0, 4), draw(1, 4)))
-    first, second = tmp_path / "a.npz", tmp_path / "b.npz"
-    found.save(first)
-    run(batches(draw(0, 4), draw(1, 4))).save(second)
-    assert first.read_bytes() == second.read_bytes()
-    back = CollectedStatistics.load(first)
-    assert back.samples == 8
-    for value in "xyz":
-        assert back.range(value) == found.range(value)
-        assert back.percentile(value, 99) == found.percentile(value, 99)
-        assert np.array_equal(back.channel_range(value), found.channel_range(value))
-        assert np.array_equal(back.channel_mean(value), found.channel_mean(value))
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a file of arrays"])
-def test_a_file_that_holds_no_statistics(tmp_path, content):
-    path = tmp_path / "statistics.npz"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match="holds no statistics"):
-        CollectedStatistics.load(path)
-
-
 def test_memory_does_not_grow_with_the_samples():
     class Stream:
         def __init__(self, count):
@@ -229,3 +279,49 @@ def test_only_what_is_needed_is_run(tmp_path):
     with Workspace(tmp_path) as workspace:
         path = taps.tapped(build(text, weights(0, w=(4, 4))), ["y"], workspace)
         assert [node.op_type for node in ir.load(path).graph] == ["Exp"]
+
+
+def masked(mask, share=0.3, rows=8):
+    x = np.random.default_rng(0).normal(size=(rows, 50)).astype(np.float32)
+    x[3:, : int(50 * share)] += np.float32(mask)
+    return x
+
+
+@pytest.mark.parametrize("mask", [-1e4, -1e9, float(np.finfo(np.float32).min) / 2])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_mask_is_told_with_its_sample(mask, times):
+    x = masked(mask)
+    x[5, :3] *= times  # a sum of two masks
+    found = observed([x[:4], x[4:]])
+    assert found.mask() == (float(x.min()), int(x.min(axis=1).argmin()))
+
+
+def test_a_mask_of_infinity_is_told_with_its_sample():
+    text = "agraph (float[batch, n] x) => (float[batch, n] z) {\n y = Log(x)\n z = Neg(y)\n}"
+    parts = [np.abs(draw(seed, 4)["x"]) for seed in range(3)]
+    parts[1][2, 1] = 0
+    data = batches(*({"x": part} for part in parts))
+    found = run(data, [Need("y", "histogram")], text)
+    assert found.mask("y") == (-np.inf, 6)
+    for cut in (found.percentile("y", 99), found.mse("y"), found.entropy("y")):
+        assert cut == found.range("y")
+    with pytest.raises(DataError, match="the value y holds Inf for sample 6"):
+        run(data, [Need("y", "channel-mean")], text)
+    with pytest.raises(DataError, match="the value z holds Inf for sample 6"):
+        run(data, [Need("y", "range"), Need("z", "range")], text)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.random.default_rng(0).normal(size=(4, 50)),
+        np.concatenate([np.random.default_rng(0).normal(size=4999), [-1e9]])[:, np.newaxis],
+        np.eye(40) * 1e6,
+        np.full((3, 3), -1e9),
+        np.random.default_rng(0).uniform(-2e4, -1, size=(4, 500)),
+        masked(-100.0),
+    ],
+    ids=["normal", "one outlier", "one-hot", "constant", "wide", "close"],
+)
+def test_what_is_no_mask(x):
+    assert observed([x.astype(np.float32)]).mask() is None

@@ -1,4 +1,4 @@
-"""What activations look like: exact extremes, histograms and channel extremes, collected in flat memory.
+"""Running a model over samples and keeping what is needed of its values.
 
 The model runs once over the samples with the needed values as further outputs; each array is reduced as it comes and
 dropped. Two halves of the data merge into exactly what the whole gives.
@@ -6,6 +6,7 @@ dropped. Two halves of the data merge into exactly what the whole gives.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,7 +15,8 @@ import onnx_ir as ir
 
 from mlc.errors import DataError
 from mlc.runtimes.onnxruntime import open_session
-from mlc.statistics.observers import CollectedStatistics, Observer, merge, refuse_non_finite
+from mlc.statistics.collected import DIGEST, CollectedStatistics
+from mlc.statistics.observers import Observer, refuse_non_finite
 from mlc.statistics.taps import in_chunks, tapped
 from mlc.types import Need, Target
 
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
     from mlc.data import Batch
     from mlc.types import Array
     from mlc.workspace import Workspace
-
-__all__ = ["Batches", "CollectedStatistics", "collect", "merge"]
-
 
 Batches: TypeAlias = "Iterable[Batch]"
 """Data that can be read again and again, batch by batch."""
@@ -50,13 +49,25 @@ def collect(
         observers[need.value].want(need.kind)
     if not observers:
         return CollectedStatistics({})
-    samples = 0
     sizes = _first_shapes(batches)
+    digests: list[bytes] = []
     for chunk in in_chunks(model, list(observers), sizes):
-        samples = _run(tapped(model, chunk, workspace), chunk, observers, batches, progress)
-    if not samples:
+        digests = _run(tapped(model, chunk, workspace), chunk, observers, batches, progress)
+    if not digests:
         raise DataError("the calibration data holds no sample", "give data with at least one sample")
-    return CollectedStatistics(observers, samples)
+    seen = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST)
+    return CollectedStatistics(observers, len(digests), seen)
+
+
+def sample_digests(batch: Batch) -> list[bytes]:
+    """Return a digest of the inputs of each sample of a batch; an input that does not stack samples is in all whole."""
+    parts = [np.ascontiguousarray(array) for array in batch.inputs.values() if array.ndim]
+    rows = max((len(part) for part in parts), default=0)
+
+    def sample(row: int) -> bytes:
+        return b"".join((part[row] if len(part) == rows else part).tobytes() for part in parts)
+
+    return [hashlib.blake2b(sample(row), digest_size=DIGEST).digest() for row in range(batch.count)]
 
 
 def _first_shapes(batches: Batches) -> dict[str, tuple[int, ...]]:
@@ -72,8 +83,9 @@ def _run(
     observers: Mapping[str, Observer],
     batches: Batches,
     progress: Callable[[str], None],
-) -> int:
-    samples = 0
+) -> list[bytes]:
+    """Reduce the values of one chunk over all samples; return the digests of these."""
+    digests: list[bytes] = []
     with open_session(path, Target(), optimize=False) as session:
         for batch in batches:
             _refuse_non_finite_inputs(batch)
@@ -82,9 +94,9 @@ def _run(
             for name in chunk:
                 array = batch.inputs[name] if name in batch.inputs else values[name]
                 observers[name].add(valid_rows(array, batch), f"the value {name}", batch.indexes)
-            samples += batch.count
-            progress(f"{samples} samples")
-    return samples
+            digests += sample_digests(batch)
+            progress(f"{len(digests)} samples")
+    return digests
 
 
 def valid_rows(array: Array, batch: Batch) -> Array:

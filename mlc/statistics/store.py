@@ -1,0 +1,142 @@
+"""Statistics that are kept: by what computes a value, so that they serve every graph that computes it so."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlc.errors import DataError
+from mlc.statistics.by_axis import ByAxis
+from mlc.statistics.collected import DIGEST, CollectedStatistics
+from mlc.statistics.observers import KINDS, Observer
+from mlc.types import Need
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mlc.types import Array
+
+FILE = "statistics.npz"
+"""The name under which an artifact's directory holds them."""
+
+
+@dataclass
+class Store:
+    """Observers by the digest of what computes their value, and the names that the values had.
+
+    ``samples`` are the digests of the samples that were seen, uint8 [samples, 16]; ``name`` is the file they come from.
+    """
+
+    observers: dict[str, Observer] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    samples: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, DIGEST), np.uint8))
+    name: str = ""
+
+    def add(self, statistics: CollectedStatistics, digests: Mapping[str, str]) -> None:
+        """Keep what was collected on a graph with these digests by value name."""
+        for value, observer in statistics.observers.items():
+            self.observers[digests[value]] = observer
+            self.names[digests[value]] = value
+        self.samples = statistics.digests
+
+    def missing(self, needs: Sequence[Need], digests: Mapping[str, str]) -> list[Need]:
+        """Return the needs that are not met for a graph with these digests."""
+        found = {need.value: self.observers.get(digests.get(need.value, "")) for need in needs}
+        return [need for need in needs if (kept := found[need.value]) is None or not kept.holds(need.kind)]
+
+    def to_collect(self, needs: Sequence[Need], digests: Mapping[str, str]) -> list[Need]:
+        """Return what is to be collected: all needs of a value of which one is missing, and what is kept of it."""
+        values = dict.fromkeys(need.value for need in self.missing(needs, digests))
+        kept = {value: self.observers.get(digests.get(value, "")) for value in values}
+        again = [Need(value, kind) for value, one in kept.items() for kind in KINDS if one and one.holds(kind)]
+        return [*(need for need in needs if need.value in values), *again]
+
+    def read(self, needs: Sequence[Need], digests: Mapping[str, str]) -> CollectedStatistics:
+        """Return what is kept of the needed values."""
+        kept = {need.value: self.observers[digests[need.value]] for need in needs}
+        return CollectedStatistics(kept, len(self.samples), self.samples)
+
+    def refuse_missing(self, missing: Sequence[Need], reader: str) -> None:
+        """Raise DataError where ``reader`` needs what the file does not hold, with the reason."""
+        if not missing:
+            return
+        again = "collect anew: give --calibrate, or --data, in the place of --statistics"
+        need = next((need for need in missing if need.kind == "moments"), missing[0])
+        if need.kind == "moments":
+            raise DataError(f"{reader} reads moments, which no file of statistics holds", again)
+        if need.value not in self.names.values():
+            raise DataError(
+                f"the statistics {self.name} hold nothing of the value {need.value}, which {reader} reads: "
+                "they were collected on another graph, or for another pass", again,
+            )  # fmt: skip
+        kept = [self.observers[digest] for digest, name in self.names.items() if name == need.value]
+        if not any(observer.holds(need.kind) for observer in kept):
+            wanting = f"the statistics {self.name} hold no {need.kind} of the value {need.value}, which {reader} reads"
+            raise DataError(wanting, again)
+        raise DataError(
+            f"the statistics {self.name} were collected on another graph: the value {need.value} is computed otherwise "
+            "there", again,
+        )  # fmt: skip
+
+    def described(self) -> str:
+        """Return what the report says of them: how many samples and values, and whether all elements were counted."""
+        counting = [observer for observer in self.observers.values() if observer.counts is not None]
+        elements, counted = (sum(getattr(each, key) for each in counting) for key in ("elements", "counted"))
+        parts = [f"{len(self.samples)} samples", f"{len(self.observers)} values", "exact extremes"]
+        if counting:
+            share = f"{counted / elements:.1%} of the elements, evenly spaced" if counted < elements else "all elements"
+            parts.append(f"histograms of {share}")
+        return ", ".join([self.name, *parts] if self.name else parts)
+
+    def save(self, path: Path) -> None:
+        """Write everything but moments as ``.npz``: the same statistics give the same bytes.
+
+        Moments are as large as the squares of the widths, more than the model that they served to quantize.
+        """
+        arrays: dict[str, Array] = {"samples": self.samples}
+        for digest, observer in self.observers.items():
+            arrays[f"{digest}:name"] = np.frombuffer(self.names[digest].encode(), np.uint8)
+            arrays[f"{digest}:range"] = np.array([observer.low, observer.high], np.float64)
+            arrays[f"{digest}:seen"] = np.array([observer.elements, observer.low_sample], np.int64)
+            if observer.counts is not None:
+                arrays[f"{digest}:counts"] = observer.counts
+            for axis, along in observer.axes.items():
+                for part in ("low", "high", "total", "elements"):
+                    arrays[f"{digest}:{axis}:{part}"] = np.asarray(getattr(along, part))
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Store:
+        """Read what ``save`` wrote, from the file or the artifact's directory that holds it. Raises DataError."""
+        path = path / FILE if path.is_dir() else path
+        groups: dict[str, dict[str, Array]] = {}
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                samples = arrays["samples"].reshape(-1, DIGEST)
+                for key in arrays.files:
+                    digest, _, part = key.partition(":")
+                    if part:
+                        groups.setdefault(digest, {})[part] = arrays[key]
+            observers = {digest: _observer(group) for digest, group in groups.items()}
+            names = {digest: group["name"].tobytes().decode() for digest, group in groups.items()}
+        except FileNotFoundError as error:
+            raise DataError(f"there are no statistics {path}", f"a run that calibrates writes {FILE}") from error
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path} holds no statistics", "collect them again") from error
+        return cls(observers, names, samples, path.as_posix())
+
+
+def _observer(group: Mapping[str, Array]) -> Observer:
+    low, high = map(float, group["range"])
+    elements, sample = map(int, group["seen"])
+    axes = {}
+    for axis in sorted({key.partition(":")[0] for key in group if ":" in key}):
+        parts: dict[str, Any] = {part: group[f"{axis}:{part}"] for part in ("low", "high", "total", "elements")}
+        axes[axis] = ByAxis(**parts | {"elements": int(parts["elements"])})
+    return Observer(low, high, elements, sample, group.get("counts"), axes)
