@@ -3,8 +3,10 @@ import tomllib
 import pytest
 
 from mlc.errors import UsageError
-from mlc.plan import make_plan, plan_toml
+from mlc.graph_pass import Context
+from mlc.plan import Planner, plan_toml, read_plan
 from mlc.types import NodePlan, Plan
+from passes.int8_static import Int8Static
 from tests.quantizing import ANY_CPU, VNNI, build, weights
 
 ATTENTION = """agraph (float[2,7,16] x, float[2,1,7] mask) => (float[2,7,16] y)
@@ -36,8 +38,12 @@ def attention():
     return build(ATTENTION, weights(0, **SHAPES))
 
 
+def planned(model, capabilities, **how):
+    return Planner(**how).plan(model, [Int8Static()], Context(capabilities))
+
+
 def test_attention_keeps_masks_softmax_and_normalizations_float():
-    plan = make_plan(attention(), "int8-static", ANY_CPU)
+    plan = planned(attention(), ANY_CPU)
     chosen = [entry.node for entry in plan.nodes if entry.format == "int8-static"]
     assert chosen == ["q", "qb", "k", "h", "hb", "r", "d"]
     reasons = {entry.node: entry.reason for entry in plan.nodes}
@@ -52,7 +58,7 @@ def test_a_constant_mask_is_called_one():
     text = "agraph (float[2,8] x) => (float[2,8] y) {\n y = Add(x, m)\n}"
     arrays = weights(0, m=(8,))
     arrays["m"][3] = -float("inf")
-    (entry,) = make_plan(build(text, arrays), "int8-static", ANY_CPU).nodes
+    (entry,) = planned(build(text, arrays), ANY_CPU).nodes
     assert entry == NodePlan("y", "Add", "float", "it adds a mask, whose range would swallow the rest")
 
 
@@ -60,13 +66,13 @@ def test_a_mask_behind_a_product_is_no_bias():
     text = "agraph (float[2,8] x) => (float[2,8] y) {\n a = MatMul(x, w)\n y = Add(a, m)\n}"
     arrays = weights(0, w=(8, 8), m=(8,))
     arrays["m"][3] = -1e9
-    formats = [entry.format for entry in make_plan(build(text, arrays), "int8-static", ANY_CPU).nodes]
+    formats = [entry.format for entry in planned(build(text, arrays), ANY_CPU).nodes]
     assert formats == ["int8-static", "float"]
 
 
 def test_every_node_is_in_the_plan_in_order_with_a_reason():
     model = attention()
-    plan = make_plan(model, "int8-static", ANY_CPU)
+    plan = planned(model, ANY_CPU)
     assert [entry.node for entry in plan.nodes] == [node.outputs[0].name for node in model.graph]
     assert all(entry.reason for entry in plan.nodes)
 
@@ -75,18 +81,12 @@ def test_every_node_is_in_the_plan_in_order_with_a_reason():
     ("capabilities", "words"), [(ANY_CPU, "weights safe from saturation"), (VNNI, "weights of full 8 bits")]
 )
 def test_the_reason_says_which_weights(capabilities, words):
-    plan = make_plan(attention(), "int8-static", capabilities)
+    plan = planned(attention(), capabilities)
     assert plan.nodes[0].reason.endswith(words)
 
 
-def test_an_unknown_format_is_an_error():
-    with pytest.raises(UsageError, match="no format is called 'int3'") as caught:
-        make_plan(attention(), "int3", ANY_CPU)
-    assert "int8-static" in caught.value.hint
-
-
 def test_the_text_reads_back():
-    plan = make_plan(attention(), "int8-static", ANY_CPU)
+    plan = planned(attention(), ANY_CPU)
     tables = tomllib.loads(plan_toml(plan))["node"]
     assert [NodePlan(table["name"], table["op"], table["format"], table["reason"]) for table in tables] == list(
         plan.nodes
@@ -97,3 +97,90 @@ def test_the_text_reads_back():
 def test_any_name_can_be_written(name):
     text = plan_toml(Plan((NodePlan(name, "Conv", "float", "because"),)))
     assert tomllib.loads(text)["node"][0]["name"] == name
+
+
+# What a user says of single nodes
+
+
+def formats(plan):
+    return {entry.node: entry.format for entry in plan.nodes}
+
+
+@pytest.mark.parametrize("name", ["d", "d*", "?"])
+def test_nodes_are_kept_float_by_name_or_pattern(name):
+    plan = planned(attention(), ANY_CPU, kept=(name,))
+    assert {entry.node for entry in plan.nodes if entry.reason == "kept float: asked for"} >= {"d"}
+    assert formats(plan)["d"] == "float"
+
+
+def test_a_node_is_kept_float_by_its_own_name_too():
+    model = attention()
+    next(iter(model.graph)).name = "encoder/query"
+    plan = planned(model, ANY_CPU, kept=("encoder/*",))
+    assert (formats(plan)["q"], formats(plan)["k"]) == ("float", "int8-static")
+
+
+def test_the_neighbours_of_a_node_kept_float_are_chosen_accordingly():
+    plan = planned(attention(), ANY_CPU, kept=("h",))
+    reasons = {entry.node: entry.reason for entry in plan.nodes}
+    assert formats(plan)["hb"] == "float"
+    assert reasons["hb"] == "one side is a constant"
+
+
+def test_a_name_that_means_no_node_is_an_error_with_the_nearest():
+    with pytest.raises(UsageError, match="--keep-float: no node is called 'scored'") as caught:
+        planned(attention(), ANY_CPU, kept=("q", "scored"))
+    assert "did you mean scores" in caught.value.hint
+
+
+# A plan from a file
+
+
+def written(tmp_path, text):
+    path = tmp_path / "plan.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_plan_that_was_written_is_read_back_and_decides(tmp_path):
+    model = attention()
+    text = plan_toml(planned(model, ANY_CPU)).replace('name = "d"\nop = "MatMul"\nformat = "int8-static"',
+                                                      'name = "d"\nformat = "float"')  # fmt: skip
+    plan = planned(model, ANY_CPU, given=read_plan(written(tmp_path, text)))
+    assert formats(plan) == {**formats(planned(model, ANY_CPU)), "d": "float"}
+
+
+def test_nodes_that_a_file_does_not_name_stay_float(tmp_path):
+    given = read_plan(written(tmp_path, '[[node]]\nname = "k"\nformat = "int8-static"\n'))
+    plan = planned(attention(), ANY_CPU, given=given)
+    assert [node for node, kind in formats(plan).items() if kind != "float"] == ["k"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("node = ", "is no TOML"),
+        ("", "names no node"),
+        ("x = 1", "there is no key 'x' in a plan"),
+        ("node = [1]", "node 1 is not a table"),
+        ('[[node]]\nname = "k"', "node 1 has no format"),
+        ('[[node]]\nformat = "float"', "node 1 has no name"),
+        ('[[node]]\nname = "k"\nformat = "int3"', "no format is called 'int3'"),
+        ('[[node]]\nname = "k"\nformat = "int8"', "no format is called 'int8'"),
+        ('[[node]]\nname = "k"\nformat = 8', "format is a text, not 8"),
+        ('[[node]]\nname = "k"\nformat = "float"\nformats = "float"', "has no key 'formats'"),
+        ('[[node]]\nname = "k"\nformat = "float"\n' * 2, "the node k is named twice"),
+    ],
+)
+def test_a_file_that_is_no_plan_is_refused_with_the_place(tmp_path, text, message):
+    with pytest.raises(UsageError, match=message):
+        read_plan(written(tmp_path, text))
+
+
+def test_a_plan_for_another_model_is_refused(tmp_path):
+    for text, message in (
+        ('[[node]]\nname = "kk"\nformat = "float"', "'kk', which is no node of the model"),
+        ('[[node]]\nname = "k"\nop = "Conv"\nformat = "float"', "calls k Conv, in the model it is MatMul"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            planned(attention(), ANY_CPU, given=read_plan(written(tmp_path, text)))

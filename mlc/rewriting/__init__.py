@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mlc.rewriting.final import check_files
+from mlc.rewriting.final import check_files, check_half
 from mlc.rewriting.line import rewrite
+from mlc.rewriting.quantizing import Amend, as_planned
 
-__all__ = ["check_files", "rewrite"]
+__all__ = ["Amend", "as_planned", "check_files", "check_half", "rewrite"]

@@ -12,6 +12,8 @@ import onnx_ir as ir
 
 from mlc.compare import END_TOLERANCE, Check, Difference, Reference, compare, compare_end, is_float, sqnr
 from mlc.compare.decisions import deciders, decisions, with_outputs
+from mlc.emulate import computes_half, rounded_half
+from mlc.rewriting.sessions import Runner
 from mlc.types import Target
 from mlc.workspace import Workspace
 
@@ -48,11 +50,25 @@ def check_files(  # noqa: PLR0917 - one place calls it
         if floor is None:
             checks.append(_exact_check(path, references[0], reference, actual, tolerance, export))
             continue
-        least, allowed = (-math.inf, math.inf) if reference.values else (floor, tolerance)
-        differences = tuple(lossy_difference(name, array, actual, least) for name, array in reference.outputs.items())
-        held_to = None if reference.values else floor
-        checks.append(Check(path.name, reference.sizes, allowed, differences, held_to, reference.values))
+        checks.append(_lossy_check(path.name, reference, actual, tolerance, floor))
     return tuple(checks)
+
+
+def check_half(path: Path, references: Sequence[Reference], tolerance: float, floor: float) -> tuple[Check, ...]:
+    """Check a lossy file that computes in float16 as a GPU computes it; no checks where it does not."""
+    model = ir.load(path)
+    if not computes_half(model):
+        return ()
+    with Workspace() as workspace, Runner(workspace).open(rounded_half(model)) as run:
+        name = f"{path.name} in strict float16"
+        return tuple(_lossy_check(name, reference, run(reference.inputs), tolerance, floor) for reference in references)
+
+
+def _lossy_check(name: str, reference: Reference, actual: Arrays, tolerance: float, floor: float) -> Check:
+    """Hold the outputs at one reference to the floor, at the ends of declared ranges to finite values."""
+    least, allowed = (-math.inf, math.inf) if reference.values else (floor, tolerance)
+    differences = tuple(lossy_difference(output, array, actual, least) for output, array in reference.outputs.items())
+    return Check(name, reference.sizes, allowed, differences, None if reference.values else floor, reference.values)
 
 
 def _exact_check(  # noqa: PLR0917 - one place calls it
@@ -107,8 +123,6 @@ def _judged_by_deciders(  # noqa: PLR0917 - one place calls it
         return tuple(differences)
     extended = with_outputs(model, [name for decision in known.values() for name in decision.values])
     with Workspace() as workspace:
-        from mlc.rewriting.sessions import Runner
-
         values = Runner(workspace).run(extended, reference.inputs)
     plain = {each.output: each for each in compare(reference.outputs, values, tolerance, decisions=known)}
     shipped = {**values, **actual}

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mlc.compare import Difference, is_float, powers, ratio_db, sqnr
-from mlc.compare.decisions import deciders, decisions, with_outputs
+from mlc.compare import Difference, is_float, sqnr
+from mlc.compare.decisions import deciders
+from mlc.emulate import rounded_half
 from mlc.errors import MlcError, PassError, UsageError
 from mlc.graph_pass import Pass, Statistics
-from mlc.plan import FORMATS, make_plan
+from mlc.rewriting.half import narrow_notes, put_into_half, refuse_loss
 from mlc.rewriting.outputs import OutputJudge
+from mlc.rewriting.ratios import ratios_of
 from mlc.rewriting.sessions import Feeds, Runner
 from mlc.rewriting.sites import SiteJudge
 from mlc.rewriting.trials import Trials
 from mlc.rewriting.verified import Settled
-from mlc.statistics import collect
-from mlc.types import Capabilities, Plan
+from mlc.statistics import Store, collect, fingerprints
+from mlc.types import Plan
 
 if TYPE_CHECKING:
     from mlc.data import Data
@@ -34,25 +36,31 @@ WORST = 3
 
 @dataclass(frozen=True)
 class Collected:
-    """What a lossy pass is given beside the graph."""
+    """What a pass is given beside the graph: a lossy one its plan, and what statistics are collected from."""
 
+    plan: Plan
     calibration: Data | None
-    capabilities: Capabilities
     workspace: Workspace
     progress: Callable[[str], None]
+    store: Store
 
     def statistics(self, subject: Pass, model: ir.Model) -> Statistics | None:
-        """Collect what the pass says it reads, on the graph that it will be given."""
+        """Return what the pass says it reads, of the graph that it will be given.
+
+        What is not kept yet is collected, and kept; from a file all has to come. Raises DataError where it does not.
+        """
         needs = subject.needs(model)
         if not needs:
             return None
-        if self.calibration is None:
-            raise UsageError(f"the pass {subject.name} needs calibration data", "give it with --calibrate")
-        return collect(model, needs, self.calibration, self.workspace, self.progress)
-
-    def plan(self, subject: Pass, model: ir.Model) -> Plan:
-        """Make the plan of the pass's format; a pass whose name is no format has none."""
-        return make_plan(model, subject.name, self.capabilities) if subject.name in FORMATS else Plan()
+        digests = fingerprints(model)
+        if self.store.name:
+            self.store.refuse_missing(self.store.missing(needs, digests), f"the pass {subject.name}")
+        elif wanted := self.store.to_collect(needs, digests):
+            if self.calibration is None:
+                raise UsageError(f"the pass {subject.name} needs calibration data", "give it with --calibrate")
+            found = collect(model, wanted, self.calibration, self.workspace, self.progress)
+            self.store.add(found, digests)
+        return self.store.read(needs, digests)
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,6 @@ class Lossy:
     """How a lossy pass went, with what it was given."""
 
     settled: Settled
-    plan: Plan = field(default_factory=Plan)
     statistics: Statistics | None = None
     sqnr: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -69,15 +76,16 @@ class Lossy:
 def settle_lossy(trials: Trials, given: Collected, outputs: OutputJudge, feeds: Sequence[Feeds]) -> Lossy:
     """Apply a lossy pass once; its invariants have to hold, its outputs' ratios are reported.
 
-    Raises PassError below the pass's floor, with the nodes that lose most.
+    What it put into float16 is judged as a GPU computes it. Raises PassError below the pass's floor, with the nodes
+    that lose most, and where float16 overflows.
     """
     subject, before = trials.subject, trials.before
     start = time.perf_counter()
-    statistics, plan = given.statistics(subject, before), given.plan(subject, before)
-    trials = replace(trials, context=replace(trials.context, plan=plan, statistics=statistics))
+    statistics = given.statistics(subject, before)
+    trials = replace(trials, context=replace(trials.context, plan=given.plan, statistics=statistics))
 
     def dropped(reason: str) -> Lossy:
-        return Lossy(Settled(before, dropped=reason, seconds=time.perf_counter() - start), plan, statistics)
+        return Lossy(Settled(before, dropped=reason, seconds=time.perf_counter() - start), statistics)
 
     try:
         attempt = trials.checked(trials.attempt())
@@ -86,82 +94,52 @@ def settle_lossy(trials: Trials, given: Collected, outputs: OutputJudge, feeds: 
         if not trials.repeats(attempt):
             return dropped("two applications to the same graph give different results")
         applied = time.perf_counter()
-        ratios = {**output_ratios(outputs, attempt.model), **decider_ratios(outputs, before, attempt.model)}
+        ratios = ratios_of(outputs, before, attempt.model)
+        half = put_into_half(before, attempt.model)
+        if half:
+            strict = ratios_of(outputs, before, rounded_half(attempt.model))
+            ratios = {name: min(ratio, strict.get(name, ratio)) for name, ratio in ratios.items()}
     except PassError as error:
         return dropped(error.message)
     except MlcError as error:
         return dropped(f"its graph does not run: {error.message}")
     low = {name: ratio for name, ratio in ratios.items() if ratio < subject.floor}
+    if half:
+        refuse_loss(subject, attempt.model, feeds, given.workspace, low=bool(low))
     if low and attempt.change.sites:
-        worst = worst_nodes(outputs.runner, before, attempt.model, feeds, attempt.change.sites)
+        judged = rounded_half(attempt.model) if half else attempt.model
+        worst = worst_nodes(outputs.runner, before, judged, feeds, attempt.change.sites)
         name, ratio = min(low.items(), key=lambda pair: pair[1])
         sentence = f"the pass {subject.name} left {name} at {ratio:.1f} dB, below its floor of {subject.floor:g} dB"
         raise PassError(sentence, _advice(subject, worst))
-    notes = tuple(
+    notes = attempt.change.notes + tuple(
         f"nothing tells how much the output {name} lost: what decides it is not one float"
         for name in deciders(before)
         if attempt.change.sites and name not in ratios and not any(key.startswith(f"{name} (by ") for key in ratios)
     )
+    if half:
+        notes += narrow_notes(subject, outputs, before, attempt.model, feeds)
     spent = time.perf_counter() - applied
     settled = Settled(attempt.model, attempt.change, seconds=applied - start, verify_seconds=spent)
-    return Lossy(settled, plan, statistics, ratios, notes)
+    return Lossy(settled, statistics, ratios, notes)
 
 
-def _advice(subject: Pass, worst: Sequence[str]) -> str:
+def _advice(subject: Pass, worst: Mapping[str, str]) -> str:
     """Say which nodes lose most, and what can be done about it."""
-    told = f"worst: {', '.join(worst)}; " if worst else ""
+    kept = f"keep the worst float: {' '.join(f'--keep-float {site}' for site in worst)}; " if worst else ""
+    told = f"worst: {', '.join(worst.values())}; {kept}" if worst else ""
+    if not subject.calibrates:
+        return f"{told}or see `mlc passes {subject.name}` for options that lose less"
     percentile = getattr(subject, "method", None) == "percentile"
     ranges = "a larger percent" if percentile else f"--pass {subject.name}:method=percentile"
-    other = f"{ranges}, or " if hasattr(subject, "method") else ""
-    return f"{told}try {other}more calibration data like the evaluated; nodes cannot be kept float one by one yet"
-
-
-def output_ratios(outputs: OutputJudge, model: ir.Model) -> dict[str, float]:
-    """Return the signal to noise ratio of every float output against the references together, in dB."""
-    sums: dict[str, tuple[float, float]] = {}
-    with outputs.runner.open(model) as run:
-        for reference in outputs.references:
-            given = run(reference.inputs)
-            for name, expected in reference.outputs.items():
-                if is_float(expected.dtype) and expected.size:
-                    same = name in given and given[name].shape == expected.shape
-                    signal, noise = powers(expected, given[name]) if same else (0.0, math.inf)
-                    total = sums.get(name, (0.0, 0.0))
-                    sums[name] = (total[0] + signal, total[1] + noise)
-    return {name: ratio_db(*total) for name, total in sums.items()}
-
-
-def decider_ratios(outputs: OutputJudge, before: ir.Model, after: ir.Model) -> dict[str, float]:
-    """Return, for integer and boolean outputs, the ratios of the float values that decide them, in dB.
-
-    They are named ``output (by value)``.
-    """
-    old, new = decisions(before), decisions(after)
-    pairs = [
-        (f"{name} (by {value})", value, twin)
-        for name, decision in old.items()
-        if name in new
-        for value, twin in zip(decision.values, new[name].values, strict=False)
-        if value not in before.graph.initializers
-    ]
-    sums = {key: np.zeros(2) for key, _, _ in pairs}
-    if not pairs:
-        return {}
-    models = (with_outputs(before, [pair[1] for pair in pairs]), with_outputs(after, [pair[2] for pair in pairs]))
-    with outputs.runner.open(models[0]) as run_before, outputs.runner.open(models[1]) as run_after:
-        for reference in outputs.references:
-            expected, actual = run_before(reference.inputs), run_after(reference.inputs)
-            for key, value, twin in pairs:
-                known = value in expected and twin in actual and is_float(expected[value].dtype)
-                if known and expected[value].shape == actual[twin].shape:
-                    sums[key] += powers(expected[value], actual[twin])
-    return {key: ratio_db(*total) for key, total in sums.items() if total.any()}
+    other = f"{ranges}, or " if hasattr(subject, "percent") else ""
+    return f"{told}or try {other}more calibration data like the evaluated"
 
 
 def worst_nodes(
     runner: Runner, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds], sites: Sequence[str]
-) -> list[str]:
-    """Return the sites that lose most by themselves, as ``Conv a (3.1 dB)``: each is fed with the values before."""
+) -> dict[str, str]:
+    """Return the sites that lose most by themselves, with ``Conv a (3.1 dB)``: each is fed with the values before."""
 
     def measure(name: str, expected: np.ndarray, actual: np.ndarray, loose: bool) -> Difference:  # noqa: ARG001
         return Difference(name, -sqnr(expected, actual) if is_float(expected.dtype) else -math.inf)
@@ -170,4 +148,7 @@ def worst_nodes(
     ops = {output.name: node.op_type for node in before.graph for output in node.outputs}
     named = [each for each in judged if each.value in sites and not each] or [each for each in judged if not each]
     named.sort(key=lambda each: -each.error)
-    return [f"{ops.get(each.value, 'initializer')} {each.value} ({-each.error:.1f} dB)" for each in named[:WORST]]
+    return {
+        each.value: f"{ops.get(each.value, 'initializer')} {each.value} ({-each.error:.1f} dB)"
+        for each in named[:WORST]
+    }

@@ -1,0 +1,119 @@
+"""Layers that cost the most at the outputs get a better format, where outputs lose more than a little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from mlc.artifact import Step
+from mlc.inspecting.arithmetic import multiply_adds
+from mlc.inspecting.shapes import values_at
+from mlc.pipeline.layers import probed
+from mlc.plan.planner import DECIDING
+from mlc.rewriting import Amend, as_planned
+from mlc.rewriting.sensitivity import Sensitivity, output_sensitivity
+from mlc.types import FLOAT, Plan
+
+if TYPE_CHECKING:
+    from mlc.compare import Reference
+    from mlc.data import Batch
+    from mlc.pipeline.data import Datasets
+    from mlc.recipe import Recipe
+    from mlc.statistics import Batches
+    from mlc.types import Sizes
+    from mlc.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Search:
+    """What outliers of a number format get in its place, and what makes one.
+
+    A node is one where its share of the noise is more than ``times`` its share of the multiply-adds; all together have
+    no more than ``work`` of the multiply-adds.
+    """
+
+    instead: str
+    times: float
+    work: float = 1 / 3
+
+
+SEARCHES = {
+    **dict.fromkeys(("int8", "int8-static", "int8-dynamic"), Search(FLOAT, 2.0)),
+    "int4-weights": Search("int8-weights", 1.0),
+}
+"""The number formats whose outliers are looked for."""
+
+GOAL = 30.0
+"""Outputs at so many dB are good enough: nothing is looked for, and no more nodes are given up."""
+
+BATCHES = 4
+"""So many batches of the calibration data tell what a node costs."""
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Looks for outliers on samples, at the sizes of the first of them."""
+
+    search: Search
+    batches: Batches
+    sizes: Sizes
+    workspace: Workspace
+
+    def amended(self, before: ir.Model, after: ir.Model, plan: Plan, steps: Sequence[Step]) -> Plan:
+        """Return the plan with its outliers in a better format, the costliest first; the same where there are none.
+
+        ``before`` is the float graph and ``after`` what the plan made of it. Errors add up as if they had nothing to
+        do with each other, so what a node costs alone is what the outputs win without it.
+        """
+        reached = min((ratio for step in steps for ratio in step.sqnr.values()), default=GOAL)
+        sites = [entry.node for entry in plan.nodes if entry.format != FLOAT and entry.op in DECIDING]
+        if reached >= GOAL or len(sites) < 2:  # noqa: PLR2004 - of one node there is no outlier
+            return plan
+        found = output_sensitivity(before, after, [(site,) for site in sites], self, self.workspace)
+        reasons = dict(self._outliers(found, self._work(before, sites)))
+        better = [
+            replace(entry, format=self.search.instead, reason=reasons[entry.node]) if entry.node in reasons else entry
+            for entry in plan.nodes
+        ]
+        return Plan(tuple(better))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches that are run."""
+        return islice(iter(self.batches), BATCHES)
+
+    def _outliers(self, found: Sequence[Sensitivity], work: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        """Yield the sites that are to get the better format, with the reason."""
+        noise = {one.sites[0]: 10 ** (-one.sqnr / 10) for one in found}
+        worst = {one.sites[0]: one for one in found}
+        whole = left = sum(noise.values())
+        spent = 0.0
+        for site, part in sorted(noise.items(), key=lambda pair: -pair[1]):
+            outlier = part > self.search.times * work[site] * whole and spent + work[site] <= self.search.work
+            if left > 10 ** (-GOAL / 10) and outlier:
+                left, spent = left - part, spent + work[site]
+                one = worst[site]
+                share = f"{work[site]:.1%} of the multiply-adds"
+                yield site, f"an outlier: alone it leaves {one.output} at {one.sqnr:.1f} dB, for {share}"
+
+    def _work(self, model: ir.Model, sites: Sequence[str]) -> dict[str, float]:
+        """Return the share of these nodes' multiply-adds that each takes; those that are not known count as even."""
+        proto = ir.to_proto(model)
+        values = values_at(proto, {}, self.sizes)
+        counts = {node.output[0]: multiply_adds(node, values) for node in proto.graph.node if node.output}
+        known = {site: count for site in sites if isinstance(count := counts.get(site), int) and count}
+        even = sum(known.values()) / len(known) if known else 1.0
+        work = {site: known.get(site, even) for site in sites}
+        return {site: count / sum(work.values()) for site, count in work.items()}
+
+
+def amend_for(recipe: Recipe, sets: Datasets, kept: Sequence[Reference], workspace: Workspace) -> Amend:
+    """Return what looks for outliers, where a format was asked for whose nodes nobody named one by one."""
+    search = SEARCHES.get(recipe.to or "")
+    if search is None:
+        return as_planned
+    batches = probed(kept) if sets.calibration is None else sets.calibration
+    return Outliers(search, batches, kept[0].sizes, workspace).amended

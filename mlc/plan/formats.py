@@ -1,0 +1,29 @@
+"""The passes that make each number format on a target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlc.grammar.formats import MIXED
+
+if TYPE_CHECKING:
+    from mlc.types import Target
+
+CPU_PROVIDERS = ("cpu", "cpuexecutionprovider")
+
+
+def formats_for(asked: str, target: Target) -> tuple[str, ...]:
+    """Return the passes that a format is made of on a target, in the order in which they choose their nodes.
+
+    ``int8`` is what was measured to pay: on onnxruntime's CPU provider convolutions and what hangs on them static,
+    other products and recurrent layers dynamic; on OpenVINO, whose integer products need scales known beforehand, all
+    static; on GPUs, of whose providers none has such products, weights alone. ``int4-weights`` has 8 bits for the few
+    nodes that lose too much in 4.
+    """
+    if asked == "int4-weights":
+        return (asked, "int8-weights")
+    if asked != MIXED:
+        return (asked,)
+    if "openvino" in (target.runtime, target.provider.lower()):
+        return ("int8-static",)
+    return ("int8-static", "int8-dynamic") if target.provider.lower() in CPU_PROVIDERS else ("int8-weights",)

@@ -1,0 +1,147 @@
+"""Plans of several passes over one graph: each takes what the passes before it left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mlc.errors import PassError, UsageError, foreign
+from mlc.formats import INT8_STATIC, KEPT_BY_PLAN
+from mlc.grammar import nearest
+from mlc.graph_pass import Exactness
+from mlc.plan.chains import convolution_chains
+from mlc.plan.kept import kept_sites, nodes_by_site
+from mlc.types import FLOAT, NodePlan, Plan
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from mlc.artifact import Step
+    from mlc.graph_pass import Context, Pass
+
+ASKED_FLOAT = "kept float: asked for"
+
+DECIDING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Gather"})
+"""Operators with weights; in what form others run follows from those around them."""
+
+
+@dataclass(frozen=True)
+class Planner:
+    """How the nodes of a graph are divided among the formats.
+
+    ``kept`` are names or patterns of nodes that stay float. ``given`` is a plan from a file, which then decides.
+    ``mixed`` says that the passes divide the nodes by what pays: int8-static takes convolutions and what hangs on them
+    alone, and a pass that is left without a node does nothing.
+    """
+
+    kept: tuple[str, ...] = ()
+    given: Plan | None = None
+    mixed: bool = False
+
+    def plan(self, model: ir.Model, passes: Sequence[Pass], context: Context) -> Plan:
+        """Return the format of every node of a graph. Raises UsageError for nodes that it does not have."""
+        kept = kept_sites(model, self.kept)
+        if self.given is not None:
+            return _checked(self.given, model, kept)
+        if self.mixed and len(passes) > 1:
+            chains = convolution_chains(model)
+            return plan_for(model, passes, context, kept, lambda name, site: name != INT8_STATIC or site in chains)
+        return plan_for(model, passes, context, kept)
+
+    def leaves_out(self, subject: Pass, plan: Plan) -> bool:
+        """Whether a pass has nothing to do, which is right where several divide the nodes."""
+        lossy = subject.exactness is Exactness.LOSSY
+        return lossy and self.mixed and all(entry.format != subject.name for entry in plan.nodes)
+
+    def refuse_unmet(self, plan: Plan, step: Step) -> None:
+        """Raise PassError where a pass left a node float to which a plan from a file gives its format.
+
+        It is held to nodes with weights; the form of the others follows from theirs.
+        """
+        reasons = {refusal.site: refusal.reason for refusal in step.refused}
+        for entry in plan.nodes if self.given is not None else ():
+            if entry.format == step.spec.name and entry.op in DECIDING and entry.node not in step.sites:
+                reason = reasons.get(entry.node, "the nodes around it have no such form")
+                raise PassError(
+                    f"the plan gives {entry.format} to {entry.op} {entry.node}, which stays float: {reason}",
+                    "write float for it in the plan",
+                )
+
+
+EACH = Planner()
+"""Every pass takes all that it can of what the passes before it left."""
+
+
+def as_done(plan: Plan, steps: Sequence[Step]) -> Plan:
+    """Return a plan as it came about: nodes that their pass left alone are float."""
+    done = {step.spec.name: set(step.sites) for step in steps}
+    reasons = {refusal.site: refusal.reason for step in steps for refusal in step.refused}
+
+    def entry(node: NodePlan) -> NodePlan:
+        if node.format == FLOAT or node.node in done.get(node.format, ()):
+            return node
+        reason = reasons.get(node.node, "the nodes around it have no such form")
+        return replace(node, format=FLOAT, reason=reason)
+
+    return Plan(tuple(map(entry, plan.nodes)))
+
+
+def plan_for(
+    model: ir.Model,
+    passes: Sequence[Pass],
+    context: Context,
+    kept: Collection[str] = (),
+    pays: Callable[[str, str], bool] = lambda _name, _site: True,
+) -> Plan:
+    """Return the format of every node: that of the first pass that takes it, else float with the first's reason.
+
+    ``pays(name, site)`` says whether a pass should take a node that it can take. Sites in ``kept`` stay float. Nodes
+    that no pass says anything of are in the plan too.
+    """
+    found: dict[str, NodePlan] = {}
+    for subject in passes:
+
+        def free(site: str, name: str = subject.name) -> bool:
+            taken = site in found and found[site].format != FLOAT
+            return not taken and site not in kept and pays(name, site)
+
+        for entry in _entries(subject, model, replace(context, allow=free)):
+            known = found.get(entry.node)
+            if known is None or known.reason == KEPT_BY_PLAN or (known.format == FLOAT and entry.format != FLOAT):
+                found[entry.node] = entry
+    unnamed = NodePlan("", "", FLOAT, "no format is for it")
+    return Plan(
+        tuple(_final(site, node, found.get(site, unnamed), kept) for site, node in nodes_by_site(model).items())
+    )
+
+
+def _entries(subject: Pass, model: ir.Model, context: Context) -> tuple[NodePlan, ...]:
+    """Return what a pass plans; one that fails says nothing here, and is reported when it runs."""
+    try:
+        with foreign(f"the pass {subject.name}", PassError):
+            return subject.plan(model, context)
+    except PassError:
+        return ()
+
+
+def _final(site: str, node: ir.Node, entry: NodePlan, kept: Collection[str]) -> NodePlan:
+    if site in kept:
+        return NodePlan(site, node.op_type, FLOAT, ASKED_FLOAT)
+    return replace(entry, node=site, op=node.op_type)
+
+
+def _checked(plan: Plan, model: ir.Model, kept: Collection[str]) -> Plan:
+    """Return a plan from a file with every node of the graph, those that it does not name float."""
+    nodes = nodes_by_site(model)
+    given = {entry.node: entry for entry in plan.nodes}
+    for name, entry in given.items():
+        if name not in nodes:
+            raise UsageError(f"the plan names {name!r}, which is no node of the model", nearest(name, nodes))
+        if entry.op not in ("", nodes[name].op_type):
+            raise UsageError(
+                f"the plan calls {name} {entry.op}, in the model it is {nodes[name].op_type}",
+                "the plan was written for another model, or other passes",
+            )
+    unnamed = NodePlan("", "", FLOAT, "the plan's file does not name it")
+    return Plan(tuple(_final(site, node, given.get(site, unnamed), kept) for site, node in nodes.items()))

@@ -1,0 +1,82 @@
+"""Several lossy passes over one graph, by one plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from mlc.artifact import Step
+from mlc.errors import PassError
+from mlc.graph_pass import Context, Pass
+from mlc.plan import Planner, as_done
+from mlc.rewriting.one_pass import Line, Ran
+from mlc.types import PassSpec, Plan
+
+REASONS = 3
+"""So many nodes are named where none can be converted."""
+
+INTEGER = frozenset({"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QuantizeLinear"})
+"""Operators of models that are quantized."""
+
+Amend: TypeAlias = Callable[[ir.Model, ir.Model, Plan, Sequence[Step]], Plan]
+"""Makes another plan, where it should be one, of the graph before, what came of it, the plan and the steps."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What the passes made of a graph, and the plan as it came about."""
+
+    ran: Ran
+    plan: Plan
+
+
+def as_planned(_before: ir.Model, _after: ir.Model, plan: Plan, _steps: Sequence[Step]) -> Plan:
+    """Leave a plan as it is."""
+    return plan
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """The lossy passes of one run, how they divide the nodes, and the tolerance of what they are given."""
+
+    line: Line
+    passes: Sequence[tuple[Pass, PassSpec]]
+    planner: Planner
+    amend: Amend
+    tolerance: float
+
+    def quantize(self, model: ir.Model) -> Quantized:
+        """Plan, run the passes by the plan, and once more where the plan is then amended.
+
+        Raises PassError for a pass that did not do what was asked, UsageError for a plan that does not fit the graph.
+        """
+        subjects = [subject for subject, _ in self.passes]
+        plan = self.planner.plan(model, subjects, Context(self.line.capabilities, seed=self.line.seed))
+        ran = self._followed(model, plan)
+        done = as_done(plan, ran.steps)
+        amended = self.amend(model, ran.model, done, ran.steps)
+        if amended == done:
+            return Quantized(ran, done)
+        ran = self._followed(model, amended)
+        return Quantized(ran, as_done(amended, ran.steps))
+
+    def _followed(self, model: ir.Model, plan: Plan) -> Ran:
+        """Run every pass that the plan gives nodes to."""
+        ran = Ran(model)
+        for subject, spec in self.passes:
+            if not self.planner.leaves_out(subject, plan):
+                ran = ran.then(self.line.run(subject, spec, ran.model, self.tolerance, plan))
+                self.planner.refuse_unmet(plan, ran.steps[-1])
+        if not ran.steps:
+            names = " and ".join(subject.name for subject, _ in self.passes)
+            raise PassError(f"the passes {names} have no node to convert", "; ".join(_reasons(plan)[:REASONS]))
+        return ran
+
+
+def _reasons(plan: Plan) -> list[str]:
+    """Return why nodes stay float, those first that compute with integers already."""
+    integer = [f"{entry.op} {entry.node} is quantized already" for entry in plan.nodes if entry.op in INTEGER]
+    return integer or [f"{entry.node}: {entry.reason}" for entry in plan.nodes]

@@ -1,0 +1,169 @@
+"""The number formats of `--to`, plans from files, and nodes kept float, over the stages that make a model."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mlc import api
+from mlc.cli import main
+from mlc.errors import PassError, UsageError
+from mlc.pipeline.quantizing import quantizing
+from mlc.plan import plan_toml
+from mlc.recipe import merge, read_recipe, recipe_toml
+from mlc.types import NodePlan, Plan
+
+
+class Mixed(nn.Module):
+    """Convolutions with a head on them, and a feed-forward part behind a normalization."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.head, self.norm = nn.Linear(16 * 16, 32), nn.LayerNorm(32)
+        self.wide, self.narrow = nn.Linear(32, 64), nn.Linear(64, 8)
+
+    def forward(self, x):
+        x = torch.relu(self.second(torch.relu(self.first(x)))).flatten(1)
+        x = self.norm(self.head(x))
+        return self.narrow(nn.functional.gelu(self.wide(x)))
+
+
+IMAGES = "x=float32[batch=1..4,3,4,4]"
+DATA = [{"x": part} for part in np.random.default_rng(0).standard_normal((16, 1, 3, 4, 4)).astype(np.float32)]
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    original = api.load(Mixed().eval(), inputs=[IMAGES])
+    return original, api.rewrite(api.export(original), original)
+
+
+def rewritten(mixed, **asked):
+    original, artifact = mixed
+    return api.rewrite(artifact, original, passes=["none"], **asked)
+
+
+def sites(artifact):
+    """What each lossy pass converted, without the nodes that only pass codes on."""
+    lossy = [step for step in artifact.steps if step.exactness == "lossy"]
+    weighted = {node.outputs[0].name for node in artifact.model.graph}
+    return {step.spec.name: [site for site in step.sites if site in weighted] for step in lossy}
+
+
+def test_int8_takes_convolutions_and_their_head_static_and_other_products_dynamic(mixed):
+    found = sites(rewritten(mixed, to="int8", calibrate=DATA))
+    assert list(found) == ["int8-static", "int8-dynamic"]
+    assert len(found["int8-dynamic"]) == 2
+    assert {"conv2d", "conv2d_1"} <= set(found["int8-static"])
+
+
+def test_a_network_without_convolutions_needs_no_data_for_int8():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 8)).eval()
+    original = api.load(module, inputs=["input=float32[batch=1..4,32]"])
+    artifact = api.rewrite(api.export(original), original, to="int8")
+    assert [step.spec.name for step in artifact.steps if step.exactness == "lossy"] == ["int8-dynamic"]
+
+
+def test_convolutions_without_data_are_an_error(mixed):
+    with pytest.raises(UsageError, match="int8-static needs calibration data"):
+        rewritten(mixed, to="int8")
+
+
+@pytest.mark.parametrize(
+    ("target", "formats"),
+    [
+        ("cpu", ["int8-static", "int8-dynamic"]),
+        ("cpu:native", ["int8-static", "int8-dynamic"]),
+        ("openvino/cpu", ["int8-static"]),
+        ("openvino", ["int8-static"]),
+        ("webgpu", ["int8-weights"]),
+        ("cuda:0", ["int8-weights"]),
+    ],
+)
+def test_what_int8_is_made_of_depends_on_the_target(target, formats):
+    asked = quantizing(merge(None, {"source": "model.onnx", "to": "int8", "target": target}))
+    assert [spec.name for spec in asked.passes] == formats
+
+
+def test_4_bits_have_8_beside_them():
+    asked = quantizing(merge(None, {"source": "model.onnx", "to": "int4-weights"}))
+    assert [spec.name for spec in asked.passes] == ["int4-weights", "int8-weights"]
+
+
+def test_options_of_a_format_are_those_of_its_pass():
+    recipe = merge(None, {"source": "m.onnx", "to": "int8", "passes": ["int8-static:method=percentile"]})
+    passes = quantizing(recipe).passes
+    assert [(spec.name, spec.options) for spec in passes] == [
+        ("int8-static", (("method", "percentile"),)), ("int8-dynamic", ()),
+    ]  # fmt: skip
+
+
+def test_nodes_are_kept_float(mixed):
+    found = sites(rewritten(mixed, to="int8", calibrate=DATA, keep_float=["conv2d"]))
+    assert "conv2d" not in found["int8-static"]
+    assert "conv2d_1" in found["int8-static"]
+    with pytest.raises(UsageError, match="no node is called 'conv3d'"):
+        rewritten(mixed, to="int8", calibrate=DATA, keep_float=["conv3d"])
+
+
+def test_nothing_to_keep_float_is_an_error(mixed):
+    with pytest.raises(UsageError, match="nothing is quantized"):
+        rewritten(mixed, keep_float=["conv2d"])
+
+
+def plan_of(tmp_path, **formats):
+    path = tmp_path / "plan.toml"
+    path.write_text(plan_toml(Plan(tuple(NodePlan(name, "", kind, "mine") for name, kind in formats.items()))))
+    return path
+
+
+def test_a_plan_from_a_file_decides(mixed, tmp_path):
+    found = sites(rewritten(mixed, plan=plan_of(tmp_path, conv2d_1="int8-static"), calibrate=DATA))
+    assert "conv2d_1" in found["int8-static"]
+    assert "conv2d" not in found["int8-static"]
+
+
+def test_a_plan_that_a_pass_cannot_keep_is_an_error(mixed, tmp_path):
+    with pytest.raises(PassError, match="the plan gives int8-dynamic to Conv conv2d, which stays float"):
+        rewritten(mixed, plan=plan_of(tmp_path, conv2d="int8-dynamic", linear_1="int8-dynamic"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"to": "int8"}, "a plan and a number format"),
+        ({"passes": ["fp16"]}, "gives no node to fp16"),
+    ],
+)
+def test_what_contradicts_a_plan_is_an_error(tmp_path, asked, message):
+    path = plan_of(tmp_path, y="int8-static")
+    with pytest.raises(UsageError, match=message):
+        quantizing(merge(None, {"source": "m.onnx", "plan": str(path), **asked}))
+
+
+def test_a_plan_of_floats_is_an_error(tmp_path):
+    with pytest.raises(UsageError, match="keeps every node float"):
+        quantizing(merge(None, {"source": "m.onnx", "plan": str(plan_of(tmp_path, y="float"))}))
+
+
+def test_a_recipe_holds_the_format_the_plan_and_what_stays_float(tmp_path):
+    recipe = merge(None, {"source": "m.onnx", "to": "int8", "keep_float": ["a", "b*"]})
+    (tmp_path / "recipe.toml").write_text(recipe_toml(recipe, tmp_path))
+    again = read_recipe(tmp_path / "recipe.toml")
+    assert (again.to, again.keep_float) == ("int8", ("a", "b*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "no number format is given"),
+        (["--to", "int7"], "--to: there is no number format 'int7'"),
+        (["--plan", "nowhere.toml"], "the plan nowhere.toml cannot be read"),
+    ],
+)
+def test_a_wrong_format_is_one_sentence(capsys, flags, message):
+    assert main(["quantize", "model.onnx", *flags]) == 2
+    assert message in capsys.readouterr().err
