@@ -74,8 +74,9 @@ class Writer:
     def remove(self, node: ir.Node | None) -> None:
         """Remove a node whose outputs nobody reads, and the constants that only it has read."""
         assert node is not None
+        assert node.graph is not None
         inputs = [value for value in node.inputs if value is not None]
-        self.graph.remove(node, safe=True)
+        node.graph.remove(node, safe=True)
         for value in dict.fromkeys(inputs):
             drop_unused_constant(value)
 

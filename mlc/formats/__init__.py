@@ -4,6 +4,7 @@ NumPy only; graphs are read through the objects that the caller has.
 """
 
 from mlc.formats.affine import (
+    LONGEST_SUM,
     Affine,
     activation_parameters,
     bias_codes,
@@ -13,6 +14,7 @@ from mlc.formats.affine import (
     quantize,
     quantize_weight,
 )
+from mlc.formats.blocks import BlockCodes, BlockScheme, round_to_nearest
 from mlc.formats.coverage import (
     COMBINING,
     FOLDING,
@@ -26,8 +28,23 @@ from mlc.formats.coverage import (
     int8_nodes,
     static_choices,
 )
-from mlc.formats.layout import WeightLayout, layout_of, weight_axis
-from mlc.formats.nodes import WEIGHTED, Bias, Weight, bias_of, constant, number, product_of, site_of, weight_of
+from mlc.formats.layout import WeightLayout, layout_of, product_matrix, weight_axis
+from mlc.formats.nodes import (
+    WEIGHTED,
+    Bias,
+    Weight,
+    bias_of,
+    constant,
+    constant_obstacle,
+    input_at,
+    integers,
+    is_quantized,
+    number,
+    product_of,
+    site_of,
+    weight_obstacle,
+    weight_of,
+)
 from mlc.formats.saturation import ORDERS, Order, pairs, pairs_fit, safe_scales, saturating_pairs
 
 __all__ = [
@@ -35,11 +52,14 @@ __all__ = [
     "FOLDING",
     "INT8_STATIC",
     "KEPT_BY_PLAN",
+    "LONGEST_SUM",
     "ORDERS",
     "PASSING",
     "WEIGHTED",
     "Affine",
     "Bias",
+    "BlockCodes",
+    "BlockScheme",
     "Choice",
     "Order",
     "Weight",
@@ -51,21 +71,28 @@ __all__ = [
     "carries",
     "clamps_product",
     "constant",
+    "constant_obstacle",
     "data_inputs",
     "dequantize",
     "full_scales",
+    "input_at",
     "int8_nodes",
+    "integers",
+    "is_quantized",
     "layout_of",
     "number",
     "pairs",
     "pairs_fit",
+    "product_matrix",
     "product_of",
     "quantize",
     "quantize_weight",
+    "round_to_nearest",
     "safe_scales",
     "saturating_pairs",
     "site_of",
     "static_choices",
     "weight_axis",
+    "weight_obstacle",
     "weight_of",
 ]

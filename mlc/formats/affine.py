@@ -27,6 +27,9 @@ SMALLEST_SCALE = np.finfo(np.float32).tiny
 
 LARGEST_SUM = 2**31 - 1
 
+LONGEST_SUM = LARGEST_SUM // (LARGEST_ACTIVATION * LARGEST_CODE)
+"""So many products of an activation and a weight fit into 32 bits, whatever they are."""
+
 
 @dataclass(frozen=True)
 class Affine:

@@ -53,6 +53,11 @@ class WeightLayout:
         return scales.reshape([-1 if axis == self.axis else 1 for axis in range(rank)])
 
 
+def product_matrix(weight: Array) -> Array:
+    """Return the weight of a MatMul, [..., rows, columns] or [rows], as one matrix [rows, columns of all]."""
+    return weight[:, np.newaxis] if weight.ndim == 1 else np.moveaxis(weight, -2, 0).reshape(weight.shape[-2], -1)
+
+
 def layout_of(op: str, rank: int, *, group: int = 1, trans_b: bool = False) -> WeightLayout:
     """Return the layout of the weight of one node."""
     return WeightLayout(op, weight_axis(op, rank, trans_b=trans_b), group)

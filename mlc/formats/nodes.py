@@ -42,8 +42,8 @@ class Bias:
 
 
 def site_of(node: ir.Node) -> str:
-    """Return the name by which a node is known: that of its first output."""
-    return node.outputs[0].name or ""
+    """Return the name by which a node is known: that of its first output, of those that it gives."""
+    return next((value.name for value in node.outputs if value.name), "")
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
@@ -94,7 +94,7 @@ def weight_of(node: ir.Node) -> Weight | None:
 def _transposed(value: ir.Value | None) -> ir.Value | None:
     """Return the constant matrix of which a value is the transpose, as for a head that shares an embedding's weight."""
     node = None if value is None else value.producer()
-    if node is None or node.op_type != "Transpose":
+    if node is None or node.op_type != "Transpose" or integers(node, "perm") not in ([], [1, 0]):
         return None
     tensor = constant(node.inputs[0])
     return node.inputs[0] if tensor is not None and len(tensor.shape) == 2 else None  # noqa: PLR2004 - a matrix

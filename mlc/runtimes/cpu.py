@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -32,18 +33,28 @@ pairs (float[rows,64] x) => (float[rows,32] y) <float one = {1.0}, uint8 zero = 
 """A product that OpenVINO computes in 8 bits; ``codes`` are int8[64,32]."""
 
 
-def capabilities(target: Target, probes: Mapping[str, str] = NO_PROBES) -> Capabilities:
+def capabilities(
+    target: Target, probes: Mapping[str, str] = NO_PROBES, optional: Mapping[str, str] = NO_PROBES
+) -> Capabilities:
     """Return what may be relied on: what this CPU was seen to have for ``cpu:native``, else the least any CPU has.
 
-    ``probes`` are small graphs by the operators whose kernels are asked about (see ``Pass.needs_kernels``).
+    ``probes`` are small graphs by the operators whose kernels GPUs are asked about (see ``Pass.needs_kernels``),
+    ``optional`` those of which a CPU is asked too (see ``Pass.may_use_kernels``).
     """
+    found = _without_kernels(target)
+    if not probes and not optional:
+        return found
+    from mlc.runtimes.kernels import kernels
+
+    return replace(found, kernels=(*kernels(target, probes), *kernels(target, optional, gpus=False)))
+
+
+def _without_kernels(target: Target) -> Capabilities:
     if target.provider.lower() in ("cpu", "cpuexecutionprovider") and target.device == "native":
         return native(target.runtime)
     if target.provider == "cpu":
         return Capabilities("any x86 or ARM CPU")
-    from mlc.runtimes.kernels import kernels
-
-    return Capabilities(f"any device of {target.provider}", cpu=False, kernels=kernels(target, probes))
+    return Capabilities(f"any device of {target.provider}", cpu=False)
 
 
 @cache

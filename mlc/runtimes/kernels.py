@@ -17,14 +17,23 @@ from mlc.types import Target
 HEAD = '<ir_version: 8, opset_import: ["" : 17, "{domain}" : 1]> kernel {graph}'
 
 
-def kernels(target: Target, probes: Mapping[str, str]) -> tuple[str, ...]:
+def kernels(target: Target, probes: Mapping[str, str], *, gpus: bool = True) -> tuple[str, ...]:
     """Return which of the operators a target has a kernel for; none is claimed where its provider does not load.
 
-    ``probes`` are small graphs by ``domain.operator`` (see ``Pass.needs_kernels``). Nothing is claimed of what computes
-    on the CPU: its kernels for such operators are slower than what they replace, or the runtime makes use of them by
-    itself.
+    ``probes`` are small graphs by ``domain.operator`` (see ``Pass.needs_kernels``). Where they are for ``gpus``,
+    nothing is claimed of what computes on the CPU: its kernels for such operators are slower than what they replace, or
+    the runtime makes use of them by itself.
     """
+    if gpus and not _is_gpu(target):
+        return ()
     return tuple(operator for operator, graph in probes.items() if _taken(target, operator, graph))
+
+
+def _is_gpu(target: Target) -> bool:
+    try:
+        return target.runtime == "onnxruntime" and full_name(target.provider).startswith(FOR_GPUS)
+    except TargetError:
+        return False
 
 
 def targets_with(probes: Mapping[str, str]) -> tuple[str, ...]:
@@ -36,7 +45,7 @@ def targets_with(probes: Mapping[str, str]) -> tuple[str, ...]:
 def _taken(target: Target, operator: str, graph: str) -> bool:
     """Whether the target's provider was given every node of a graph. A session costs time: asked once in a process."""
     try:
-        if target.runtime != "onnxruntime" or not full_name(target.provider).startswith(FOR_GPUS):
+        if target.runtime != "onnxruntime":
             return False
         with foreign(f"the graph that asks for a kernel of {operator}", PassError, "see docs/writing-a-pass.md"):
             model = onnx.parser.parse_model(HEAD.format(domain=operator.rpartition(".")[0], graph=graph))

@@ -1,0 +1,85 @@
+"""Dynamic int8: activations are quantized as they come, with a scale for what is there; no data is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from mlc.graph_pass import Change, Context, Exactness, Pass, Refusal
+from mlc.types import FLOAT, NodePlan
+from passes._blocks import permitted
+from passes._dynamic import Looked, look_at, weights_of
+from passes._dynamic_lstm import OPERATOR, SMALL, write_lstms
+from passes._dynamic_write import DynamicWriter
+from passes._kernels import DOMAIN
+
+LARGE_TABLE = 2**16
+
+LSTM_KERNEL = f"{DOMAIN}.{OPERATOR}"
+
+WHOLE_BATCH = (
+    "the scale of an activation is that of all rows that are run together, so the result of a row depends on the rows "
+    "beside it"
+)
+
+
+@dataclass(frozen=True)
+class Int8Dynamic(Pass):
+    """``x @ w + b`` becomes ``float(q @ code) * (x_scale * w_scale) + b``, with ``q``, ``x_scale`` found as x comes.
+
+    MatMul and Gemm with constant weights, in branches and bodies of loops too: unsigned bytes for x, by
+    DynamicQuantizeLinear over the whole of it; signed bytes for w with a scale for each column, safe from saturation
+    where the target may add two products in 16 bits. onnxruntime joins the written nodes to one. Large tables of a
+    Gather, and those that share the weight of a product, have a scale for each row. An LSTM becomes onnxruntime's
+    DynamicQuantizeLSTM where the target has it and the output need not be portable.
+
+    Refuses, and keeps float: convolutions, which would be slower; GRU and RNN; products of two activations. A NaN in x
+    is lost, as DynamicQuantizeLinear has no code for it; an Inf makes NaN of every row.
+
+    ``smallest_table`` is the number of elements from which on a table is large: a small one saves nothing worth two
+    lookups in the place of one.
+    """
+
+    name: ClassVar[str] = "int8-dynamic"
+    exactness: ClassVar[Exactness] = Exactness.LOSSY
+    min_opset: ClassVar[int] = 11
+    may_use_kernels: ClassVar[Mapping[str, str]] = {LSTM_KERNEL: SMALL}
+
+    smallest_table: int = LARGE_TABLE
+
+    def __post_init__(self) -> None:
+        if self.smallest_table < 0:
+            raise ValueError(f"smallest_table is a number of elements, {self.smallest_table} is none")
+
+    def plan(self, model: ir.Model, ctx: Context) -> tuple[NodePlan, ...]:
+        """Return the choice for every node that was looked at, with its reason."""
+        weights = "weights safe from saturation" if ctx.capabilities.saturates else "weights of full 8 bits"
+
+        def entry(looked: Looked) -> NodePlan:
+            if looked.reason:
+                return NodePlan(looked.site, looked.node.op_type, FLOAT, looked.reason)
+            reason = "a large or shared table" if looked.node.op_type == "Gather" else f"constant weight, {weights}"
+            return NodePlan(looked.site, looked.node.op_type, self.name, reason)
+
+        return tuple(map(entry, self.looked(model, ctx, ctx.allow)))
+
+    def apply(self, model: ir.Model, ctx: Context) -> Change:
+        """Quantize what the plan says (everything that can be, without a plan)."""
+        looked = self.looked(model, ctx, permitted(ctx, self.name))
+        chosen = [each.node for each in looked if not each.reason]
+        refused = tuple(Refusal(each.site, each.reason) for each in looked if each.reason)
+        sites = tuple(each.site for each in looked if not each.reason)
+        adds_up = any(node.op_type != "Gather" for node in chosen)
+        writer, saturates = DynamicWriter(model), ctx.capabilities.saturates
+        for weight in weights_of(chosen):
+            writer.write(weight, saturates=saturates)
+        write_lstms(writer, (node for node in chosen if node.op_type == "LSTM"), saturates=saturates)
+        return Change(sites, refused, (WHOLE_BATCH,) if adds_up else ())
+
+    def looked(self, model: ir.Model, ctx: Context, free: Callable[[str], bool]) -> list[Looked]:
+        """Return the nodes that have an integer form here, or stay float for a reason; ``free(site)`` allows one."""
+        recurrent = LSTM_KERNEL in ctx.capabilities.kernels
+        return look_at(model, free, recurrent=recurrent, smallest_table=self.smallest_table)
