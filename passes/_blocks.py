@@ -1,0 +1,156 @@
+"""Which weights of a graph become codes by blocks: constant matrices of products, and tables of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from mlc.formats import BlockScheme, constant, constant_obstacle, integers, number, site_of, weight_obstacle, weight_of
+from mlc.fusion import walk
+from mlc.graph_pass import Context, Refusal
+from mlc.types import FLOAT, NodePlan
+
+PRODUCTS = frozenset({"MatMul", "Gemm"})
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+
+INSIDE = "branches and bodies of loops stay float"
+
+
+@dataclass
+class BlockWeight:
+    """A stored matrix and the nodes of the main graph that read it: products, and Gathers that take rows as a table.
+
+    ``transposed`` where it is stored as [columns, rows], the rows being what the product adds up.
+    """
+
+    value: ir.Value
+    transposed: bool
+    products: list[ir.Node] = field(default_factory=list)
+    tables: list[ir.Node] = field(default_factory=list)
+
+    @property
+    def nodes(self) -> list[ir.Node]:
+        """All that read it."""
+        return [*self.products, *self.tables]
+
+    def matrix(self) -> np.ndarray:
+        """Return the weight as float32 [rows, columns]."""
+        tensor = constant(self.value)
+        assert tensor is not None
+        return tensor.numpy().T if self.transposed else tensor.numpy()
+
+
+def block_weights(
+    model: ir.Model, scheme: BlockScheme, permitted: Callable[[str], bool] = lambda _: True, *, short: bool = False
+) -> tuple[list[BlockWeight], list[Refusal]]:
+    """Return the weights to quantize, in the order of their first readers, and the sites that stay float, with reasons.
+
+    A weight that anything else reads stays float as a whole: its codes would come on top of it. The last block of a
+    product's weight may be ``short`` or not.
+    """
+    found: dict[ir.Value, BlockWeight] = {}
+    refused: dict[str, str] = {}
+    for node in model.graph:
+        weight = _weight_read(node)
+        reason = _obstacle(node, weight, scheme, short=short)
+        if weight is not None and not reason:
+            known = found.setdefault(weight.value, weight)
+            if known.transposed != weight.transposed:
+                reason = f"its weight {weight.value.name} is read along the other axis too"
+            elif permitted(site_of(node)):
+                (known.products if node.op_type in PRODUCTS else known.tables).append(node)
+        if reason:
+            refused[site_of(node)] = reason
+    whole = []
+    for weight in found.values():
+        other = _other_reader(weight)
+        if not other:
+            whole.append(weight)
+        refused.update((site_of(node), other) for node in weight.nodes if other)
+    inside = (f"{prefix}{site_of(node)}" for prefix, graph in walk(model) if prefix for node in graph
+              if node.op_type in PRODUCTS | CONVOLUTIONS)  # fmt: skip
+    return whole, [Refusal(*pair) for pair in (refused | dict.fromkeys(inside, INSIDE)).items()]
+
+
+def planned(model: ir.Model, ctx: Context, name: str, scheme: BlockScheme, *, short: bool) -> tuple[NodePlan, ...]:
+    """Return what becomes of each node that was looked at, without quantizing any."""
+    weights, refused = block_weights(model, scheme, ctx.allow, short=short)
+
+    def entry(weight: BlockWeight, node: ir.Node) -> NodePlan:
+        block = scheme.fitted(len(weight.matrix())).block
+        return NodePlan(site_of(node), node.op_type, name, f"constant weight, in blocks of {block}")
+
+    taken = (entry(weight, node) for weight in weights for node in weight.nodes)
+    return (*taken, *(NodePlan(refusal.site, "", FLOAT, refusal.reason) for refusal in refused))
+
+
+def permitted(ctx: Context, name: str) -> Callable[[str], bool]:
+    """Return which sites the plan, if there is one, gives to a format, and the context allows."""
+    planned = ctx.plan.nodes
+    wanted = {entry.node for entry in planned if entry.format == name}
+    return lambda site: (not planned or site in wanted) and ctx.allow(site)
+
+
+def _weight_read(node: ir.Node) -> BlockWeight | None:
+    """Return the constant that a product multiplies with or a Gather takes rows of, without its readers."""
+    if node.op_type == "Gather":
+        table, tensor = node.inputs[0], constant(node.inputs[0])
+        is_table = tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) > 1
+        return BlockWeight(table, transposed=True) if is_table and table is not None else None
+    weight = weight_of(node) if node.op_type in PRODUCTS else None
+    if weight is None:
+        return None
+    return BlockWeight(weight.value, weight.transposed or bool(number(node, "transB", 0)))
+
+
+def _obstacle(node: ir.Node, weight: BlockWeight | None, scheme: BlockScheme, *, short: bool) -> str:
+    """Return why a node that has a weight stays float, or nothing."""
+    if node.op_type in CONVOLUTIONS:
+        return "its weight is not a matrix"
+    if node.op_type not in PRODUCTS and weight is None:
+        return ""
+    problem = weight_obstacle(node) if node.op_type in PRODUCTS else _table_obstacle(node)
+    if problem or weight is None:
+        return problem
+    rows, block = len(weight.matrix()), scheme.fitted(len(weight.matrix())).block
+    if node.op_type == "Gather" and rows % block:
+        return f"its rows of {rows} elements are not whole blocks of {block}"
+    if rows < block:
+        return f"its {rows} rows are less than a block of {block}"
+    return "" if short or rows % block == 0 else f"its {rows} rows are not whole blocks of {block}"
+
+
+def _table_obstacle(node: ir.Node) -> str:
+    table, indices = node.inputs
+    problem = constant_obstacle(table, "table")
+    tensor = constant(table)
+    if problem or tensor is None:
+        return problem
+    if len(tensor.shape) != 2 or number(node, "axis", 0) != 0:
+        return "it does not take rows of a matrix"
+    return "the rank of its indices is not known" if indices is None or indices.shape is None else ""
+
+
+def _other_reader(weight: BlockWeight) -> str:
+    """Return what keeps a weight float beside its readers, or nothing."""
+    name = weight.value.name
+    if weight.value.is_graph_output():
+        return f"its weight {name} is an output of the model"
+    for node, index in _readers(weight.value):
+        reads = (node in weight.products and index == 1) or (node in weight.tables and index == 0)
+        if not reads:
+            return f"its weight {name} is read by {node.op_type} {site_of(node)} too, which stays float"
+    return ""
+
+
+def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """Yield who reads a matrix, looking through the Transposes of it."""
+    for node, index in value.uses():
+        turned = node.outputs[0]
+        if node.op_type == "Transpose" and integers(node, "perm") in ([], [1, 0]) and not turned.is_graph_output():
+            yield from turned.uses()
+        else:
+            yield node, index
