@@ -22,6 +22,7 @@ from mlc.formats import (
     weight_of,
 )
 from mlc.fusion import drop_unused_constant
+from passes._correct_bias import mean_shift
 from passes._qdq import Shared, Writer
 
 
@@ -33,11 +34,17 @@ class Stored:
     users: list[ir.Node] = field(default_factory=list)
     x_scales: list[np.float32] = field(default_factory=list)
     biases: list[Bias | None] = field(default_factory=list)
+    means: list[np.ndarray | None] = field(default_factory=list)
     tables: list[ir.Node] = field(default_factory=list)
 
 
-def stored_weights(nodes: list[ir.Node], parameters: Mapping[ir.Value, Shared]) -> list[Stored]:
-    """Return every weight with all that read it, in order of first use; one read along two axes counts as two."""
+def stored_weights(
+    nodes: list[ir.Node], parameters: Mapping[ir.Value, Shared], means: Mapping[ir.Node, np.ndarray]
+) -> list[Stored]:
+    """Return every weight with all that read it, in order of first use; one read along two axes counts as two.
+
+    ``means`` are those of the inputs of the nodes whose biases are to be corrected.
+    """
     found: dict[tuple[ir.Value, int], Stored] = {}
     chosen = set(nodes)
     for node in nodes:
@@ -49,6 +56,7 @@ def stored_weights(nodes: list[ir.Node], parameters: Mapping[ir.Value, Shared]) 
         stored.users.append(node)
         stored.x_scales.append(parameters[source].affine.scale)
         stored.biases.append(bias if bias is not None and bias.reader in chosen else None)
+        stored.means.append(means.get(node))
     for node in nodes:
         table = node.inputs[0]
         if node.op_type == "Gather" and table is not None:
@@ -63,9 +71,10 @@ def write_weights(writer: Writer, weights: list[Stored], *, saturates: bool) -> 
         codes, scales = weight_codes(stored, saturates=saturates)
         constants = _write_codes(writer, stored.weight, codes, scales)
         _write_weight(writer, stored, constants)
-        for bias, x_scale in zip(stored.biases, stored.x_scales, strict=True):
+        for bias, x_scale, mean in zip(stored.biases, stored.x_scales, stored.means, strict=True):
             if bias is not None:
-                _write_bias(writer, bias, x_scale, scales)
+                shift = 0 if mean is None else mean_shift(_error(stored, codes, scales), stored.weight.layout, mean)
+                _write_bias(writer, bias_vector(bias, len(scales)) - shift, bias, x_scale, scales)
                 replaced.append(bias.value)
         for table in stored.tables:
             _write_table(writer, table, constants)
@@ -135,9 +144,17 @@ def _reads_transposed(node: ir.Node) -> bool:
     return weight is not None and weight.transposed
 
 
-def _write_bias(writer: Writer, bias: Bias, x_scale: np.float32, scales: np.ndarray) -> None:
+def _error(stored: Stored, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Return the weight that the codes mean less the weight."""
+    tensor = constant(stored.weight.value)
+    assert tensor is not None
+    error: np.ndarray = codes * stored.weight.layout.per_channel(scales, codes.ndim) - tensor.numpy()
+    return error
+
+
+def _write_bias(writer: Writer, vector: np.ndarray, bias: Bias, x_scale: np.float32, scales: np.ndarray) -> None:
     stem = f"{site_of(bias.reader)}.bias"
-    codes = bias_codes(bias_vector(bias, len(scales)), x_scale, scales)
+    codes = bias_codes(vector, x_scale, scales)
     inputs = [
         writer.constant(f"{stem}.int32", codes),
         writer.constant(f"{stem}.scale", x_scale * scales),
