@@ -113,13 +113,48 @@ def test_what_the_runtime_quantizes_by_itself_is_not_called_safe():
     assert saturation_proof(found.model) == ("nothing is proven about the product sums of c",)
 
 
-@pytest.mark.parametrize("line", ["y = MatMulInteger(q, w)", "y = ConvInteger(q, w)"])
-def test_integer_operators_written_out_are_not_called_safe(line):
-    text = f"""agraph (uint8[2,4,4,4] q) => (y) {{
-        {line}
-    }}"""
-    model = build(text, {"w": np.ones((4, 4, 1, 1) if "Conv" in line else (4, 4), np.int8)})
+def test_integer_operators_written_out_are_not_called_safe():
+    text = """agraph (uint8[2,4,4,4] q) => (y) {
+        y = ConvInteger(q, w)
+    }"""
+    model = build(text, {"w": np.ones((4, 4, 1, 1), np.int8)})
     assert saturation_proof(model)[0].startswith("nothing is proven about the product sums of y")
+
+
+@pytest.mark.parametrize(("code", "says"), [(64, "no product sum saturates on:"), (65, "product sums may saturate on")])
+def test_a_dynamic_product_is_proven_by_its_codes(code, says):
+    text = """agraph (float[3,4] x) => (int32[3,4] y) {
+        q, scale, zero = DynamicQuantizeLinear(x)
+        y = MatMulInteger(q, w, zero)
+    }"""
+    assert saturation_proof(build(text, {"w": np.full((4, 4), code, np.int8)}))[0].startswith(says)
+
+
+SIGNED = """agraph (int8[2,4] q8, float[2,4] x) => (float[2,3] y) {
+    q = QuantizeLinear(x, one, zero)
+    a = DequantizeLinear(q, one, zero)
+    b = DequantizeLinear(w, one, zero)
+    y = MatMul(a, b)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("codes", "safe"), [("q", []), ("q8", ["onnxruntime (x86 without VNNI)"])], ids=["quantized", "given"]
+)
+def test_signed_activations_are_shifted_where_a_quantizer_gives_them(codes, safe):
+    """onnxruntime makes unsigned codes of those that a QuantizeLinear gives, so they saturate as unsigned ones do."""
+    constants = {"one": np.float32(1), "zero": np.int8(0), "w": np.full((4, 3), 127, np.int8)}
+    model = build(SIGNED.replace("a = DequantizeLinear(q,", f"a = DequantizeLinear({codes},"), constants)
+    said = saturation_proof(model)
+    assert [f"no product sum saturates on: {name}" for name in safe] == [line for line in said if line.startswith("no")]
+    assert any(line.startswith("product sums may saturate on OpenVINO") for line in said)
+
+
+def test_a_dynamic_product_of_weights_that_cannot_be_seen_is_not_called_safe():
+    text = """agraph (uint8[3,4] q, int8[4,4] w) => (int32[3,4] y) {
+        y = MatMulInteger(q, w)
+    }"""
+    assert saturation_proof(build(text))[0].startswith("nothing is proven about the product sums of y")
 
 
 def test_a_transposed_shared_weight_is_seen():

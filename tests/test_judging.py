@@ -194,6 +194,13 @@ def test_a_missed_limit_still_says_that_it_is_slower():
     assert "Slower than the unmodified export" in judged.first_line
 
 
+def test_what_a_pass_has_to_say_follows_the_speed():
+    trials = [BASELINE, candidate("bf16", SLOW)]
+    judged = judge(trials, requested=("bf16",), headlines=("weights are stored in 16 bits",))
+    assert judged.first_line.startswith("Slower than the unmodified export")
+    assert "asked for by name: bf16. Weights are stored in 16 bits. The drop of top1" in judged.first_line
+
+
 def test_met_limits_are_said():
     judged = judge([BASELINE, candidate()], Limits(Drop(0.01), min_speedup=2.0), requested=("int8-static",))
     assert judged.first_line.endswith("The drop of top1 is 0.002 (-0.001 to 0.005). All limits are met.")

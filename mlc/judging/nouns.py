@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mlc.artifact import Origin, Step
 from mlc.compare import Check
+from mlc.explaining.nouns import Explanation
 from mlc.layer_errors import LayerError
 from mlc.measuring import Trial
 from mlc.recipe import Recipe
@@ -54,6 +55,7 @@ class Report:
     layers: tuple[LayerError, ...] = ()
     plan: Plan | None = None
     saturation: tuple[str, ...] = ()
+    explanation: Explanation | None = None
     data: Mapping[str, str] = field(default_factory=dict)
     machine: Machine | None = None
     loading: str = ""

@@ -40,14 +40,15 @@ def judge(
     *,
     shipped: str = "",
     requested: Sequence[str] = (),
+    headlines: Sequence[str] = (),
     requirements: Sequence[Verdict] = (),
     written: bool = True,
 ) -> Judgement:
     """Judge the trial called ``shipped`` (by default the one that ``choose`` picks) against the limits.
 
-    ``requested`` names the passes asked for by name; ``requirements`` are verdicts on what is not a limit of the user's
-    (see ``requirement``); ``written`` is false where nothing ships, as in ``mlc validate``. Raises UsageError without
-    trials, and for a name that none of them has.
+    ``requested`` names the passes asked for by name, ``headlines`` is what they want said; ``requirements`` are
+    verdicts on what is not a limit of the user's (see ``requirement``); ``written`` is false where nothing ships, as in
+    ``mlc validate``. Raises UsageError without trials, and for a name that none of them has.
     """
     if not trials:
         raise UsageError("nothing was measured, so nothing can be judged", "give the trials of mlc.measure")
@@ -63,7 +64,8 @@ def judge(
     failed = next((worse for worse in (MISSED, INCONCLUSIVE) if worse in outcomes), None)
     limited, accuracy = limits_sentence(verdicts, asked), accuracy_sentence(trial, verdicts, written=written)
     device = device_sentence(trial)
-    told = (limited, speed, device, accuracy) if failed else (speed, device, accuracy, limited)
+    said = (speed, *(f"{headline[:1].upper()}{headline[1:]}." for headline in headlines), device, accuracy)
+    told = (limited, *said) if failed else (*said, limited)
     line = " ".join(text for text in told if text)
     return Judgement(verdicts, failed or outcome, line or "Nothing was measured, and no limit was set.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlc.formats import FOLDING, ORDERS, Order, WeightLayout, layout_of, pairs, saturating_pairs
 from mlc.formats.affine import LARGEST_ACTIVATION
+from mlc.formats.layout import product_matrix
 from mlc.formats.nodes import WEIGHTED, constant, input_at, integers, number, site_of
 from mlc.formats.saturation import HIGHEST, LOWEST
 
@@ -24,9 +25,14 @@ SHIFT = 128
 NAMED = 3
 """How many nodes a sentence names."""
 
+MATMUL_INTEGER, DYNAMIC_LSTM = "MatMulInteger", "DynamicQuantizeLSTM"
+
+COLUMNS = WeightLayout("MatMul", 1)
+"""A matrix whose columns are the output channels."""
+
 INTEGER_OPERATORS = frozenset(
     {
-        "ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat",
+        "ConvInteger", DYNAMIC_LSTM, "DynamicQuantizeMatMul", MATMUL_INTEGER, "MatMulIntegerToFloat",
         "QAttention", "QGemm", "QLinearConv", "QLinearMatMul",
     }
 )  # fmt: skip
@@ -41,8 +47,9 @@ RUNTIMES = {
 class Product:
     """A node that multiplies bytes by signed bytes: its site, its weight's codes and their layout.
 
-    ``highest`` is the largest code of its activations as unsigned bytes; ``signed`` ones are shifted up by OpenVINO,
-    onnxruntime has kernels for them that add in 32 bits.
+    ``highest`` is the largest code of its activations as unsigned bytes. ``signed`` ones are shifted up by OpenVINO,
+    and by onnxruntime on x86 (QDQS8ToU8Transformer) where a QuantizeLinear with a constant scale gives them; others,
+    which are ``wide``, it adds up in 32 bits.
     """
 
     site: str
@@ -50,6 +57,11 @@ class Product:
     layout: WeightLayout
     highest: int = LARGEST_ACTIVATION
     signed: bool = False
+    wide: bool = False
+
+    def is_cut(self, order: Order) -> bool:
+        """Whether a runtime adds pairs of its products in 16 bits."""
+        return not (self.wide and order is Order.ONNXRUNTIME)
 
 
 def saturation_proof(model: ir.Model) -> tuple[str, ...]:
@@ -85,14 +97,29 @@ def _text(product: Product, order: Order) -> str:
 
 
 def _count(product: Product, order: Order) -> int:
-    if product.signed and order is Order.ONNXRUNTIME:
+    if not product.is_cut(order):
         return 0
     return saturating_pairs(product.codes, product.layout, order, product.highest)
 
 
 def integer_products(model: ir.Model) -> tuple[Product, ...]:
-    """Return the Conv, MatMul and Gemm nodes that multiply dequantized activations by dequantized s8 weights."""
-    return tuple(found for node in _nodes(model) if (found := _product(node)) is not None)
+    """Return the nodes that multiply 8-bit activations by s8 weights that can be seen in the file.
+
+    These are Conv, MatMul and Gemm nodes between dequantizers, MatMulInteger, and DynamicQuantizeLSTM with two weights.
+    """
+    return tuple(product for node in _nodes(model) for product in _products(node))
+
+
+def _products(node: ir.Node) -> tuple[Product, ...]:
+    """Return what a node multiplies; a stack of matrices is one with the columns of all."""
+    found = product_at(node)
+    if found is None:
+        stored = [stored_array(input_at(node, index)) for index in (1, 2)] if node.op_type == DYNAMIC_LSTM else []
+        codes = [product_matrix(each) for each in stored if each is not None and each.dtype == np.int8]
+        return tuple(Product(site_of(node), each, COLUMNS) for each in codes) if len(codes) == len(stored) else ()
+    if found.layout.op == "MatMul":
+        found = replace(found, codes=product_matrix(found.codes), layout=COLUMNS)
+    return (found,)
 
 
 def unproven(model: ir.Model) -> tuple[str, ...]:
@@ -114,17 +141,39 @@ def _nodes(model: ir.Model) -> Iterator[ir.Node]:
     return (node for graph in model.graphs() for node in graph)
 
 
-def _product(node: ir.Node) -> Product | None:
-    if node.op_type not in WEIGHTED:
-        return None
-    activation, stored = (_dequantizer(input_at(node, index)) for index in (0, 1))
-    codes = _array(stored.inputs[0]) if stored is not None else None
-    if activation is None or codes is None or codes.dtype != np.int8:
+def product_at(node: ir.Node) -> Product | None:
+    """Return what a node multiplies, or None where it is not such a product or its weight cannot be seen."""
+    found = stored_codes(node)
+    codes = None if found is None else stored_array(found[1])
+    if found is None or codes is None or codes.dtype != np.int8:
         return None
     group, trans_b = int(number(node, "group", 1)), bool(number(node, "transB", 0))
-    layout = layout_of(node.op_type, codes.ndim, group=group, trans_b=trans_b)
-    highest, signed = _highest(activation.inputs[0])
-    return Product(site_of(node), codes, layout, highest, signed)
+    op = "MatMul" if node.op_type == MATMUL_INTEGER else node.op_type
+    codes = product_matrix(codes) if op == "MatMul" else codes
+    highest, signed = _highest(found[0])
+    layout = layout_of(op, codes.ndim, group=group, trans_b=trans_b)
+    return Product(site_of(node), codes, layout, highest, signed, signed and not _is_shifted(found[0]))
+
+
+def _is_shifted(codes: ir.Value) -> bool:
+    """Whether onnxruntime gives signed codes of activations another zero point, which makes them unsigned."""
+    quantizer = codes.producer()
+    if quantizer is None or quantizer.op_type != "QuantizeLinear":
+        return False
+    parameters = [constant(input_at(quantizer, index)) for index in (1, 2)]
+    return all(tensor is not None and tensor.size == 1 for tensor in parameters)
+
+
+def stored_codes(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
+    """Return the codes of the activations and those of the weight that a node multiplies, or None."""
+    sides = [input_at(node, index) for index in (0, 1)]
+    if node.op_type in WEIGHTED:
+        dequantizers = [_dequantizer(value) for value in sides]
+        sides = [None if each is None else each.inputs[0] for each in dequantizers]
+    elif node.op_type != MATMUL_INTEGER:
+        return None
+    activation, weight = sides
+    return None if activation is None or weight is None else (activation, weight)
 
 
 def _highest(codes: ir.Value | None) -> tuple[int, bool]:
@@ -139,9 +188,11 @@ def _highest(codes: ir.Value | None) -> tuple[int, bool]:
 
 
 def _is_unproven(node: ir.Node) -> bool:
+    if _products(node):
+        return False
     if node.op_type in INTEGER_OPERATORS:
         return True
-    if node.op_type not in {*WEIGHTED, "ConvTranspose"} or _product(node) is not None:
+    if node.op_type not in {*WEIGHTED, "ConvTranspose"}:
         return False
     activation, stored = (_dequantizer(input_at(node, index)) for index in (0, 1))
     if activation is None:
@@ -168,7 +219,7 @@ def _dequantizer(value: ir.Value | None) -> ir.Node | None:
     return node if node is not None and node.op_type == "DequantizeLinear" else None
 
 
-def _array(value: ir.Value | None) -> Array | None:
+def stored_array(value: ir.Value | None) -> Array | None:
     """Return a constant that no caller may override, or the transpose of one."""
     tensor = constant(value)
     if tensor is not None:
@@ -176,7 +227,7 @@ def _array(value: ir.Value | None) -> Array | None:
     node = None if value is None else value.producer()
     if node is None or node.op_type != "Transpose":
         return None
-    stored = _array(node.inputs[0])
+    stored = stored_array(node.inputs[0])
     return None if stored is None else stored.transpose(integers(node, "perm") or None)
 
 

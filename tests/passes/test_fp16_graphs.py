@@ -1,0 +1,159 @@
+"""Fp16 where the graph decides: branches, loops, shared and overridable weights, unnamed nodes, outputs."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from passes.fp16 import Fp16
+from tests.graphs import graph, random
+from tests.halves import casts, halved, holding, ratios, reasons
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+
+def test_a_value_is_cast_once_for_each_direction_also_for_branches():
+    before = graph("""g (float[n,3] x, bool c) => (float[n,3] y, float[n,3] z) <float[3,3] w = {1,2,3,4,5,6,7,8,9}> {
+        a = MatMul(x, w) b = MatMul(x, w) s = Softmax(a) t = Exp(a) u = Add(s, t) v = MatMul(u, w)
+        y = Mul(v, b)
+        z = If(c) <then_branch = t1 () => (float[n,3] p) { q = MatMul(x, w) r = Softmax(a) p = Add(q, r) },
+                   else_branch = e1 () => (float[n,3] o) { o = MatMul(u, w) }> }""")
+    after, _ = halved(before, {"x": random(0, 5, 3) / 10, "c": np.array(True)})
+    found = [(node.inputs[0].name, node.attributes["to"].as_int()) for each in after.graphs() for node in each
+             if node.op_type == "Cast"]  # fmt: skip
+    assert len(found) == len(set(found))
+    assert not any(node.inputs[0].producer() is not None and node.inputs[0].producer().op_type == "Cast"
+                   for each in after.graphs() for node in each if node.op_type == "Cast")  # fmt: skip
+    assert sum(name.startswith("w") for name in after.graph.initializers) == 1
+
+
+BRANCH = """g (float[n,3] x, bool c) => (float[n,3] y) <float[3,3] w = {1,2,3,4,5,6,7,8,9}, float[3] b = {1,2,3}> {
+    a = MatMul(x, w)
+    y = If(c) <then_branch = t1 () => (float[n,3] p) <float[3] b1 = {4,5,6}> { q = Add(a, b) p = Mul(q, b1) },
+               else_branch = e1 () => (float[n,3] o) {
+                   k = Constant<value_float = 2.0>() m = MatMul(x, w) o = Mul(m, k) }> }"""
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_branches_read_values_and_weights_from_outside(taken, workspace):
+    before = graph(BRANCH)
+    after, change = halved(before, {"x": random(0, 5, 3), "c": np.array(taken)})
+    assert set(change.sites) == {
+        "a", "y.then_branch/q", "y.then_branch/p", "y.else_branch/m", "y.else_branch/o"
+    }  # fmt: skip
+    for rows in (1, 4):
+        feeds = {"x": random(rows, rows, 3), "c": np.array(taken)}
+        assert ratios(before, after, feeds, workspace)["y"] > 50
+
+
+def test_what_a_branch_gives_is_held_to_the_range_of_its_node():
+    before = graph("""g (float[n] x, bool c) => (float[n] y) <float k = {1000}> {
+        y = If(c) <then_branch = t1 () => (float[n] p) { q = Mul(x, k) p = Mul(q, k) },
+                   else_branch = e1 () => (float[n] o) { o = Neg(x) }> }""")
+    _, change = halved(before, {"x": random(0, 9), "c": np.array(True)})
+    assert "p reaches" in reasons(change)["y.then_branch/p"]
+
+
+LOOP = """g (float[3] x, int64 count) => (float[3] y, float[k,3] all) <float[3] step = {0.5,1,2}, bool go = {1}> {
+    y, all = Loop(count, go, x) <
+        body = b (int64 i, bool on, float[3] state) => (bool more, float[3] next, float[3] seen) {
+            more = Identity(on) sum = Add(state, step) next = Mul(sum, step) seen = Neg(next) }> }"""
+SCAN = """g (float[3] x, float[k,3] series) => (float[3] y, float[k,3] all) {
+    y, all = Scan<num_scan_inputs = 1, body = b (float[3] state, float[3] item) => (float[3] next, float[3] seen)
+        { next = Add(state, item) seen = Mul(next, item) }>(x, series) }"""
+
+
+@pytest.mark.parametrize(
+    ("text_", "feeds", "inside"),
+    [
+        (LOOP, {"x": random(0, 3), "count": np.array(4)}, {"y.body/sum", "y.body/next", "y.body/seen"}),
+        (SCAN, {"x": random(0, 3), "series": random(1, 5, 3)}, {"y.body/next", "y.body/seen"}),
+    ],
+)
+def test_bodies_of_loops_keep_their_interface(text_, feeds, inside, workspace):
+    before = graph(text_)
+    after, change = halved(before, feeds)
+    assert set(change.sites) == inside
+    assert min(ratios(before, after, feeds, workspace).values()) > 50
+    body = next(node for node in after.graph if node.op_type in ("Loop", "Scan")).attributes["body"].as_graph()
+    assert ir.DataType.FLOAT16 not in {value.dtype for value in (*body.inputs, *body.outputs)}
+
+
+def test_a_weight_that_both_sides_read_is_there_in_both_types(workspace):
+    before = graph("""g (float[n,3] x) => (float[n,3] y) <float[3,3] w = {1,2,3,4,5,6,7,8,9}> {
+        a = MatMul(x, w) e = Exp(w) y = MatMul(a, e) }""")
+    after, change = halved(before, {"x": random(0, 5, 3) / 100}, sensitive="float", share=1.0)
+    held = {name: value.dtype for name, value in after.graph.initializers.items()}
+    assert held == {"w": ir.DataType.FLOAT, "w.float16": ir.DataType.FLOAT16}
+    assert set(change.sites) == {"a", "y"}
+    assert ratios(before, after, {"x": random(1, 4, 3) / 100}, workspace)["y"] > 50
+
+
+def test_a_weight_that_a_caller_may_override_stays_an_input(workspace):
+    before = graph("g (float[n,3] x, float[3,3] w) => (float[n,3] y) <float[3,3] w = {1,2,3,4,5,6,7,8,9}> "
+                   "{ y = MatMul(x, w) }")  # fmt: skip
+    after, change = halved(before, {"x": random(0, 5, 3)})
+    assert change.sites == ("y",)
+    other = {"x": random(1, 2, 3), "w": random(2, 3, 3)}
+    assert ratios(before, after, other, workspace)["y"] > 50
+
+
+def test_the_scales_of_a_resize_stay_float(workspace):
+    before = graph("""g (float[n,2,4,4] x) => (float[n,2,8,8] y)
+        <float[4] s = {1,1,2,2}, float[2,2,1,1] w = {1,2,3,4}> {
+        a = Conv(x, w) b = Resize<mode = "linear">(a, , s) y = Conv(b, w) }""")
+    after, change = halved(before, {"x": random(0, 2, 2, 4, 4)})
+    assert change.sites == ("a", "b", "y")
+    assert after.graph.initializers["s"].dtype == ir.DataType.FLOAT
+    assert ratios(before, after, {"x": random(1, 3, 2, 4, 4)}, workspace)["y"] > 50
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("inputs", [", , s", ", , , z", ", roi, s"])
+def test_resizes_without_names_may_be_converted_twice(mode, inputs, workspace):
+    crop = ', coordinate_transformation_mode = "tf_crop_and_resize"' if "roi" in inputs else ""
+    arrays = {
+        "s": np.array([1, 1, 2, 2], np.float32), "z": np.array([1, 2, 8, 8]),
+        "roi": np.array([0, 0, 0.1, 0.2, 1, 1, 0.9, 0.8], np.float32), "w": random(1, 2, 2, 1, 1),
+    }  # fmt: skip
+    resize = f'Resize<mode = "{mode}"{crop}>'
+    before = holding(f"""g (float[1,2,4,4] x) => (float[1,2,8,8] y, float[1,2,8,8] o) {{
+        a = Conv(x, w) y = {resize}(a{inputs}) o = {resize}(a{inputs}) }}""",
+        **{name: array for name, array in arrays.items() if name in f"w{inputs}"})  # fmt: skip
+    for node in before.graph:
+        node.name = None
+    feeds = {"x": random(0, 1, 2, 4, 4)}
+    once, change = halved(before, feeds)
+    assert change.sites == ("a", "y", "o")
+    twice, _ = halved(once, feeds)
+    for after in (once, twice):
+        assert {value.dtype for value in after.graph.initializers.values()} <= set(HELD)
+        assert min(ratios(before, after, feeds, workspace).values()) > 50
+
+
+HELD = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.INT64)
+
+
+def test_an_output_that_is_read_inside_keeps_its_name_and_type(workspace):
+    before = graph("""g (float[n,3] x) => (float[n,3] a, float[n,3] y, float[n,3] x2, float[3,3] w)
+        <float[3,3] w = {1,2,3,4,5,6,7,8,9}> { a = MatMul(x, w) y = MatMul(a, w) x2 = Identity(x) }""")
+    after, _ = halved(before, {"x": random(0, 5, 3)})
+    assert [node.inputs[0].name for node in after.graph if node.outputs[0].name == "y.float16"] == ["a.float16"]
+    assert min(ratios(before, after, {"x": random(1, 2, 3)}, workspace).values()) > 50
+
+
+def test_unnamed_nodes_that_read_one_input_get_names_once(workspace):
+    before = graph("""g (float[n,3] x) => (float[n,3] y) <float[3,3] w = {1,2,3,4,5,6,7,8,9}> {
+        a = MatMul(x, w) b = MatMul(x, w) y = Add(a, b) }""")
+    for node in before.graph:
+        node.name = None
+    after, _ = halved(before, {"x": random(0, 5, 3)})
+    names = [node.name for node in after.graph if node.name]
+    assert len(names) == len(set(names)) >= casts(after)
+
+
+def test_needs_are_values_of_the_main_graph_and_repeat():
+    model = graph(BRANCH)
+    subject = Fp16()
+    needed = [need.value for need in subject.needs(model)]
+    assert needed == ["x", "a", "y"]
+    assert subject.needs(model) == subject.needs(model.clone())

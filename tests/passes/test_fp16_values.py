@@ -1,0 +1,158 @@
+"""Fp16 where numbers decide: whole numbers, masks, infinities, bounds, and what is no float32."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from mlc.compare import sqnr
+from passes.fp16 import Fp16
+from tests.graphs import answers, graph, ops, random
+from tests.halves import casts, dtypes, halved, holding, ratios, reasons, strictly
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+
+def test_floats_of_whole_numbers_stay_float_up_to_what_adds_up(workspace):
+    before = graph("""g (int64[n] ids) => (float[n,2] y) <float[1,2] frequencies = {1, 0.01}, float[2,2] w = {1,2,3,4},
+        int64[1] last = {1}> {
+        f = Cast<to=1>(ids) p = Unsqueeze(f, last) angle = MatMul(p, frequencies) s = Sin(angle) y = MatMul(s, w) }""")
+    ids = {"ids": np.arange(60000, 60016)}
+    after, change = halved(before, ids)
+    assert change.sites == ("y",)
+    assert set(reasons(change)) == {"f", "p", "angle", "s"}
+    assert ratios(before, after, ids, workspace)["y"] > 50
+
+
+def test_without_a_range_what_was_made_of_whole_numbers_meets_no_float16():
+    before = graph("g (float[n] x, int64[n] ids) => (float[n] y) { f = Cast<to=1>(ids) y = Add(x, f) }")
+    _, change = halved(before)
+    assert "whose range is not known" in reasons(change)["y"]
+    _, change = halved(before, {"x": random(0, 5), "ids": np.arange(5)})
+    assert change.sites == ("y",)
+
+
+def test_bytes_become_float16_at_once(workspace):
+    before = holding(
+        """g (uint8[n,4] image) => (float[n,4] y) <float scale = {255}> {
+        f = Cast<to=1>(image) d = Div(f, scale) y = MatMul(d, w) }""",
+        w=random(1, 4, 4),
+    )
+    image = {"image": np.arange(20, dtype=np.uint8).reshape(5, 4)}
+    after, change = halved(before, image)
+    assert change.sites == ("f", "d", "y")
+    assert casts(after) == 2
+    assert ratios(before, after, image, workspace)["y"] > 50
+
+
+LOWEST = np.finfo(np.float32).min
+MASKED = """g (float[q,4] x, bool[q,4] keep) => (float[q,4] y) {
+    a = MatMul(x, w) m = Where(keep, a, low) p = Softmax(m) y = MatMul(p, v) }"""
+
+
+def masked(low):
+    model = holding(MASKED, w=random(1, 4, 4), v=random(2, 4, 4), low=np.array(low, np.float32))
+    keep = np.array([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]], bool)
+    return model, {"x": random(3, 3, 4), "keep": keep}
+
+
+@pytest.mark.parametrize("low", [LOWEST, -1e9, -1e30])
+def test_a_row_that_is_wholly_masked_stays_finite(low, workspace):
+    before, feeds = masked(low)
+    for given in ((), (feeds,)):
+        after, change = halved(before, *given)
+        ran = strictly(after, feeds, workspace, baseline=before)
+        assert ran.lost == ""
+        assert ran.sqnr["y"] > 45
+        clamped = any("became -16384" in note and note.endswith(": low") for note in change.notes)
+        assert clamped is not bool(given)  # with ranges the mask stays float32 beside the softmax
+
+
+def test_a_clamped_mask_may_have_scores_or_a_second_mask_added(workspace):
+    mask = np.array([-1e9, LOWEST / 2, -1e30, -1e9], np.float32)
+    before = holding("""g (float[q,4] x) => (float[q,4] y) { a = Add(x, one) b = Add(a, other) y = Softmax(b) }""",
+                     one=mask, other=mask)  # fmt: skip
+    after, change = halved(before)
+    assert change.sites == ("a", "b")
+    assert "y" in reasons(change)
+    ran = strictly(after, {"x": 16 * random(0, 6, 4)}, workspace)
+    assert ran.lost == ""
+
+
+def test_infinities_of_masks_stay_float_and_need_no_range(workspace):
+    before, feeds = masked(-np.inf)
+    feeds["keep"][1] = True
+    names = {need.value for need in Fp16().needs(before)}
+    assert "m" not in names
+    after, change = halved(before, feeds)
+    assert "infinities" in reasons(change)["m"]
+    assert ratios(before, after, feeds, workspace)["y"] > 50
+
+
+ATTENTION = """g (float[1,2,3,4] x, float[1,1,3,3] m) => (float[1,2,3,4] y)
+    <float one = {1}> {
+    inverse = Sub(one, m) mask = Mul(inverse, low) y = Attention(x, x, x, mask) }"""
+
+
+def test_the_mask_of_an_attention_is_clamped_on_its_way(workspace):
+    before = holding(ATTENTION, '<ir_version: 11, opset_import: ["":23]>', low=np.array(LOWEST))
+    keep = np.ones((1, 1, 3, 3), np.float32)
+    keep[..., 1:] = 0
+    keep[..., 2, :] = 0
+    feeds = {"x": random(0, 1, 2, 3, 4), "m": keep}
+    after, change = halved(before, feeds)
+    assert "y" in change.sites
+    assert [note.rpartition(": ")[2] for note in change.notes] == ["mask"]
+    assert ops(after).count("Max") == 1
+    ran = strictly(after, feeds, workspace, baseline=before)
+    assert ran.lost == ""
+    expected = answers(before, feeds, workspace)["y"]
+    assert np.isfinite(ran.outputs["y"]).all()
+    assert sqnr(expected[..., :2, :], ran.outputs["y"][..., :2, :]) > 45  # the last row is wholly masked
+
+
+def test_bounds_beyond_float16_are_its_last_number(workspace):
+    before = graph("g (float[n] x) => (float[n] y) <float low = {0}, float high = {3.4e38}> { y = Clip(x, low, high) }")
+    after, change = halved(before, {"x": random(0, 9)})
+    assert change.sites == ("y",)
+    assert after.graph.initializers["high.float16"].const_value.numpy() == np.float16(65504)
+    assert ratios(before, after, {"x": random(1, 5)}, workspace)["y"] > 50
+
+
+SCALED = ("s = Mul(f, small)", "s = Div(f, large)", "t = Add(f, f) s = Mul(t, small)", "t = Neg(f) s = Div(t, large)")
+
+
+@pytest.mark.parametrize(("kind", "number"), [("int32", 70_000), ("int64", 1_000_001), ("uint16", 65_520)])
+@pytest.mark.parametrize("scaled", SCALED)
+def test_an_integer_beyond_float16_that_becomes_a_float_is_scaled_in_float32(kind, number, scaled, workspace):
+    before = holding(
+        f"g ({kind}[n,4] ids) => (float[n,4] y) {{ f = Cast<to = 1>(ids) {scaled} y = MatMul(s, w) }}",
+        w=random(1, 4, 4), **({"small": np.float32(1e-5)} if "small" in scaled else {"large": np.float32(1e5)}),
+    )  # fmt: skip
+    ids = {"ids": (np.arange(12).reshape(3, 4) + number).astype(kind)}
+    after, change = halved(before, ids)
+    assert change.sites == ("y",)
+    assert {"f", "s"} <= set(reasons(change))
+    assert ratios(before, after, ids, workspace)["y"] > 50
+    _, change = halved(before)
+    assert not {"f", "s"} & set(change.sites)
+
+
+def test_integer_outputs_stay_integers(workspace):
+    before = graph("""g (float[n,4] x) => (float[n,2] y, int64[n,2] i, int64[n] k, bool[n,4] b, int64[2] size)
+        <float[4,4] w = {1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7}, int64[1] two = {2}, float half = {0.5}> {
+        a = MatMul(x, w) y, i = TopK(a, two) k = ArgMax<axis = 1, keepdims = 0>(a)
+        b = Greater(a, half) size = Shape(a) }""")
+    feeds = {"x": random(0, 5, 4)}
+    after, change = halved(before, feeds)
+    assert change.sites == ("a", "y", "k", "b", "size")
+    expected, actual = (answers(model, feeds, workspace) for model in (before, after))
+    for name in ("i", "k", "b", "size"):
+        assert expected[name].dtype == actual[name].dtype
+        assert np.array_equal(expected[name], actual[name])
+
+
+def test_doubles_are_left_alone(workspace):
+    before = graph("g (double[n] x) => (double[n] y, float[n] z) { y = Mul(x, x) z = Cast<to=1>(y) }")
+    after, change = halved(before, {"x": np.arange(3.0)})
+    assert change.sites == ("z",)
+    assert dtypes(after)["y"] == ir.DataType.DOUBLE

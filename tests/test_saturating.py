@@ -1,0 +1,295 @@
+"""Quantized models as a processor without VNNI runs them, against sums cut pair by pair, and the real kernels."""
+
+import itertools
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlc.emulate import saturating_outputs, saturation_cost
+from mlc.formats import ORDERS, Order
+from mlc.workspace import Workspace
+from tests.quantizing import ANY_CPU, VNNI, batches, build, quantized, run
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+ROOT = Path(__file__).parents[1]
+
+
+def clipped(first, second):
+    return int(np.clip(int(first) + int(second), -(2**15), 2**15 - 1))
+
+
+def slow_sums(activations, weight, order, zero_point):
+    """One output: activations and weight as [taps][channels] of whole numbers, the pairs of an order cut one by one."""
+    taps = [[int(a) * int(w) for a, w in zip(*pair, strict=True)] for pair in zip(activations, weight, strict=True)]
+    rows = [list(itertools.chain.from_iterable(taps))] if order is not Order.OPENVINO else taps
+    total = 0
+    for row in rows:
+        even = [*row, 0] if len(row) % 2 else row
+        total += sum(
+            clipped(even[place], even[place + 1]) if order is not None else even[place] + even[place + 1]
+            for place in range(0, len(even), 2)
+        )
+    return total - zero_point * int(np.sum(np.asarray(weight, np.int64)))
+
+
+def slow_conv(images, codes, order, zero_point, *, group, strides, pads, dilations):
+    """Every output by itself: whole numbers [images, outputs, height, width]."""
+    outputs, depth, height, width = codes.shape
+    padded = np.pad(images, ((0, 0), (0, 0), pads[::2], pads[1::2]), constant_values=zero_point)
+    reach = [(size - 1) * step + 1 for size, step in zip((height, width), dilations, strict=True)]
+    sizes = [(padded.shape[2 + axis] - reach[axis]) // strides[axis] + 1 for axis in range(2)]
+    found = np.zeros((len(images), outputs, *sizes), np.int64)
+    taps = list(itertools.product(range(height), range(width)))
+    depthwise = depth == 1 and outputs == group > 1
+    for image, output, row, column in np.ndindex(found.shape):
+        start = output // (outputs // group) * depth
+        top, left = row * strides[0], column * strides[1]
+        own = padded[image, start : start + depth]
+        seen = [own[:, top + i * dilations[0], left + j * dilations[1]] for i, j in taps]
+        weight = [codes[output, :, i, j] for i, j in taps]
+        found[image, output, row, column] = slow_sums(seen, weight, None if depthwise else order, zero_point)
+    return found
+
+
+def outputs_of(model, order, data):
+    with Workspace() as workspace:
+        return [outputs for _, outputs in saturating_outputs(model, order, data, workspace)]
+
+
+CONV = """agraph (float[n,{channels},5,4] x) => (float[n,{outputs},h,w] y) {{
+    q = QuantizeLinear(x, one, zero)
+    a = DequantizeLinear(q, one, zero)
+    b = DequantizeLinear<axis = 0>(codes, scales)
+    y = Conv<group = {group}, strides = {strides}, pads = {pads}, dilations = {dilations}>(a, b)
+}}"""
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_a_convolution_is_cut_pair_by_pair(data):
+    group = data.draw(st.sampled_from([1, 1, 2, 3]))
+    depth, per_group = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))
+    kernel = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 2)))
+    strides, dilations = (data.draw(st.tuples(st.integers(1, 2), st.integers(1, 2))) for _ in range(2))
+    pads = data.draw(st.tuples(*[st.integers(0, 2)] * 4))
+    zero_point, order = data.draw(st.integers(0, 255)), data.draw(st.sampled_from([*ORDERS, None]))
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    codes = generator.integers(-128, 128, (group * per_group, depth, *kernel)).astype(np.int8)
+    scales = generator.choice(np.array([0.25, 0.5, 2], np.float32), group * per_group)
+    model = build(
+        CONV.format(
+            channels=group * depth, outputs=group * per_group, group=group, strides=list(strides), pads=list(pads),
+            dilations=list(dilations),
+        ),
+        {"one": np.float32(1), "zero": np.uint8(zero_point), "codes": codes, "scales": scales},
+    )  # fmt: skip
+    images = generator.integers(0, 256, (1, group * depth, 5, 4)).astype(np.uint8)
+    (found,) = outputs_of(model, order, batches({"x": images.astype(np.float32) - zero_point}))
+    expected = slow_conv(
+        images, codes, order, zero_point, group=group, strides=strides, pads=pads, dilations=dilations
+    ) * scales.reshape(-1, 1, 1)
+    np.testing.assert_array_equal(found["y"], expected.astype(np.float32))
+
+
+MATRICES = {
+    "MatMul": "y = MatMul(a, b)",
+    "Gemm": "y = Gemm<transB = 1, alpha = 2.0, beta = 3.0>(a, b, c)",
+}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_a_matrix_is_cut_pair_by_pair(data):
+    op, order = data.draw(st.sampled_from(sorted(MATRICES))), data.draw(st.sampled_from([*ORDERS, None]))
+    depth, columns, zero_point = (data.draw(st.integers(low, high)) for low, high in ((1, 9), (1, 4), (0, 255)))
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    codes = generator.integers(-128, 128, (depth, columns)).astype(np.int8)
+    bias = generator.normal(size=columns).astype(np.float32)
+    text = f"""agraph (float[n,{depth}] x) => (float[n,{columns}] y) {{
+        q = QuantizeLinear(x, one, zero)
+        a = DequantizeLinear(q, one, zero)
+        b = DequantizeLinear(codes, half)
+        {MATRICES[op]}
+    }}"""
+    stored = codes.T if op == "Gemm" else codes
+    constants = {
+        "one": np.float32(1), "zero": np.uint8(zero_point), "codes": stored, "half": np.float32(0.5), "c": bias
+    }  # fmt: skip
+    rows = generator.integers(0, 256, (5, depth)).astype(np.uint8)
+    (found,) = outputs_of(build(text, constants), order, batches({"x": rows.astype(np.float32) - zero_point}))
+    sums = [[slow_sums([row], [column], order, zero_point) for column in codes.T] for row in rows]
+    expected = np.array(sums) * 0.5
+    if op == "Gemm":
+        expected = 2 * expected + 3 * bias.astype(np.float64)
+    np.testing.assert_array_equal(found["y"], expected.astype(np.float32))
+
+
+DYNAMIC = """agraph (float[n,3] x) => (int32[n,1] s, float[n,1] y) {
+    q, scale, zero = DynamicQuantizeLinear(x)
+    s = MatMulInteger(q, codes, zero)
+    c = Cast<to = 1>(s)
+    y = Mul(c, scale)
+}"""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_signed_activations_are_cut_as_the_unsigned_ones_that_runtimes_make_of_them(order):
+    text = """agraph (float[n,7] x) => (float[n,3] y) {
+        q = QuantizeLinear(x, one, zero)
+        a = DequantizeLinear(q, one, zero)
+        b = DequantizeLinear(codes, one)
+        y = MatMul(a, b)
+    }"""
+    generator = np.random.default_rng(8)
+    codes = generator.integers(-128, 128, (7, 3)).astype(np.int8)
+    rows = generator.integers(-128, 128, (6, 7)).astype(np.int8)
+    model = build(text, {"one": np.float32(1), "zero": np.int8(0), "codes": codes})
+    (found,) = outputs_of(model, order, batches({"x": rows.astype(np.float32)}))
+    shifted = rows.astype(int) + 128
+    expected = [[slow_sums([row], [column], order, 128) for column in codes.T] for row in shifted]
+    np.testing.assert_array_equal(found["y"], np.array(expected, np.float32))
+    assert (found["y"] != rows.astype(int) @ codes.astype(int)).any()
+
+
+def test_the_known_sum_saturates_in_a_dynamic_graph():
+    """u8 [210, 198, 234] by s8 [-81, -80, 127] is -3132, and -3050 where pairs are cut."""
+    rows = np.array([[210, 198, 234], [255, 0, 0]], np.float32)
+    model = build(DYNAMIC, {"codes": np.array([[-81], [-80], [127]], np.int8)})
+    for order, expected in ((None, -3132), (Order.ONNXRUNTIME, -3050), (Order.OPENVINO, -3050)):
+        (found,) = outputs_of(model, order, batches({"x": rows}))
+        assert found["s"][0, 0] == expected
+        assert found["y"][0, 0] == expected
+
+
+NETWORK = """agraph (float[n,5,9,9] x) => (float[n,10] y) {
+    a = Conv<pads = [1,1,1,1]>(x, w1, b1)
+    r = Relu(a)
+    d = Conv<pads = [1,1,1,1], group = 12>(r, wd)
+    e = Relu(d)
+    c = Conv(e, w2)
+    s = Add(c, r)
+    p = GlobalAveragePool(s)
+    f = Flatten(p)
+    y = Gemm<transB = 1>(f, w3, b3)
+}"""
+
+
+def network(seed=0):
+    """A small CNN whose weights are of one sign by channel, so that whole pairs are large, and its data."""
+    generator = np.random.default_rng(seed)
+    shapes = {"w1": (12, 5, 3, 3), "wd": (12, 1, 3, 3), "w2": (12, 12, 1, 1), "w3": (10, 12)}
+    made = {name: generator.uniform(0.5, 1, shape).astype(np.float32) for name, shape in shapes.items()}
+    made["w2"] *= np.where(generator.random((12, 1, 1, 1)) < 0.5, -1, 1).astype(np.float32)
+    made |= {"b1": generator.normal(size=12).astype(np.float32), "b3": generator.normal(size=10).astype(np.float32)}
+    data = batches(*({"x": generator.uniform(0, 1, (4, 5, 9, 9)).astype(np.float32)} for _ in range(3)))
+    return build(NETWORK, made), data
+
+
+def test_full_8_bit_weights_lose_what_safe_ones_keep():
+    model, data = network()
+    for capabilities, loses in ((VNNI, True), (ANY_CPU, False)):
+        found = quantized(model, data, capabilities=capabilities)
+        for order in ORDERS:
+            exact, cut = (np.concatenate([each["y"] for each in outputs_of(found.model, kind, data)])
+                          for kind in (None, order))  # fmt: skip
+            expected = np.concatenate([run(model, batch.inputs)["y"] for batch in data])
+            losses = [10 * np.log10((expected**2).sum() / ((each - expected) ** 2).sum()) for each in (exact, cut)]
+            assert bool(losses[0] - losses[1] > 12) is loses
+            assert loses or (exact == cut).all()
+
+
+def test_the_cost_is_said_where_it_is_not_proven_to_be_none(workspace):
+    model, data = network()
+    said = {}
+    for name, capabilities in (("full", VNNI), ("safe", ANY_CPU)):
+        found = quantized(model, data, capabilities=capabilities)
+        said[name] = saturation_cost(lambda inputs: run(model, inputs), found.model, data, workspace)
+    assert said["safe"] == ()
+    assert [sentence.partition(" dB")[0].rpartition(" ")[0] for sentence in said["full"]] == [
+        "on onnxruntime (x86 without VNNI) the output y is at", "on OpenVINO (x86 without VNNI) the output y is at",
+    ]  # fmt: skip
+    assert all(" dB instead of " in sentence for sentence in said["full"])
+
+
+def test_exact_sums_are_what_the_runtime_computes_where_nothing_is_cut():
+    model, data = network()
+    found = quantized(model, data, capabilities=ANY_CPU)
+    for outputs, batch in zip(outputs_of(found.model, Order.ONNXRUNTIME, data), data, strict=True):
+        np.testing.assert_array_equal(outputs["y"], run(found.model, batch.inputs, optimize=False)["y"])
+
+
+def test_values_that_cross_a_cut_reach_the_end():
+    """A residual connection, a graph output in the middle, and integers beside the floats."""
+    text = """agraph (float[n,4] x) => (float[n,4] y, float[n,4] m, int64[k] shape) {
+        shape = Shape(x)
+        m = MatMul(x, w)
+        t = Tanh(m)
+        o = MatMul(t, w)
+        s = Add(o, x)
+        v = MatMul(s, w)
+        last = Slice(shape, one, end)
+        whole = Cast<to = 1>(last)
+        z = Mul(v, whole)
+        y = Add(z, m)
+    }"""
+    generator = np.random.default_rng(1)
+    constants = {"w": generator.uniform(0.5, 1, (4, 4)).astype(np.float32), "one": np.array([1]), "end": np.array([2])}
+    inputs = {"x": generator.normal(size=(6, 4)).astype(np.float32)}
+    data = batches(inputs)
+    found = quantized(build(text, constants), data, capabilities=VNNI)
+    (outputs,) = outputs_of(found.model, None, data)
+    expected = run(found.model, inputs, optimize=False)
+    for name, array in expected.items():
+        np.testing.assert_allclose(outputs[name], array, rtol=1e-5, atol=1e-5)
+
+
+REAL = """
+import sys
+from pathlib import Path
+import numpy as np
+from mlc.runtimes.onnxruntime import open_session
+from mlc.types import Target
+for path in sorted(Path(sys.argv[1]).glob("*.onnx")):
+    with open_session(path, Target()) as session:
+        np.save(path.with_suffix(".real.npy"), session.run({"x": np.load(path.with_suffix(".npy"))})["y"])
+"""
+
+
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory):
+    """The environment in which onnxruntime finds no VNNI, where this processor can hide it."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if sys.platform != "linux" or platform.machine().lower() not in ("x86_64", "amd64") or compiler is None:
+        pytest.skip("a process hides what its processor has on Linux on x86, with a C compiler")
+    library = tmp_path_factory.mktemp("hidden") / "hide_vnni.so"
+    source = Path(__file__).with_name("hide_vnni.c")
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    environment = {**os.environ, "LD_PRELOAD": str(library)}
+    tried = subprocess.run([sys.executable, "-c", ""], env=environment, capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"this processor cannot hide VNNI: {tried.stderr.strip()}")
+    return environment
+
+
+def test_the_evaluator_is_what_kernels_without_vnni_compute(hidden, tmp_path):
+    model, data = network()
+    found = quantized(model, data, capabilities=VNNI)
+    ir.save(found.model, tmp_path / "network.onnx")
+    np.save(tmp_path / "network.npy", data[0].inputs["x"])
+    subprocess.run([sys.executable, "-c", REAL, str(tmp_path)], env=hidden, cwd=ROOT, check=True, timeout=120)
+    real = np.load(tmp_path / "network.real.npy")
+    cut = outputs_of(found.model, Order.ONNXRUNTIME, data[:1])[0]["y"]
+    exact = outputs_of(found.model, None, data[:1])[0]["y"]
+    step = float(found.array("y.scale")) if "y.scale" in found.model.graph.initializers else 1e-4
+    assert np.abs(real - cut).max() <= 2 * step + 1e-5
+    assert np.abs(real - cut).max() < 0.1 * np.abs(real - exact).max()
