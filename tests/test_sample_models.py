@@ -1,6 +1,7 @@
 """The sample models: what is committed is what the code beside it says, and the linear oracle is right."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,12 @@ import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from mlc import api
+from mlc.data import open_data
+from mlc.measuring.accuracy import score
+from mlc.metrics import load_metric
+from mlc.recipe import read_recipe
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_models"
 FASHION, LINEAR = SAMPLES / "fashion_cnn", SAMPLES / "linear"
@@ -97,11 +104,78 @@ def test_the_trained_network_is_accurate() -> None:
 @pytest.mark.skipif(not DATA_SET.exists(), reason="the Debian package dataset-fashion-mnist is not installed")
 def test_the_full_test_set_holds_the_evaluation_images(tmp_path: Path) -> None:
     file = tmp_path / "full.npz"
-    subprocess.run([sys.executable, str(FASHION / "train.py"), "--full-test", str(file)], check=True)
+    command = [sys.executable, "-m", "sample_models.fashion_cnn.train", "--full-test", str(file)]
+    subprocess.run(command, cwd=SAMPLES.parent, check=True)
     full, evaluation = load_arrays(file), load_arrays(FASHION / "evaluation.npz")
     assert full["image"].shape == (10_000, 1, 28, 28)
     label_of = dict(zip((image.tobytes() for image in full["image"]), full["labels"].tolist(), strict=True))
     assert [label_of[image.tobytes()] for image in evaluation["image"]] == evaluation["labels"].tolist()
+
+
+# depthwise_cnn, unet, char_gpt and lstm
+
+STATED = re.compile(r"^\| fp32 \| ([\d.]+) \|$", re.MULTILINE)
+"""The figure in a README, of all the evaluation data."""
+
+FEW = 100
+MARGINS = {"depthwise_cnn": 0.09, "unet": 0.05, "char_gpt": 0.6, "lstm": 0.09}
+"""How far the figure of the first 100 samples may be from that of all: two to three standard errors."""
+
+
+@pytest.mark.parametrize("name", MARGINS)
+def test_a_trained_sample_is_as_accurate_as_it_says(name: str) -> None:
+    recipe = read_recipe(SAMPLES / name / "recipe.toml")
+    original = api.load(recipe.source, inputs=recipe.inputs)
+    data = open_data(str(recipe.data), original.signature.inputs, original.signature.outputs)
+    metric = load_metric(str(recipe.metric))
+    scores = []
+    for batch in data.subset(np.arange(len(data)) < FEW, "the first").batches():
+        outputs = original.run(batch.inputs)
+        scores.append(score(metric, outputs, batch, outputs)[0])
+    found = float(metric.value(np.concatenate(scores).mean(keepdims=True))[0])
+    stated = STATED.search((SAMPLES / name / "README.md").read_text(encoding="utf-8"))
+    assert stated is not None
+    assert abs(found - float(stated[1])) < MARGINS[name]
+
+
+@pytest.mark.parametrize("name", MARGINS)
+def test_a_trained_sample_is_small(name: str) -> None:
+    assert sum(file.stat().st_size for file in (SAMPLES / name).iterdir() if file.is_file()) < 4_000_000
+
+
+@pytest.mark.parametrize("name", ["unet", "char_gpt"])
+def test_no_sample_of_a_trained_one_is_used_twice(name: str) -> None:
+    kinds = [load_arrays(SAMPLES / name / f"{kind}.npz") for kind in ("calibration", "evaluation")]
+    first, second = ({row.tobytes() for row in next(iter(arrays.values()))} for arrays in kinds)
+    assert len(first) == len(next(iter(kinds[0].values())))
+    assert not first & second
+
+
+def test_a_step_of_the_language_model_is_the_whole_one() -> None:
+    module = load_module(SAMPLES / "char_gpt" / "model.py")
+    weights = load_file(SAMPLES / "char_gpt" / "weights.safetensors")
+    whole, step = module.model()[0], module.step()[0]
+    whole.load_state_dict(weights, strict=True)
+    step.load_state_dict(weights, strict=True)
+    tokens = torch.from_numpy(load_arrays(SAMPLES / "char_gpt" / "evaluation.npz")["tokens"][:3, :6])
+    past = [torch.zeros(3, module.HEADS, 0, module.WIDTH // module.HEADS) for _ in range(2 * module.LAYERS)]
+    with torch.inference_mode():
+        expected = whole(tokens)
+        for place in range(tokens.shape[1]):
+            logits, *past = step(tokens[:, place : place + 1], past)
+            torch.testing.assert_close(logits[:, 0], expected[:, place], rtol=1e-4, atol=1e-4)
+
+
+def test_the_metrics_of_samples_are_what_they_say() -> None:
+    miou = load_module(SAMPLES / "unet" / "model.py").miou
+    answers = np.array([[[0, 0], [1, 1]], [[0, 0], [0, 0]]])
+    found = np.array([[[0, 1], [1, 1]], [[0, 0], [0, 0]]])
+    logits = np.eye(4, dtype=np.float32)[found].transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(miou({"logits": logits}, answers), [(1 / 2 + 2 / 3) / 2, 1])
+    perplexity = load_module(SAMPLES / "char_gpt" / "model.py").perplexity
+    even = {"logits": np.zeros((2, 5, 96), np.float32)}
+    np.testing.assert_allclose(perplexity.finish(perplexity(even, np.zeros((2, 5), np.int64)).mean()), 96)
+    assert not perplexity.higher_is_better
 
 
 # linear, in float32

@@ -1,10 +1,11 @@
 """Train the sample network on Fashion-MNIST and write its weights, calibration and evaluation data beside this file.
 
-    python sample_models/fashion_cnn/train.py [--images DIR] [--epochs N] [--seed S]
-    python sample_models/fashion_cnn/train.py --full-test FILE.npz
+    python -m sample_models.fashion_cnn.train [--images DIR] [--epochs N] [--seed S]
+    python -m sample_models.fashion_cnn.train --full-test FILE.npz
 
-The second form trains nothing: it writes all 10,000 test images as the model takes them. DIR holds the four .gz files
-of the data set; the Debian package dataset-fashion-mnist puts them where --images looks when it is not given.
+Run it in the root of the repository. The second form trains nothing: it writes all 10,000 test images as the model
+takes them. DIR holds the four .gz files of the data set; the Debian package dataset-fashion-mnist puts them where
+--images looks when it is not given.
 """
 
 import argparse
@@ -15,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from model import FashionCNN
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from sample_models.fashion_cnn.model import FashionCNN
 
 HERE = Path(__file__).resolve().parent
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -115,17 +117,22 @@ def write_weights(network: nn.Module, path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
 
 
-def run(folder: Path, epochs: int, seed: int) -> None:
-    """Train, measure on all test images, and write the three files."""
-    started = time.monotonic()
+def deterministic(seed: int) -> torch.Generator:
+    """Seed torch, so that it draws and computes the same in every run, and return a generator for the rest."""
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(mode=True)
     torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def run(folder: Path, epochs: int, seed: int) -> None:
+    """Train, measure on all test images, and write the three files."""
+    started = time.monotonic()
+    generator = deterministic(seed)
     train_images, train_labels = load(folder, "train")
     test_images, test_labels = load(folder, "t10k")
 
     network = FashionCNN().to(memory_format=torch.channels_last)
-    generator = torch.Generator().manual_seed(seed)
     train(network, torch.from_numpy(train_images), torch.from_numpy(train_labels), epochs, generator)
     accuracy = top1(network, torch.from_numpy(test_images), torch.from_numpy(test_labels))
 
@@ -135,12 +142,18 @@ def run(folder: Path, epochs: int, seed: int) -> None:
     print(f"top-1 on {len(test_images)} test images {accuracy:.4f}, {time.monotonic() - started:.0f} s in all")
 
 
+def asked(description: str, epochs: int) -> argparse.ArgumentParser:
+    """Return the command line of what trains on this data set."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--images", type=Path, default=DEBIAN_FOLDER, metavar="DIR", help="where the .gz files are")
+    parser.add_argument("--epochs", type=int, default=epochs, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    return parser
+
+
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Train the sample network on Fashion-MNIST.")
-    parser.add_argument("--images", type=Path, default=DEBIAN_FOLDER, metavar="DIR", help="where the .gz files are")
-    parser.add_argument("--epochs", type=int, default=12, metavar="N")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser = asked("Train the sample network on Fashion-MNIST.", epochs=12)
     parser.add_argument("--full-test", type=Path, metavar="FILE.npz", help="only write all 10,000 test images there")
     arguments = parser.parse_args()
     if arguments.full_test:
