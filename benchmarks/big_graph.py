@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.common import (
+    INCONCLUSIVE,
     MET,
     MISSED,
     Claim,
@@ -125,13 +126,13 @@ class Spelled:
 def summary(measured: Result) -> Summary:
     """Set the seconds and the largest memory of the rounds beside what they may be."""
     weights, rounds = measured["weights"], measured["rounds"]
-    seconds = [one["seconds"] for one in rounds]
+    seconds, used = ([one[key] for one in rounds] for key in ("seconds", "processor_seconds"))
     peak = max(one["peak"] for one in rounds)
     claims = (
         Claim(
             f"rewriting and verifying {rounds[0]['nodes']:,} nodes and {weights / 1e6:.0f} MB: under {SECONDS:g} s",
-            f"{seconds_text(seconds)} s",
-            MET if max(seconds) < SECONDS else MISSED,
+            f"{seconds_text(seconds)} s, of a processor {seconds_text(used)} s",
+            outcome(max(seconds), max(used)),
         ),
         Claim(
             f"memory of the whole process: under {TIMES} times the weights",
@@ -149,6 +150,13 @@ def summary(measured: Result) -> Summary:
     note = f"{rounds[0]['nodes']:,} nodes became {rounds[0]['nodes_after']:,}. "
     note += f"Before rewriting, with the answers of the graph, the process had held {loaded:.2f} times the weights."
     return Summary(claims, (table,), (note,))
+
+
+def outcome(seconds: float, used: float) -> str:
+    """Judge the time: where the processor's alone would have been met, something else took the cores."""
+    if seconds < SECONDS:
+        return MET
+    return INCONCLUSIVE if used < SECONDS else MISSED
 
 
 if __name__ == "__main__":

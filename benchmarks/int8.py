@@ -18,11 +18,12 @@ from benchmarks.common import ROOT, Progress, Result, result, run
 from benchmarks.int8_settings import Quantizer, few, pathless, settings
 from benchmarks.int8_summary import AGAIN, FIXED, FP32, NATIVE, OURS, REWRITTEN, TRAVELS, ahead, is_mlc, summary
 from benchmarks.models import CALIBRATION, EVALUATION, Sample, sample, write
+from benchmarks.sets import Timing
+from benchmarks.sets import timed as timed_beside
 from mlc.emulate import saturation_proof
 from mlc.errors import MlcError
 from mlc.measuring import Candidate, bench
 from mlc.measuring.bootstrap import expanded_interval, mean_draws
-from mlc.measuring.latency import Timed, time_set
 from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Interval, Target
 
@@ -65,7 +66,7 @@ def measure(quick: bool, progress: Progress, made: Sample | None = None) -> Resu
     with tempfile.TemporaryDirectory(prefix="mlc-benchmark-") as name:
         folder = Path(name)
         files = by_mlc(made or sample(), folder)
-        quantize = Quantizer(files[FP32], images, folder)
+        quantize = Quantizer(files[FP32], {"image": images}, folder)
         failed: dict[str, str] = {}
         for number, setting in enumerate(chosen):
             progress(f"setting {number + 1} of {len(chosen)}: {setting.name}")
@@ -172,40 +173,13 @@ def _ends(interval: Interval) -> list[float]:
     return [round(end, 6) for end in (interval.value, interval.low, interval.high)]
 
 
-@dataclass(frozen=True)
-class Timing:
-    """How many models are timed at a time, the seconds that they may take, and the seed of their order."""
-
-    together: int
-    seconds: float
-    seed: int
-
-
 def timed(
     files: Mapping[str, Path], names: Sequence[str], failed: dict[str, str], how: Timing, progress: Progress
 ) -> list[dict[str, list[list[int]]]]:
-    """Time some models at a time beside mlc's and the fp32 export: the nanoseconds of every round, by process.
-
-    Where a set cannot be timed, each of its models has a set of its own, and one that cannot be timed has failed.
-    """
-    sets: list[dict[str, list[list[int]]]] = []
-    waiting = [list(names[start : start + how.together]) for start in range(0, len(names), how.together)]
+    """Time some models at a time beside mlc's and the fp32 export."""
+    candidates = {name: Candidate(name, files[NATIVE if name == AGAIN else name]) for name in (*FIXED, *names)}
     with images_bench(how) as shared:
-        while waiting:
-            group = waiting.pop(0)
-            progress(f"timing {len(group)} of {len(names)} models, {len(waiting)} sets after it")
-            chosen = [*FIXED, *group]
-            candidates = [Candidate(name, files[NATIVE if name == AGAIN else name]) for name in chosen]
-            try:
-                found = time_set(candidates, shared, how.seconds)
-            except MlcError as error:
-                if len(group) == 1:
-                    failed[group[0]] = pathless(error.message)
-                else:
-                    waiting = [[name] for name in group] + waiting
-                continue
-            sets.append({name: rounds_of(one) for name, one in zip(chosen, found, strict=True)})
-    return sets
+        return timed_beside(candidates, names, how, fixed=FIXED, shared=shared, failed=failed, progress=progress)
 
 
 @contextmanager
@@ -214,11 +188,6 @@ def images_bench(how: Timing) -> Iterator[Any]:
     images = np.load(ROOT / EVALUATION)["image"][:TIMED_BATCH]
     with bench({"image": images}, Target(), {"batch": TIMED_BATCH}, seconds=how.seconds, seed=how.seed) as shared:
         yield shared
-
-
-def rounds_of(one: Timed) -> list[list[int]]:
-    """Return the median nanoseconds of a run in each round, by process."""
-    return [[round(float(block)) for block in blocks] for blocks in one.blocks]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 from mlc.errors import MlcError, foreign
 
 if TYPE_CHECKING:
-    from mlc.types import Array
+    from mlc.types import Array, Arrays
 
 BATCH = 32
 TYPES = {"u8": "QUInt8", "s8": "QInt8", "u16": "QUInt16", "s16": "QInt16"}
@@ -143,14 +143,14 @@ def _further(form: str, options: Mapping[str, Any], reduce_range: bool) -> Setti
 
 
 class Reader:
-    """The calibration samples in batches, as ``quantize_static`` reads them."""
+    """The calibration samples in batches, as ``quantize_static`` reads them; arrays by the name of the input."""
 
-    def __init__(self, images: Array) -> None:
-        self.images = images
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = arrays
         self.set_range(0, len(self))
 
     def __len__(self) -> int:
-        return math.ceil(len(self.images) / BATCH)
+        return math.ceil(len(next(iter(self.arrays.values()))) / BATCH)
 
     def set_range(self, start_index: int, end_index: int) -> None:
         """Begin again, with these batches alone."""
@@ -163,17 +163,19 @@ class Reader:
     def get_next(self) -> dict[str, Array] | None:
         """Return the next batch, or None at the end."""
         place = next(self._places, None)
-        return None if place is None else {"image": self.images[place * BATCH : (place + 1) * BATCH]}
+        if place is None:
+            return None
+        return {name: array[place * BATCH : (place + 1) * BATCH] for name, array in self.arrays.items()}
 
 
 class Quantizer:
     """Quantizes one model with any setting; what calibration found is kept where settings share it."""
 
-    def __init__(self, exported: Path, calibration: Array, folder: Path) -> None:
+    def __init__(self, exported: Path, calibration: Arrays, folder: Path) -> None:
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         logging.getLogger().setLevel(logging.ERROR)
-        self.images = np.ascontiguousarray(calibration)
+        self.arrays = {name: np.ascontiguousarray(array) for name, array in calibration.items()}
         self.folder = folder
         self.sources = {False: exported}
         self.refused: dict[bool, str] = {}
@@ -222,7 +224,7 @@ class Quantizer:
             return
         quantize_static(
             **common,
-            calibration_data_reader=Reader(self.images),
+            calibration_data_reader=Reader(self.arrays),
             quant_format=QuantFormat[setting.form],
             activation_type=QuantType[TYPES[setting.activation]],
             calibrate_method=CalibrationMethod[setting.method],
@@ -238,4 +240,4 @@ class Quantizer:
 
 def pathless(text: str) -> str:
     """Return a message without the folders of this machine and the line of this file."""
-    return re.sub(r"(/[\w.-]+)+/| at int8_settings\.py:\d+ in \w+", "", text)[:200]
+    return re.sub(r"(/[\w.-]+)+/| at (int8_settings|quantization_\w+)\.py:\d+ in \w+", "", text)[:200]

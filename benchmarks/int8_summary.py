@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from benchmarks.common import MET, MISSED, Claim, Result, Summary, Table
+from benchmarks.sets import speed
 from mlc.figures import ends, middle
 from mlc.judging import noise_band
-from mlc.measuring.bootstrap import ratio_interval
 from mlc.types import Interval
 
 NATIVE, TRAVELS, FP32, REWRITTEN = "mlc cpu:native", "mlc cpu", "fp32 export", "fp32 after the default passes"
@@ -18,12 +16,6 @@ FIXED = (NATIVE, AGAIN, TRAVELS, FP32)
 """In every set that is timed: what is compared, and a second copy of the first that tells the noise."""
 
 OURS = (NATIVE, TRAVELS)
-
-
-def speed(found: Mapping[str, list[list[int]]], name: str, than: str) -> Interval:
-    """Return how many times as fast a model is as another of the same set, paired by round."""
-    pairs = zip(found[than], found[name], strict=True)
-    return ratio_interval([np.array(own, np.float64) / np.array(other) for own, other in pairs])
 
 
 def speeds(measured: Result, than: str, stage: str) -> dict[str, tuple[Interval, Interval]]:

@@ -16,6 +16,9 @@ from benchmarks import (
     int8_settings,
     int8_summary,
     models,
+    quantization,
+    quantization_settings,
+    quantization_summary,
     rewriting,
     rewriting_backend,
     startup,
@@ -105,6 +108,7 @@ def test_big_graph(tmp_path):
     bitten = {step["name"] for step in only["steps"] if step["sites"] >= blocks}
     assert bitten >= {"eliminate-casts", "eliminate-transposes", "fold-layer-scale", "fuse-gelu", "fuse-layer-norm"}
     assert len(said.claims) == 2
+    assert [big_graph.outcome(*times) for times in ((59, 70), (61, 59), (61, 61))] == [MET, INCONCLUSIVE, MISSED]
 
 
 def test_fusion(tmp_path):
@@ -170,6 +174,54 @@ def test_int8_finds_a_setting_that_is_better_in_both():
         assert int8_summary.beyond(measured, ours, "sqnr_db") == []
     outcomes = [claim.outcome for claim in int8_summary.summary(measured).claims]
     assert outcomes == [MISSED, MET, MISSED, MET]
+
+
+@pytest.mark.needs_onnxruntime
+def test_quantization(tmp_path, monkeypatch):
+    monkeypatch.setattr(latency, "PROCESSES", 2)
+    monkeypatch.setattr(latency, "BLOCK", (0.001, 0.001))
+    measured, _ = kept(quantization.measure(True, quiet), quantization_summary.summary, tmp_path)
+    (only,) = measured["models"].values()
+    static, refused, dynamic, blocks = map(quantization_settings.name_of, quantization_settings.few())
+    assert "doesn't support data format" in only["failed"][refused]
+    one = only["runtimes"]["onnxruntime"]
+    assert {dynamic, quantization_summary.DEFAULT, quantization_summary.FP32} <= set(one["accuracy"])
+    assert {static, blocks} <= set(one["accuracy"]) | set(only["failed"])
+    assert one["sizes"][dynamic] < one["sizes"][quantization_summary.FP32]
+    assert all(len(rounds) == 2 for timed in one["sets"] for rounds in timed.values())
+
+
+def test_settings_of_peers_have_names_of_their_own():
+    names = [quantization_settings.name_of(setting) for setting in quantization_settings.peers()]
+    assert len(set(names)) == len(names) > 400
+    assert set(quantization_settings.RECOMMENDED) <= set(names)
+
+
+def test_quantization_finds_a_setting_that_is_better_in_both():
+    def blocks(milliseconds):
+        rng = np.random.default_rng(0)
+        return [[round(milliseconds * 1e6 * noise) for noise in rng.uniform(0.99, 1.01, 16)] for _ in range(5)]
+
+    better = {"metric": [0.01, 0.002, 0.02], "sqnr_db": [-1.0, -2.0, -0.5]}
+    equal = {"metric": [0.0, 0.0, 0.0], "sqnr_db": None}
+    figures = {"samples": 10, "value": 0.9, "sqnr_db": 30.0}
+    rounds = {name: blocks(1) for name in quantization_summary.FIXED} | {"fast": blocks(0.5), "slow": blocks(2)}
+    accuracy = {name: {**figures, "against": better} for name in ("fast", "slow")}
+    accuracy |= {name: {**figures, "against": equal} for name in (quantization_summary.DEFAULT, "fp32 export")}
+    one = {
+        "accuracy": accuracy,
+        "sizes": dict.fromkeys(accuracy, 1),
+        "failed": {},
+        "sets": [rounds],
+        "afresh": [rounds],
+    }
+    about = {"metric": "top1", "failed": {}, "same": {}, "runtimes": {"onnxruntime": one}}
+    assert quantization_summary.ahead(accuracy, [rounds]) == ["fast"]
+    assert quantization_summary.beyond(one, "metric") == ["fast"]
+    assert quantization_summary.beyond(one, "sqnr_db") == []
+    said = quantization_summary.summary({"models": {"lstm": about}, "unmeasured": {"minilm": "it is not installed"}})
+    assert [claim.outcome for claim in said.claims] == [MISSED, MET, MISSED]
+    assert "Not measured: minilm: it is not installed." in said.notes
 
 
 def test_resnet18_is_one():
