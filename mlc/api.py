@@ -21,15 +21,18 @@ from mlc.measuring import Trial
 from mlc.pipeline import Live
 from mlc.pipeline import compile as compile_recipe
 from mlc.pipeline.data import Datasets, refuse_contradictions, refuse_missing_answers
+from mlc.pipeline.outliers import amend_for
+from mlc.pipeline.quantizing import quantizing
 from mlc.pipeline.run import Progress, Run, silent
 from mlc.pipeline.trials import metric_of, trials_of
 from mlc.probes import references
 from mlc.recipe import LIMITS, Recipe, check_sizes, merge
-from mlc.registry import lossy_of, probes_of, runnable, schedule
+from mlc.registry import optional_probes_of, probes_of, runnable, schedule
 from mlc.rewriting import rewrite as rewrite_verified
 from mlc.runtimes.cpu import capabilities
 from mlc.sources.load import load as load_source
 from mlc.sources.original import Original
+from mlc.statistics import Store
 from mlc.types import Drop, InputSpec, PassSpec, Target
 from mlc.workspace import Workspace
 
@@ -40,8 +43,12 @@ def compile(  # noqa: A001 - the word of the field
     *,
     inputs: Sequence[str | InputSpec] | None = None,
     passes: Sequence[str | PassSpec] | None = None,
+    to: str | None = None,
+    keep_float: Sequence[str] | None = None,
+    plan: str | Path | None = None,
     target: str | Target | None = None,
     calibrate: Any = None,
+    statistics: str | Path | None = None,
     data: Any = None,
     images: str | Mapping[str, Any] | Images | None = None,
     metric: Any = None,
@@ -70,8 +77,9 @@ def compile(  # noqa: A001 - the word of the field
     Raises an MlcError, for any ``other`` keyword too; a missed limit is an outcome of the report, not an error.
     """
     asked = {
-        "inputs": inputs, "passes": passes, "target": target, "calibrate": calibrate, "data": data, "images": images,
-        "metric": metric,
+        "inputs": inputs, "passes": passes, "to": to, "keep_float": keep_float, "plan": plan,
+        "target": target, "calibrate": calibrate, "statistics": None if statistics is None else str(statistics),
+        "data": data, "images": images, "metric": metric,
         "max_drop": max_drop, "max_latency": max_latency, "min_speedup": min_speedup, "max_size": max_size, "at": at,
         "opset": opset, "seed": seed, "strict": strict, "strict_provider": strict_provider, "portable": portable,
         "task": task, **other,
@@ -106,7 +114,11 @@ def rewrite(
     original: Original,
     *,
     passes: Sequence[str | PassSpec] = (),
+    to: str | None = None,
+    keep_float: Sequence[str] = (),
+    plan: str | Path | None = None,
     calibrate: Any = None,
+    statistics: str | Path | None = None,
     target: str | Target | None = None,
     seed: int | None = None,
     strict: bool | None = None,
@@ -114,16 +126,24 @@ def rewrite(
 ) -> Artifact:
     """Run the default passes and those asked for, each verified against the original; the steps say how each went.
 
-    Raises PassError where a pass did not do what was asked, UsageError for a lossy pass without ``calibrate``, the
-    other way round, and for any ``other`` keyword.
+    ``to``, ``keep_float``, ``plan`` and ``statistics`` are what a recipe has under these keys. Raises PassError where a
+    pass did not do what was asked, UsageError for a lossy pass without ``calibrate`` or ``statistics``, the other way
+    round, and for any ``other`` keyword.
     """
-    _refuse_others(other, ("passes", "calibrate", "target", "seed", "strict"))
-    asked = {"passes": list(passes), "target": target, "seed": seed, "strict": strict}
-    recipe = merge(None, {"source": "python:", **asked})
-    specs = schedule(recipe.passes, defaults=recipe.defaults)
-    refuse_contradictions(recipe, Live(calibrate=calibrate), lossy_of(specs))
-    able = capabilities(recipe.target, probes_of(specs))
-    specs = runnable(specs, recipe.passes, recipe.target, able)
+    _refuse_others(other, ("passes", "to", "keep_float", "plan", "calibrate", "statistics", "target", "seed", "strict"))
+    given = {
+        "passes": list(passes),
+        "to": to,
+        "keep_float": list(keep_float),
+        "plan": None if plan is None else str(plan),
+        "statistics": None if statistics is None else str(statistics),
+    }
+    recipe = merge(None, {"source": "python:", **given, "target": target, "seed": seed, "strict": strict})
+    asked = quantizing(recipe)
+    specs = schedule(asked.passes, defaults=recipe.defaults)
+    refuse_contradictions(recipe, Live(calibrate=calibrate), specs, divided=asked.planner.mixed)
+    able = capabilities(recipe.target, probes_of(specs), optional_probes_of(specs))
+    specs = runnable(specs, asked.passes, recipe.target, able)
     data = None if calibrate is None else open_data(calibrate, original.signature.inputs)
     kept, _ = references(original, _samples(original, calibrate), recipe.seed)
     return rewrite_verified(
@@ -133,10 +153,13 @@ def rewrite(
         workspace=_workspace(),
         capabilities=able,
         target=recipe.target,
-        requested=[spec.name for spec in recipe.passes],
+        requested=[spec.name for spec in asked.passes],
         calibration=data,
+        statistics=None if statistics is None else Store.load(Path(statistics)),
         seed=recipe.seed,
         strict=recipe.strict,
+        planner=asked.planner,
+        amend=amend_for(recipe, Datasets(calibration=data), kept, _workspace()),
     )
 
 

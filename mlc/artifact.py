@@ -52,7 +52,7 @@ class Step:
 
     ``error`` is the largest error over the rms of the value, over all sites and outputs (exact and reassociating
     passes); ``sqnr`` the signal to noise ratio in dB by output (lossy passes). ``dropped`` says why a pass was dropped
-    whole.
+    whole. ``headline`` belongs into the first line of the report where the pass was asked for by name.
     """
 
     spec: PassSpec
@@ -69,6 +69,7 @@ class Step:
     nodes_before: int = 0
     nodes_after: int = 0
     notes: tuple[str, ...] = ()
+    headline: str = ""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def explain(name: str, place: Path) -> str:
     from mlc.sources.onnx.safety import read_onnx
 
     subject = build(PassSpec(name))
-    if subject.exactness is Exactness.LOSSY:
+    if subject.calibrates:
         raise UsageError(f"the pass {name} needs data to say what it does", "compile with it: the report says so")
     path = locate(place).path
     read_onnx(path)
@@ -94,7 +94,7 @@ def _section(name: str) -> str:
 
 def _order() -> list[str]:
     names = list(available())
-    return [name for name in DEFAULT_PASSES if name in names] + [name for name in names if name not in DEFAULT_PASSES]
+    return list(dict.fromkeys((*(name for name in DEFAULT_PASSES if name in names), *names)))
 
 
 def _row(name: str) -> tuple[str, str, str, str]:

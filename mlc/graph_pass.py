@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from mlc.types import Capabilities, Change, Exactness, Need, Plan, Refusal
+from mlc.types import FLOAT, Capabilities, Change, Exactness, Need, NodePlan, Plan, Refusal
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -26,8 +26,32 @@ class Statistics(Protocol):
     def percentile(self, value: str, percent: float) -> tuple[float, float]:
         """Return the range that holds ``percent`` of the elements, cut equally at both ends where both are used."""
 
+    def mse(self, value: str) -> tuple[float, float]:
+        """Return the range whose 8-bit codes have the least expected squared error, inside the extremes."""
+
+    def entropy(self, value: str) -> tuple[float, float]:
+        """Return the range whose 8-bit codes diverge least from the distribution, inside the extremes."""
+
+    def mask(self, value: str) -> tuple[float, int] | None:
+        """Return the number that masks elements, and the first sample that holds it, where a value holds a mask.
+
+        It is -Inf, or so large beside all others that they would be one 8-bit code.
+        """
+
     def channel_range(self, value: str) -> tuple[Array, Array]:
         """Return exact minima and maxima per channel (axis 1), float32 [channels]."""
+
+    def channel_mean(self, value: str) -> Array:
+        """Return means per channel (axis 1), float32 [channels]."""
+
+    def column_range(self, value: str) -> tuple[Array, Array]:
+        """Return exact minima and maxima per column (the last axis), float32 [columns]."""
+
+    def column_mean(self, value: str) -> Array:
+        """Return means per column (the last axis), float32 [columns]."""
+
+    def moments(self, value: str) -> Array:
+        """Return the mean of ``x.T @ x`` over all rows, the last axis as columns, float32 [columns, columns]."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +78,8 @@ class Pass(ABC):
 
     ``needs_kernels`` are the operators that it writes and not every target has, as ``domain.operator``, each with a
     small graph as ONNX text, ``(inputs) => (outputs) { nodes }``, of the form that it writes. The pass runs for targets
-    alone that take such a graph wholly, and is judged there.
+    alone that take such a graph wholly, and is judged there. ``may_use_kernels`` are operators that it writes where the
+    target, a CPU too, has them, and does without elsewhere and in portable output.
     """
 
     name: ClassVar[str]
@@ -63,6 +88,7 @@ class Pass(ABC):
     floor: ClassVar[float] = 10.0
     min_opset: ClassVar[int] = 13
     needs_kernels: ClassVar[Mapping[str, str]] = {}
+    may_use_kernels: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def apply(self, model: ir.Model, ctx: Context) -> Change:
@@ -75,3 +101,20 @@ class Pass(ABC):
     def needs(self, model: ir.Model) -> tuple[Need, ...]:  # noqa: ARG002 - the default needs nothing
         """Return the statistics that ``apply`` reads, of values of the graph that it will be given."""
         return ()
+
+    def plan(self, model: ir.Model, ctx: Context) -> tuple[NodePlan, ...]:
+        """Return what a LOSSY pass would make of each node that it looks at, and why; the model stays what it is.
+
+        ``ctx.allow`` keeps nodes float, as in ``apply``; there are no statistics yet. Unless a pass knows better, it is
+        applied to a clone, and its sites and refusals are told, without operators; one that calibrates says nothing.
+        """
+        if self.calibrates:
+            return ()
+        change = self.apply(model.clone(), replace(ctx, plan=Plan(), statistics=None))
+        taken = (NodePlan(site, "", self.name, "it has that form") for site in change.sites)
+        return (*taken, *(NodePlan(refusal.site, "", FLOAT, refusal.reason) for refusal in change.refused))
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it reads statistics of any model, so that it cannot do without calibration data."""
+        return type(self).needs is not Pass.needs

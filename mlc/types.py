@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Arrays: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 
 __all__ = [
-    "Capabilities", "Change", "Dim", "Drop", "Exactness", "InputSpec", "Interval", "Limits", "Machine",
+    "FLOAT", "Capabilities", "Change", "Dim", "Drop", "Exactness", "InputSpec", "Interval", "Limits", "Machine",
     "Need", "NodePlan", "OptionValue", "OutputSpec", "PassSpec", "Plan", "Refusal", "Signature", "Sizes", "Target",
 ]  # fmt: skip
 
@@ -83,23 +83,36 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Change:
-    """What a pass did: the names of the values at which it acted, and what it refused."""
+    """What a pass did: the names of the values at which it acted, what it refused, and what else is to be said.
+
+    ``headline`` is what even the first line of the report has to say of it, where it was asked for by name.
+    """
 
     sites: tuple[str, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    notes: tuple[str, ...] = ()
+    headline: str = ""
 
 
 @dataclass(frozen=True)
 class Need:
-    """A statistic that a pass reads of one value: ``range``, ``histogram``, ``channel-range`` or ``channel-mean``."""
+    """A statistic that a pass reads of one value.
+
+    ``range``, ``histogram`` (percentiles and other cuts too), ``channel-range``, ``channel-mean``, ``column-range``,
+    ``column-mean`` or ``moments``.
+    """
 
     value: str
     kind: str
 
 
+FLOAT = "float"
+"""What a plan calls the format of a node that stays what it is."""
+
+
 @dataclass(frozen=True)
 class NodePlan:
-    """How one node is computed: ``float`` or the name of a format, and the reason."""
+    """How one node is computed: FLOAT or the name of a format, and the reason."""
 
     node: str
     op: str

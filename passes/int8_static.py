@@ -16,6 +16,7 @@ from mlc.formats import (
     KEPT_BY_PLAN,
     WEIGHTED,
     Affine,
+    Choice,
     activation_parameters,
     int8_nodes,
     site_of,
@@ -23,12 +24,17 @@ from mlc.formats import (
 )
 from mlc.fusion import walk
 from mlc.graph_pass import Change, Context, Exactness, Need, Pass, Refusal
-from passes._codes import Coded, coded_values, possible_values
+from mlc.types import FLOAT, NodePlan
+from passes._codes import Coded, possible_values
+from passes._correct_bias import mean_needs, means_of
 from passes._kept_float import keep_float
+from passes._masked import unmasked
 from passes._qdq import Shared, Writer, is_fold, write_activations
 from passes._weights import stored_weights, write_weights
 
 INSIDE = "branches and bodies of loops stay float"
+
+METHODS = ("min-max", "percentile", "mse", "entropy")
 
 LEAST_PERCENT, PERCENT, WHOLE = 50, 99.999, 100
 
@@ -43,51 +49,74 @@ class Int8Static(Pass):
     the scale ``x_scale * weight_scale``. Refuses, and keeps float: attention products, masks, softmax, normalizations,
     and whatever would need a conversion on both sides.
 
-    ``method`` says where the range of an activation ends: at its extremes, or where ``percent`` of its elements lie
-    inside.
+    ``method`` says where the range of an activation ends: at its extremes (``min-max``), where ``percent`` of its
+    elements lie inside (``percentile``), where the expected squared error of the codes is least (``mse``, Banner et al.
+    2019), or their divergence from the distribution (``entropy``, Migacz 2017). All read the same statistics. What
+    reads or computes a value with a mask, huge beside all others, stays float. ``correct_bias`` takes from each bias
+    what the rounding of its layer's weights adds on average (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
     """
 
     name: ClassVar[str] = INT8_STATIC
     exactness: ClassVar[Exactness] = Exactness.LOSSY
     min_opset: ClassVar[int] = 13
 
-    method: Literal["min-max", "percentile"] = "min-max"
+    method: Literal["min-max", "percentile", "mse", "entropy"] = "min-max"
     percent: float = PERCENT
+    correct_bias: bool = False
 
     def __post_init__(self) -> None:
-        if self.method not in ("min-max", "percentile"):
-            raise ValueError(f"method is min-max or percentile, not {self.method}")
-        if self.method == "min-max" and self.percent != PERCENT:
+        if self.method not in METHODS:
+            raise ValueError(f"method is {', '.join(METHODS[:-1])} or {METHODS[-1]}, not {self.method}")
+        if self.method != "percentile" and self.percent != PERCENT:
             raise ValueError("percent belongs to method=percentile")
         if not LEAST_PERCENT < self.percent <= WHOLE:
             raise ValueError(f"percent lies above {LEAST_PERCENT} and up to {WHOLE}, {self.percent:g} does not")
 
     def needs(self, model: ir.Model) -> tuple[Need, ...]:
-        """Ask for the range of each value that gives a scale, or would if a plan kept some of the nodes float."""
-        kind = "range" if self.method == "min-max" else "histogram"
-        return tuple(Need(value.name or "", kind) for value in possible_values(static_choices(model)))
+        """Ask for the histogram of each value that gives a scale, or would if a plan kept some of the nodes float.
+
+        It is the same for every method, so that one collection serves them all.
+        """
+        choices = static_choices(model)
+        means = mean_needs(choice.node for choice in choices) if self.correct_bias else ()
+        return (*(Need(value.name or "", "histogram") for value in possible_values(choices)), *means)
+
+    def plan(self, model: ir.Model, ctx: Context) -> tuple[NodePlan, ...]:
+        """Return the choice for every node of the main graph, with its reason."""
+        weights = "weights safe from saturation" if ctx.capabilities.saturates else "weights of full 8 bits"
+        return tuple(self.entry(choice, weights) for choice in static_choices(model, ctx.allow))
+
+    def entry(self, choice: Choice, weights: str) -> NodePlan:
+        """Return a choice as an entry of a plan."""
+        if not choice.int8:
+            return NodePlan(choice.site, choice.node.op_type, FLOAT, choice.reason)
+        reason = f"{choice.reason}, {weights}" if choice.weighted else choice.reason
+        return NodePlan(choice.site, choice.node.op_type, self.name, reason)
 
     def apply(self, model: ir.Model, ctx: Context) -> Change:
         """Quantize what the plan says (everything that pays, without a plan), on the statistics of ``needs``."""
-        choices = static_choices(model, _permitted(ctx))
-        coded = coded_values(choices)
+        found = unmasked(model, _permitted(ctx), ctx.statistics)
+        choices, coded = found.choices, found.coded
         sites = tuple(choice.site for choice in choices if choice.int8)
         refused = tuple(
             Refusal(choice.site, choice.reason)
             for choice in choices
             if choice.refused and choice.reason != KEPT_BY_PLAN
         )
+        refused += tuple(Refusal(site, reason) for site, reason in found.reasons.items())
         refused += tuple(Refusal(site, INSIDE) for site in _inside(model))
+        masks = dict.fromkeys(found.reasons.values())
+        notes = tuple(f"{mask} What reads or computes it stays float" for mask in masks)
         if not sites:
-            return Change((), refused)
+            return Change((), refused, notes)
         parameters = self.parameters(coded, ctx)
         nodes = list(int8_nodes(choices))
         writer = Writer(model)
-        weights = stored_weights(nodes, parameters)
+        weights = stored_weights(nodes, parameters, means_of(nodes, ctx) if self.correct_bias else {})
         write_activations(writer, nodes, coded, parameters)
         write_weights(writer, weights, saturates=ctx.capabilities.saturates)
         keep_float(writer, set(nodes))
-        return Change(sites, refused)
+        return Change(sites, refused, notes)
 
     def parameters(self, coded: Mapping[ir.Value, Coded], ctx: Context) -> dict[ir.Value, Shared]:
         """Return scale and zero point of each value to quantize."""
@@ -104,6 +133,10 @@ class Int8Static(Pass):
             raise ValueError("int8-static reads statistics, and none were collected: give calibration data")
         if self.method == "percentile":
             low, high = ctx.statistics.percentile(value, self.percent)
+        elif self.method == "mse":
+            low, high = ctx.statistics.mse(value)
+        elif self.method == "entropy":
+            low, high = ctx.statistics.entropy(value)
         else:
             low, high = ctx.statistics.range(value)
         return activation_parameters(low, high, value)

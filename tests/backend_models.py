@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 import re
@@ -20,11 +21,13 @@ from onnx.backend.test.loader import DATA_DIR
 
 from mlc.artifact import Artifact, Origin, Step, write_model
 from mlc.compare import EXPORT_TOLERANCE, Reference, compare
-from mlc.errors import MlcError, PassError, SourceError, foreign
+from mlc.data import Batch
+from mlc.errors import DataError, MlcError, PassError, SourceError, foreign
+from mlc.graph_pass import Pass
 from mlc.invariants import interface
 from mlc.registry import DEFAULT_PASSES, pass_class
 from mlc.rewriting import rewrite
-from mlc.rewriting.line import count_nodes
+from mlc.rewriting.one_pass import count_nodes
 from mlc.runtimes.onnxruntime import FAILURES, reason
 from mlc.sources.onnx.declared import declared
 from mlc.types import Capabilities, Dim, InputSpec, OutputSpec, PassSpec, Signature
@@ -40,6 +43,9 @@ FORMS = ("as they are", "inputs as initializers")
 SAME, SILENT, INVALID, RAISED, INTERFACE, NOT_RUN = "same", "silent", "invalid", "raised", "interface", "not run"
 OUTCOMES = (SAME, SILENT, INVALID, RAISED, INTERFACE, NOT_RUN)
 """What became of a model: numbers kept, numbers lost, does not run, the rewriter raised, another interface."""
+
+LOSSY_TOLERANCE = 0.05
+"""The largest error over the rms that a pass may leave which loses something on purpose."""
 
 INITIALIZERS_FREE = 4
 """The IR version from which an initializer need not be an input too."""
@@ -164,24 +170,53 @@ def run(path: Path, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def through_passes(case: Case, answers: Answers, workspace: Workspace) -> Rewritten:
     """Run the default passes over a model, verified as in a compilation. Raises PassError with the pass reached."""
+    reached = ["raising the opset"]
+    specs = [PassSpec(name) for name in DEFAULT_PASSES]
+    try:
+        with foreign("the rewriter", PassError):
+            done = _rewritten(case, answers, workspace, specs, progress=reached.append)
+    except MlcError as error:
+        raise PassError(f"{reached[-1]}: {error.message}") from error
+    tolerance = sum(pass_class(step.spec.name).tolerance for step in done.steps if step.sites)
+    return Rewritten(write_model(done.model, workspace.folder("after")), tolerance, done.steps)
+
+
+def through_lossy(*subjects: Pass) -> Rewriter:
+    """Return what runs a lossy pass over a model, verified as in a compilation and calibrated on the model's inputs.
+
+    Of several the first is taken that can be calibrated: some models have no inputs that stack samples, or give NaN. A
+    pass that was dropped counts as one that raised.
+    """
+
+    def rewriter(case: Case, answers: Answers, workspace: Workspace) -> Rewritten:
+        arrays = {name: given for name, given in case.feeds.items() if isinstance(given, np.ndarray) and given.ndim}
+        counts = {len(array) for array in arrays.values()}
+        stacked = len(arrays) == len(case.feeds) and len(counts) == 1 and 0 not in counts
+        samples = [Batch(arrays, None, min(counts), 0, np.arange(min(counts)))] if stacked else []
+        for subject in subjects:
+            with contextlib.suppress(DataError):
+                done = _rewritten(case, answers, workspace, [subject], calibration=samples)
+                if any(step.dropped and not step.dropped.startswith("it needs opset") for step in done.steps):
+                    raise PassError(done.steps[0].dropped)
+                return Rewritten(write_model(done.model, workspace.folder("after")), LOSSY_TOLERANCE, done.steps)
+        raise PassError("none of the passes could be calibrated")
+
+    return rewriter
+
+
+def _rewritten(
+    case: Case, answers: Answers, workspace: Workspace, passes: Sequence[PassSpec | Pass], **options: Any
+) -> Artifact:
     inputs = tuple(
         InputSpec(name, array.dtype.name, tuple(Dim(size, size) for size in array.shape))
         for name, array in case.feeds.items()
     )
     outputs = tuple(OutputSpec(name, array.dtype.name, array.shape) for name, array in answers.items())
     artifact = Artifact({"model": ir.from_proto(case.model)}, Signature(inputs, outputs), Origin(case.name, "", "", 0))
-    reached = ["raising the opset"]
-    try:
-        with foreign("the rewriter", PassError):
-            done = rewrite(
-                artifact, [PassSpec(name) for name in DEFAULT_PASSES],
-                references=[Reference({}, case.feeds, answers)], workspace=workspace,
-                capabilities=Capabilities("any x86 or ARM CPU"), progress=reached.append,
-            )  # fmt: skip
-    except MlcError as error:
-        raise PassError(f"{reached[-1]}: {error.message}") from error
-    tolerance = sum(pass_class(step.spec.name).tolerance for step in done.steps if step.sites)
-    return Rewritten(write_model(done.model, workspace.folder("after")), tolerance, done.steps)
+    return rewrite(
+        artifact, passes, references=[Reference({}, case.feeds, answers)], workspace=workspace,
+        capabilities=Capabilities("any x86 or ARM CPU"), **options,
+    )  # fmt: skip
 
 
 def judged(case: Case, rewriter: Rewriter = through_passes) -> Verdict:

@@ -12,7 +12,7 @@ from onnx import numpy_helper, parser
 
 from mlc.data import Batch
 from mlc.graph_pass import Change, Context
-from mlc.plan import make_plan
+from mlc.plan import plan_for
 from mlc.statistics import CollectedStatistics, collect
 from mlc.types import Capabilities, Plan
 from mlc.workspace import Workspace
@@ -146,7 +146,7 @@ def quantized(model, data=None, capabilities=ANY_CPU, plan=None, allow=lambda si
     subject = Int8Static(**options)
     data = samples(model) if data is None else data
     statistics = collected(model, subject, data)
-    plan = make_plan(model, subject.name, capabilities) if plan is None else plan
+    plan = plan_for(model, [subject], Context(capabilities)) if plan is None else plan
     after = model.clone()
     change = subject.apply(after, Context(capabilities, plan, statistics, allow))
     onnx.checker.check_model(ir.to_proto(after), full_check=True)

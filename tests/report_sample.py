@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlc.artifact import LeftOut, Origin, Step, Way
 from mlc.compare import Check, Difference
+from mlc.explaining import Between, Explanation, IntegerShare, NodeCost, ProductShare, TensorError
 from mlc.judging import Report, judge
 from mlc.layer_errors import LayerError
 from mlc.measuring import Accuracy, Arithmetic, Candidate, Latency, OutputAgreement, Trial
@@ -151,6 +152,23 @@ def ways() -> tuple[Way, ...]:
     )
 
 
+def explanation() -> Explanation:
+    """Return what is told of a quantized model: more than is shown, and names that are not to be trusted."""
+    tensors = [
+        TensorError(f"layer{n}.conv", "activation", "uint8", 41.2 - n, 0.00021 * n, -0.3, 4.1 + n, -0.25, 3.9 + n,
+                    (f"layer{n + 1}.conv",), 52.0 - n)
+        for n in range(9)
+    ]  # fmt: skip
+    tensors += [
+        TensorError("stem.weight", "weight", "int8", 44.6, 0.0, -0.71, 0.64, -0.71, 0.71, ("stem",)),
+        TensorError(HOSTILE, "activation", "uint8", -math.inf, 1.0, math.inf, -math.inf, 0.0, 1.0),
+    ]
+    nodes = tuple(NodeCost(f"layer{n}.conv", "Conv", 52.0 - n, "logits") for n in range(9))
+    products = (ProductShare("QLinearConv", 9, 71_000_000, True), ProductShare("Gemm", 1, 1_400_000, False))
+    between = (Between("softmax", "Softmax"), Between(HOSTILE, "Tanh"))
+    return Explanation(64, tuple(tensors), nodes, IntegerShare(products, between, 1), ("a sentence of its own",))
+
+
 def layers() -> tuple[LayerError, ...]:
     """Return an error that grows along the network."""
     falling = tuple(
@@ -199,6 +217,7 @@ def sample() -> Report:
         layers=layers(),
         plan=Plan(tuple(nodes)),
         saturation=("no product sum saturates on: onnxruntime (x86 without VNNI), OpenVINO",),
+        explanation=explanation(),
         data={"calibration": "calibration.npz: 512 samples", "evaluation": "evaluation.npz: 2,000 samples"},
         machine=Machine("A CPU <with> a name", 2, 7.75, "Linux 6.1", "3.11", {"onnxruntime": "1.32", "onnx": "1.23"}),
         loading='import onnxruntime\n\nsession = onnxruntime.InferenceSession("model.onnx")\nsession.run(None, {})\n',

@@ -6,7 +6,9 @@ import random
 
 import pytest
 
-from tests.backend_models import FORMS, NOT_RUN, SAME, SLOW, STORED, cases, judged, with_initializers
+from passes.bf16 import Bf16
+from passes.fp16 import Fp16
+from tests.backend_models import FORMS, NOT_RUN, SAME, SLOW, STORED, cases, judged, through_lossy, with_initializers
 
 pytestmark = pytest.mark.needs_onnxruntime
 
@@ -27,6 +29,29 @@ def sample():
 @pytest.mark.parametrize("case", sample(), ids=lambda case: case.name)
 def test_rewriting_keeps_what_a_model_computes(case, form):
     verdict = judged(case if form == FORMS[0] else with_initializers(case))
+    if verdict.outcome == NOT_RUN:
+        pytest.skip(verdict.reason)
+    assert (verdict.outcome, verdict.reason) == (SAME, "")
+
+
+class WithoutRanges(Fp16):
+    """Float16 by the constants alone, as inside of branches, for models that nothing can be collected from."""
+
+    def needs(self, model):
+        return ()
+
+
+LOSSY = {"fp16": (Fp16(), WithoutRanges()), "bf16": (Bf16(),)}
+IN_16_BITS = {case.name: case for case in sample()[::4]}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("subject", LOSSY)
+@pytest.mark.parametrize("name", IN_16_BITS)
+def test_16_bits_keep_what_a_model_computes(name, subject, form, monkeypatch):
+    monkeypatch.setattr("passes._half.STORED_FROM", 64)
+    case = IN_16_BITS[name]
+    verdict = judged(case if form == FORMS[0] else with_initializers(case), through_lossy(*LOSSY[subject]))
     if verdict.outcome == NOT_RUN:
         pytest.skip(verdict.reason)
     assert (verdict.outcome, verdict.reason) == (SAME, "")

@@ -118,7 +118,7 @@ USAGE = [
     (compile_linear("--at", "bach=2"), "batch"),
     (compile_linear("--opset", "two"), "opset"),
     (compile_linear("--no-such-option"), "no-such-option"),
-    (quantize_linear(), "data"),
+    (["quantize", LINEAR, "--to", "int8-static", *INPUT, "-o", "out"], "data"),
     (["quantize", LINEAR, "--to", "int9", *INPUT, "--calibrate", DATA], "int8"),
     (["compile", LINEAR, "--input", "x=float32[batch,6]"], "batch"),
     (["compile", LINEAR, "--input", "x=float32[batch=8..1,6]"], "8..1"),
@@ -294,7 +294,7 @@ def test_external_data_that_is_missing_or_outside(refused):
 def test_nothing_is_converted(refused):
     write_module("return torch.softmax(x, -1)")
     sentence = refused(quantize_linear("--calibrate", DATA, source="user.py:model"), 4)
-    assert "converted no node" in sentence
+    assert "have no node to convert" in sentence
 
 
 def test_prefixes_of_wrappers_are_stripped_and_said(folder, capsys, quick):

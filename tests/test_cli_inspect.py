@@ -358,7 +358,7 @@ def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("artifact")
     source = write(folder / "source.onnx", LAYER)
     np.savez(folder / "x.npz", x=np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32))
-    asked = ["--to", "int8", "--input", "x=float32[batch=1..8,4]", "--calibrate", str(folder / "x.npz")]
+    asked = ["--to", "int8-static", "--input", "x=float32[batch=1..8,4]", "--calibrate", str(folder / "x.npz")]
     with pytest.MonkeyPatch.context() as patch:
         measure_quickly(patch)
         assert main(["quantize", str(source), *asked, "-o", str(folder / "out")]) == 0

@@ -56,11 +56,50 @@ def test_a_mask_of_infinities_is_never_in_a_range():
     assert np.isfinite(run(found.model, {"x": x})["p"]).all()
 
 
-def test_a_range_that_is_not_finite_is_refused_by_name():
+@pytest.mark.parametrize(("low", "high"), [(-1.0, np.inf), (np.inf, np.inf)])
+def test_a_range_that_is_not_finite_is_refused_by_name(low, high):
     model = build("agraph (float[2,4] x) => (float[2,3] y) {\n y = MatMul(x, w)\n}", weights(0, w=(4, 3)))
-    statistics = CollectedStatistics({"x": Observer(low=-np.inf, high=1.0, elements=8)})
-    with pytest.raises(PassError, match="the range of x is -inf"):
+    statistics = CollectedStatistics({"x": Observer(low=low, high=high, elements=8, counts=np.zeros(1 << 15, int))})
+    with pytest.raises(PassError, match=f"the range of x is {low:g}..inf"):
         Int8Static().apply(model, Context(ANY_CPU, Plan(), statistics))
+
+
+MASK_BETWEEN = """agraph (float[2,8] x, float[2,8] mask) => (float[2,4] y, float[2,4] z) {
+    a = MatMul(x, w1)
+    m = Add(a, mask)
+    y = MatMul(m, w2)
+    z = MatMul(a, w3)
+}"""
+
+
+@pytest.mark.parametrize("method", ["min-max", "percentile", "mse", "entropy"])
+@pytest.mark.parametrize("mask", [-1e9, float(np.finfo(np.float32).min) / 2])
+def test_a_mask_is_not_quantized_and_named_with_its_sample(mask, method):
+    x = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    masks = np.zeros((2, 8), np.float32)
+    masks[1, :3] = mask
+    model = build(MASK_BETWEEN, weights(0, w1=(8, 8), w2=(8, 4), w3=(8, 4)))
+    found = quantized(model, batches({"x": x, "mask": masks}), method=method)
+    assert found.change.sites == ("a", "z")
+    told = [refusal.reason for refusal in found.change.refused if refusal.site == "y"]
+    assert told == [f"the value m holds {mask:.2g} for sample 1: a mask?"]
+    assert any(note.startswith(told[0]) for note in found.change.notes)
+    exact = run(found.before, {"x": x, "mask": masks})
+    close = run(found.model, {"x": x, "mask": masks})
+    np.testing.assert_allclose(close["y"], exact["y"], rtol=0.1, atol=0.05)
+
+
+def test_a_mask_of_infinity_leaves_the_nodes_around_it_float():
+    text = """agraph (float[2,8] x) => (float[2,4] y, float[2,4] z) {
+        l = Log(x)
+        y = MatMul(l, w1)
+        z = MatMul(x, w1)
+    }"""
+    x = np.abs(np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32))
+    x[1, 4] = 0
+    found = quantized(build(text, weights(0, w1=(8, 4))), batches({"x": x}))
+    assert found.change.sites == ("z",)
+    assert "the value l holds -inf for sample 1: a mask?" in {refusal.reason for refusal in found.change.refused}
 
 
 CONV = """agraph (float[batch,3,h,w] x) => (float[batch,4,oh,ow] y) {

@@ -17,6 +17,7 @@ ROOMS = [
     {"report"},
     {"gating"},
     {"judging"},
+    {"explaining"},
     {"measuring", "running", "inspecting"},
     {"exporting", "rewriting"},
     {"sources", "plan", "emulate", "layer_errors"},

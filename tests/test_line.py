@@ -46,7 +46,8 @@ def lines(tmp_path_factory):
         measure_quickly(patch)
         folder = tmp_path_factory.mktemp("line")
         shared = [SOURCE, "--input", f"x=float32[batch=1..{len(X)},6]", "--data", str(LINEAR / "evaluation.npz")]
-        int8 = ["quantize", *shared, "--to", "int8", "--calibrate", str(LINEAR / "calibration.npz"), "--metric", "mse"]
+        data = str(LINEAR / "calibration.npz")
+        int8 = ["quantize", *shared, "--to", "int8-static", "--calibrate", data, "--metric", "mse"]
         assert main(["compile", *shared, "-o", str(folder / "fp32")]) == 0
         assert main([*int8, "-o", str(folder / "safe")]) == 0
         assert main([*int8, "--target", "cpu", "-o", str(folder / "again")]) == 0

@@ -213,7 +213,7 @@ def compiled(tmp_path_factory):
     asked = ["--input", "input=float32[batch=1..8,4]", "--calibrate", str(folder / "x.npz")]
     with pytest.MonkeyPatch.context() as patch:
         measure_quickly(patch)
-        assert main(["quantize", against, "--to", "int8", *asked, "-o", str(folder / "out")]) == 0
+        assert main(["quantize", against, "--to", "int8-static", *asked, "-o", str(folder / "out")]) == 0
     return str(folder / "out"), against, str(folder / "x.npz")
 
 

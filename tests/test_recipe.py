@@ -320,7 +320,11 @@ def test_every_field_is_written(tmp_path):
         Recipe(
             "a.onnx",
             parse_inputs(["x=int8[1]"]),
+            to="int8",
+            keep_float=("a",),
+            plan="plan.toml",
             calibrate="c.npz",
+            statistics="statistics.npz",
             data="d.npz",
             metric="top1",
             limits=Limits(Drop(0.1), 1.0, 1.0, 1.0),

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from mlc.cli import options as o
 from mlc.cli.output import listening, rendered, result
 from mlc.errors import UsageError
-from mlc.grammar import nearest
 from mlc.grammar.places import names_function, split_weights
 
 if TYPE_CHECKING:
     from mlc.recipe import Recipe
-
-FORMATS = {"int8": "int8-static"}
-"""The pass that makes each number format."""
-
-To = Annotated[str, o.option("--to", "FORMAT", "The number format: int8.", known=lambda: FORMATS)]
 
 
 def compile_(
@@ -26,9 +20,12 @@ def compile_(
     source: o.Source = None,
     inputs: o.Inputs = None,
     passes: o.Passes = None,
+    keep_float: o.KeepFloat = None,
+    plan: o.PlanFile = None,
     recipe: o.RecipeFile = None,
     target: o.TargetText = None,
     calibrate: o.Calibrate = None,
+    statistics: o.StatisticsFile = None,
     data: o.DataText = None,
     images: o.ImagesText = None,
     metric: o.MetricText = None,
@@ -58,13 +55,16 @@ def compile_(
 
 def quantize(
     *,
-    to: To,
+    to: o.To = None,
     source: o.Source = None,
     inputs: o.Inputs = None,
     passes: o.Passes = None,
+    keep_float: o.KeepFloat = None,
+    plan: o.PlanFile = None,
     recipe: o.RecipeFile = None,
     target: o.TargetText = None,
     calibrate: o.Calibrate = None,
+    statistics: o.StatisticsFile = None,
     data: o.DataText = None,
     images: o.ImagesText = None,
     metric: o.MetricText = None,
@@ -74,6 +74,7 @@ def quantize(
     max_size: o.MaxSize = None,
     at: o.At = None,
     out: o.Out = None,
+    explain: o.Explain = False,
     force: o.Force = False,
     strict: o.Strict = False,
     strict_provider: o.StrictProvider = False,
@@ -89,6 +90,8 @@ def quantize(
     debug: o.Debug = False,
 ) -> int:
     """Compile a model to another number format."""
+    if to is None and plan is None and recipe is None:
+        raise UsageError("no number format is given", "give --to int8, another of its formats, or --plan FILE")
     return _run(dict(locals()))
 
 
@@ -97,23 +100,32 @@ def _run(flags: dict[str, Any]) -> int:
     as_json, force, out, trust, no_cache, quiet, verbose, _ = (
         flags.pop(key) for key in ("json", "force", "out", "trust", "no_cache", "quiet", "verbose", "debug")
     )
+    explain = flags.pop("explain", False)
+    if explain and (out is not None or force):
+        raise UsageError("--explain writes nothing", f"leave out {'--force' if out is None else '--out'}")
     recipe = recipe_of(flags)
-    place = o.given("--out", _folder, out) if out is not None else default_out(recipe.source)
+    place = _place(out, recipe, explain=explain)
     from mlc.judging import exit_code
     from mlc.pipeline import compile as compile_recipe
 
     with listening(quiet=quiet, verbose=verbose) as progress:
-        report = compile_recipe(recipe, place, force=force, trust=trust, cache=not no_cache, progress=progress)
+        report = compile_recipe(
+            recipe, place, force=force, trust=trust, cache=not no_cache, explain=explain, progress=progress
+        )
     result(rendered(report, as_json=as_json, quiet=quiet))
     return exit_code(report, strict=recipe.strict)
 
 
+def _place(out: str | None, recipe: Recipe, *, explain: bool) -> Path | None:
+    """Return the directory to write, None where nothing is written."""
+    if explain:
+        return None
+    return o.given("--out", _folder, out) if out is not None else default_out(recipe.source)
+
+
 def recipe_of(flags: dict[str, Any]) -> Recipe:
     """Return what a recipe file, if there is one, and the flags over it ask for. Raises UsageError."""
-    to, file = flags.pop("to", None), flags.pop("recipe")
-    source = flags["source"]
-    if to is not None and to not in FORMATS:
-        raise UsageError(f"--to: there is no number format {to!r}", nearest(to, FORMATS))
+    file, source = flags.pop("recipe"), flags["source"]
     if source is not None and source.endswith(".toml"):
         raise UsageError(f"{source} is a recipe, not a model", f"write --recipe {source}")
     if source is None and file is None:  # said before the grammar is loaded: start-up is a promise
@@ -126,7 +138,7 @@ def recipe_of(flags: dict[str, Any]) -> Recipe:
         raise UsageError(
             f"{file}: {key} was a live Python object", f"give it anew: {'SOURCE' if key == 'source' else o.flag(key)}"
         )
-    return recipe if to is None else _with_pass(recipe, FORMATS[to])
+    return recipe
 
 
 def default_out(source: str) -> Path:
@@ -142,15 +154,6 @@ def default_out(source: str) -> Path:
     folder = Path(model).resolve()
     place = Path(f"{folder.name.removesuffix('.mlc')}.mlc")
     return Path(f"{place.stem}-again.mlc") if place.resolve() == folder else place
-
-
-def _with_pass(recipe: Recipe, name: str) -> Recipe:
-    from dataclasses import replace
-
-    from mlc.types import PassSpec
-
-    asked = name in [spec.name for spec in recipe.passes]
-    return recipe if asked else replace(recipe, passes=(*recipe.passes, PassSpec(name)))
 
 
 def _folder(text: str) -> Path:

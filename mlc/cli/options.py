@@ -7,6 +7,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from mlc.grammar.formats import FORMATS
+
 Value = TypeVar("Value")
 
 SOURCE_FORMS = (
@@ -62,6 +64,18 @@ Passes = Annotated[
         "--pass", "P", "A pass beside the defaults: name:option=value; none: no defaults; repeatable.", known=pass_names
     ),
 ]
+To = Annotated[
+    str | None,
+    option(
+        "--to", "FORMAT", "int8, int8-static, int8-dynamic, int8-weights, int4-weights, fp16 or bf16.",
+        known=lambda: FORMATS,
+    ),
+]  # fmt: skip
+KeepFloat = Annotated[
+    list[str] | None,
+    option("--keep-float", "NAME", "A node, or a pattern of names, that no pass quantizes; repeatable."),
+]
+PlanFile = Annotated[str | None, option("--plan", "FILE", "A plan.toml that gives every node its format.")]
 RecipeFile = Annotated[str | None, option("--recipe", "FILE", "A recipe.toml, which the other options override.")]
 TargetText = Annotated[
     str | None,
@@ -69,6 +83,10 @@ TargetText = Annotated[
 ]
 Calibrate = Annotated[
     str | None, option("--calibrate", "D", "Calibration data: data.npz or .npy, a folder, or file.py:function.")
+]
+StatisticsFile = Annotated[
+    str | None,
+    option("--statistics", "FILE", "The statistics of an earlier run, or its OUT, in the place of calibration data."),
 ]
 DataText = Annotated[
     str | None,
@@ -90,6 +108,9 @@ MinSpeedup = Annotated[str | None, option("--min-speedup", "X", "The smallest sp
 MaxSize = Annotated[str | None, option("--max-size", "MB", "The largest size in MB of 10**6 bytes.")]
 At = Annotated[str | None, option("--at", "DIMS", "The sizes to measure at, as in batch=8,seq=128.")]
 Out = Annotated[str | None, option("--out", "OUT", "The directory to write (<model>.mlc).", "-o")]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Say where the quantized model loses; measure no speed and write nothing.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an OUT that exists.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail where a site is left out, or the result inconclusive.")]
 StrictProvider = Annotated[

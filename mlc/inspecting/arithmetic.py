@@ -200,6 +200,7 @@ RULES: Mapping[str, Rule] = {
 
 CONTRIB_RULES: Mapping[str, Rule] = {
     "Attention": _packed_attention,
+    "DynamicQuantizeLSTM": _recurrent,
     "DynamicQuantizeMatMul": _product,
     "FusedConv": _convolution(1),
     "FusedGemm": _transposable("transA"),

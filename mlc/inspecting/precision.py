@@ -17,8 +17,8 @@ MOVES = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "
 """Operators that hand values on as they are."""
 
 INTEGER = frozenset({
-    "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearConv",
-    "QLinearMatMul",
+    "ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm",
+    "QLinearConv", "QLinearMatMul",
 })  # fmt: skip
 """Operators that take 8-bit integers themselves."""
 

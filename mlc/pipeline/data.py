@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlc.data import Batch, Data, open_data, split
+from mlc.data import Data, open_data, split
 from mlc.errors import DataError, UsageError
 from mlc.grammar.images import Images
 from mlc.metrics import Metric
 from mlc.pipeline.run import Live, either
 from mlc.recipe import LIVE, Recipe
 from mlc.references import code_parts
+from mlc.registry import build
+from mlc.statistics import Store, sample_digests
 from mlc.types import PassSpec, Signature
 
 if TYPE_CHECKING:
@@ -33,12 +36,16 @@ NAMED = 10
 
 @dataclass(frozen=True)
 class Datasets:
-    """Two disjoint streams of samples; each may be missing. ``digests`` are those of live Python objects, by role."""
+    """Two disjoint streams of samples; each may be missing. ``digests`` are those of live Python objects, by role.
+
+    ``statistics`` were collected before, in the place of calibration data.
+    """
 
     calibration: Data | None = None
     evaluation: Data | None = None
     notes: tuple[str, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
+    statistics: Store | None = None
 
     def first_samples(self) -> Arrays | None:
         """Return the first real samples, stacked by input name, for inputs that probe a graph; None without data."""
@@ -54,22 +61,31 @@ class Datasets:
         return {role: _description(data) for role, data in parts.items() if data is not None}
 
 
-def refuse_contradictions(recipe: Recipe, live: Live, lossy: Sequence[PassSpec]) -> None:
-    """Raise UsageError where something was asked for that could only be ignored."""
-    calibrate, data, metric = (
+def refuse_contradictions(recipe: Recipe, live: Live, specs: Sequence[PassSpec], *, divided: bool = False) -> None:
+    """Raise UsageError where something was asked for that could only be ignored.
+
+    Where lossy passes have ``divided`` the nodes among themselves, it is seen later whether any has to calibrate.
+    """
+    calibrate, data, metric, statistics = (
         given is not None
         for given in (
             either(live.calibrate, recipe.calibrate),
             either(live.data, recipe.data),
             either(live.metric, recipe.metric),
+            recipe.statistics,
         )
     )
-    if lossy and not (calibrate or data):
+    calibrating = _calibrating(specs)
+    if calibrate and statistics:
+        raise UsageError("calibration data and statistics were given", "leave out one: statistics stand in its place")
+    if statistics and not calibrating:
+        raise UsageError("statistics were given and no pass reads any", "add --pass int8-static, or leave them out")
+    if calibrating and not divided and not (calibrate or data or statistics):
         raise UsageError(
-            f"{lossy[0].name} needs data to calibrate on, and none was given",
-            "give --calibrate FILE.npz, or --data for both; random data is never used",
+            f"{calibrating[0].name} needs data to calibrate on, and none was given",
+            "give --calibrate FILE.npz, --data for both, or --statistics FILE; random data is never used",
         )
-    if calibrate and not lossy:
+    if calibrate and not calibrating:
         raise UsageError("calibration data was given and no pass calibrates", "add --pass int8-static, or leave it out")
     if recipe.images is not None and not (data or calibrate):
         raise UsageError("settings of images were given and no images", "give --data FOLDER, or --calibrate FOLDER")
@@ -90,12 +106,12 @@ def refuse_missing_answers(metric: Metric | None, evaluation: Data | None) -> No
 
 
 def datasets(
-    recipe: Recipe, live: Live, signature: Signature, lossy: Sequence[PassSpec], metric: Metric | None = None
+    recipe: Recipe, live: Live, signature: Signature, specs: Sequence[PassSpec], metric: Metric | None = None
 ) -> Datasets:
     """Open what was given, each a path, a function or a re-iterable; split where one source has to serve both ends.
 
-    Raises DataError as ``open_data`` does, and where the metric needs answers that what evaluates does not have;
-    UsageError for settings of images where there are none.
+    Raises DataError as ``open_data`` and ``Store.load`` do, and where the metric needs answers that what evaluates does
+    not have; UsageError for settings of images where there are none.
     """
     calibration = _opened(either(live.calibrate, recipe.calibrate), signature, recipe.images)
     evaluation = _opened(either(live.data, recipe.data), signature, recipe.images)
@@ -108,12 +124,20 @@ def datasets(
     if calibration is not None and evaluation is not None:
         calibration, notes = _apart(calibration, evaluation)
         return Datasets(calibration, evaluation, (*told, *notes), digests)
+    if recipe.statistics is not None:
+        statistics = Store.load(Path(recipe.statistics))
+        evaluation, notes = _unseen(evaluation, statistics)
+        return Datasets(None, evaluation, (*told, *notes), digests, statistics)
     only = calibration or evaluation
-    if only is None or not lossy:
+    if only is None or not _calibrating(specs):
         return Datasets(None, only, told, digests)
     first, second = split(only, CALIBRATION_SHARE, recipe.seed)
     first, notes = _apart(first, second)
     return Datasets(first, second, (*told, *notes), digests)
+
+
+def _calibrating(specs: Sequence[PassSpec]) -> list[PassSpec]:
+    return [spec for spec in specs if build(spec).calibrates]
 
 
 def _opened(source: str | Iterable[Any] | None, signature: Signature, images: Images | None) -> Data | None:
@@ -153,8 +177,8 @@ def _apart(calibration: Data, evaluation: Data) -> tuple[Data, tuple[str, ...]]:
 
     Raises UsageError where nothing is left.
     """
-    evaluated = {digest for batch in evaluation for digest in _digests(batch)}
-    keep = np.array([digest not in evaluated for batch in calibration for digest in _digests(batch)], bool)
+    evaluated = {digest for batch in evaluation for digest in sample_digests(batch)}
+    keep = np.array([digest not in evaluated for batch in calibration for digest in sample_digests(batch)], bool)
     shared = int((~keep).sum())
     if not shared:
         return calibration, ()
@@ -167,11 +191,25 @@ def _apart(calibration: Data, evaluation: Data) -> tuple[Data, tuple[str, ...]]:
     return calibration.subset(keep, calibration.name), (note,)
 
 
-def _digests(batch: Batch) -> list[bytes]:
-    """Return a digest of each sample of a batch."""
-    rows = range(batch.count)
-    parts = [np.ascontiguousarray(array) for array in batch.inputs.values()]
-    return [hashlib.blake2b(b"".join(part[row].tobytes() for part in parts), digest_size=16).digest() for row in rows]
+def _unseen(evaluation: Data | None, statistics: Store) -> tuple[Data | None, tuple[str, ...]]:
+    """Leave out of the evaluation what the statistics were collected on, bit for bit, and say so.
+
+    Raises UsageError where nothing is left.
+    """
+    if evaluation is None:
+        return None, ()
+    seen = {row.tobytes() for row in statistics.samples}
+    keep = np.array([digest not in seen for batch in evaluation for digest in sample_digests(batch)], bool)
+    shared = int((~keep).sum())
+    if not shared:
+        return evaluation, ()
+    if not keep.any():
+        raise UsageError(
+            f"the statistics {statistics.name} were collected on every sample of the evaluation data {evaluation.name}",
+            "evaluate on samples that did not calibrate",
+        )
+    note = f"{shared} evaluation samples are those of the statistics {statistics.name} and were left out of evaluation"
+    return evaluation.subset(keep, evaluation.name), (note,)
 
 
 def replayable(recipe: Recipe, live: Live, source: str, sets: Datasets) -> Recipe:
@@ -190,7 +228,7 @@ def replayable(recipe: Recipe, live: Live, source: str, sets: Datasets) -> Recip
 def _digest_of(data: Data) -> str:
     digest = hashlib.sha256()
     for batch in data:
-        digest.update(b"".join(_digests(batch)))
+        digest.update(b"".join(sample_digests(batch)))
         if batch.answers is not None:
             digest.update(np.ascontiguousarray(batch.answers).tobytes())
     return digest.hexdigest()[:16]

@@ -26,23 +26,25 @@ PROBES = 2
 
 
 def compared_layers(
-    original: Original, model: Path, kept: Sequence[Reference], run: Run, *, data: Data | None, floor: float | None
+    baseline: Path, model: Path, kept: Sequence[Reference], run: Run, *, data: Data | None, floor: float | None
 ) -> tuple[tuple[LayerError, ...], tuple[str, ...]]:
-    """Compare the values of a written model with those of a fresh export of its source, over the first of the data.
+    """Compare the values of a written model with those of an export of its source, over the first of the data.
 
     Without data the inputs that probe the models are taken. Returns how far each value is off, and what is to be said:
     the first that diverges, how many values were compared, and how many have no counterpart. ``floor`` is the ratio in
-    dB that values of a quantized model are held to. Raises SourceError where the source does not export.
+    dB that values of a quantized model are held to.
     """
-    baseline = _exported(original, model, kept, run)
-    batches = [_batch(reference) for reference in kept[:PROBES]] if data is None else list(_first(data))
+    batches = probed(kept) if data is None else list(first_batches(data))
     found = compare_layers(baseline, model, batches, run.workspace, tolerance=EXPORT_TOLERANCE, floor=floor)
     samples = counted(sum(batch.count for batch in batches), "sample" if data is not None else "probe row")
     return found.compared, tuple(_said(found, samples, floor))
 
 
-def _exported(original: Original, model: Path, kept: Sequence[Reference], run: Run) -> Path:
-    """Export the source in the model's own opset, where it can be: values keep their names then."""
+def exported_like(original: Original, model: Path, kept: Sequence[Reference], run: Run) -> Path:
+    """Export the source in the model's own opset, where it can be: values keep their names then.
+
+    Raises SourceError where the source does not export.
+    """
     opset = ir.load(model).opset_imports.get("")
     try:
         asked = None if isinstance(original, OnnxOriginal) else opset
@@ -52,13 +54,19 @@ def _exported(original: Original, model: Path, kept: Sequence[Reference], run: R
     return run.workspace.save(exported.model, "source")
 
 
-def _first(data: Data) -> Iterator[Batch]:
+def first_batches(data: Data) -> Iterator[Batch]:
+    """Yield the batches of the first ``SAMPLES`` samples."""
     count = 0
     for batch in data.batches():
         yield batch
         count += batch.count
         if count >= SAMPLES:
             return
+
+
+def probed(kept: Sequence[Reference]) -> list[Batch]:
+    """Return what takes the place of data where there are none: the first inputs that probe the model."""
+    return [_batch(reference) for reference in kept[:PROBES]]
 
 
 def _batch(reference: Reference) -> Batch:

@@ -12,11 +12,15 @@ from mlc.data import Data
 from mlc.directory import check_place
 from mlc.exporting import export
 from mlc.exporting.cache import default_cache
+from mlc.graph_pass import Exactness
 from mlc.judging import Report, choose
-from mlc.pipeline.data import datasets, refuse_contradictions, replayable
+from mlc.pipeline.data import Datasets, datasets, refuse_contradictions, replayable
+from mlc.pipeline.explaining import explained_only
 from mlc.pipeline.opset import export_opset
 from mlc.pipeline.optimizers import settled, without_optimizers
+from mlc.pipeline.outliers import amend_for
 from mlc.pipeline.portable import refuse_custom
+from mlc.pipeline.quantizing import Quantizing, quantizing
 from mlc.pipeline.run import Live, Progress, Run, either, silent
 from mlc.pipeline.shipping import Shipped, ship
 from mlc.pipeline.timing import bench
@@ -25,11 +29,12 @@ from mlc.pipeline.validation import validate
 from mlc.probes import references
 from mlc.recipe import Recipe, check_sizes
 from mlc.recipe.files import check_apart
-from mlc.registry import lossy_of, probes_of, runnable, schedule
-from mlc.rewriting import rewrite
+from mlc.registry import lossy_of, optional_probes_of, probes_of, runnable, schedule
+from mlc.rewriting import Amend, as_planned, rewrite
 from mlc.runtimes.cpu import capabilities
 from mlc.runtimes.one_node import try_target
 from mlc.sources.load import load
+from mlc.statistics import Store
 from mlc.types import Capabilities, PassSpec
 from mlc.workspace import Workspace
 
@@ -46,22 +51,25 @@ def compile(  # noqa: A001 - the word of the field
     trust: bool = False,
     cache: bool = True,
     live: Live | None = None,
+    explain: bool = False,
     progress: Progress = silent,
 ) -> Report:
     """Load, export, rewrite, measure, judge and write; every step is compared with the original.
 
     Raises an MlcError that carries the exit code; then nothing is at ``out`` that was not there before. Without ``out``
     everything is done and nothing is kept. ``force`` replaces an output that exists; ``trust`` runs code that a model
-    file holds; ``cache`` takes the export from an earlier run, where nothing that decides it has changed.
+    file holds; ``cache`` takes the export from an earlier run, where nothing that decides it has changed. With
+    ``explain`` the run ends behind the passes and says where the quantized model loses: nothing is measured or written.
     """
     live = live or Live()
-    specs = schedule(recipe.passes, defaults=recipe.defaults, portable=recipe.portable)
+    asked = quantizing(recipe)
+    specs = schedule(asked.passes, defaults=recipe.defaults, portable=recipe.portable)
     lossy = lossy_of(specs)
-    refuse_contradictions(recipe, live, lossy)
+    refuse_contradictions(recipe, live, specs, divided=asked.planner.mixed)
     metric = metric_of(recipe, live)
     try_target(recipe.target)
-    able = capabilities(recipe.target, probes_of(specs))
-    exact = [spec for spec in runnable(specs, recipe.passes, recipe.target, able) if spec not in lossy]
+    able = capabilities(recipe.target, probes_of(specs), {} if recipe.portable else optional_probes_of(specs))
+    exact = [spec for spec in runnable(specs, asked.passes, recipe.target, able) if spec not in lossy]
     if out is not None:
         check_apart(recipe, out)
         check_place(out, force=force)
@@ -73,7 +81,7 @@ def compile(  # noqa: A001 - the word of the field
             )
             check_sizes(recipe.at, original.signature.inputs)
         with run.stage("read data"):
-            sets = datasets(recipe, live, original.signature, lossy, metric)
+            sets = datasets(recipe, live, original.signature, specs, metric)
             run.recipe = recipe = replayable(recipe, live, original.source, sets)
         with run.stage("run the original"):
             kept, not_run = references(original, sets.first_samples(), recipe.seed)
@@ -84,17 +92,29 @@ def compile(  # noqa: A001 - the word of the field
             if recipe.portable:
                 refuse_custom(exported.model)
         with run.stage("rewrite"):
-            rewritten = rewritten_by(exact, exported, kept, run, able=able)
+            store = sets.statistics or Store()
+            rewritten = rewritten_by(
+                exact, exported, kept, run, asked, able=able, calibration=sets.calibration, statistics=store
+            )
         with run.stage("quantize"):
-            final = rewritten_by(lossy, rewritten, kept, run, able=able, calibration=sets.calibration)
-        stages = {EXPORTED: exported, REWRITTEN: rewritten, "+".join(spec.name for spec in lossy): final}
+            final = rewritten_by(
+                lossy, rewritten, kept, run, asked, able=able, calibration=sets.calibration, statistics=store,
+                amend=amend_for(recipe, sets, kept, workspace),
+            )  # fmt: skip
+        if explain:
+            with run.stage("explain"):
+                notes = (*not_run, *sets.notes, *unused_calibration(sets, run))
+                found = Shipped("", final, (), kept, checks, sets, notes, rewritten.model)
+                return explained_only(found, original, run)
+        stages = {EXPORTED: exported, REWRITTEN: rewritten, quantized_name(final): final}
         models = without_optimizers(changed_only(stages), recipe.target)
         with run.stage("measure"):
             trials = trials_of(models, original=original, sets=sets, metric=metric, kept=kept, run=run)
             run.eager, run.eager_name = eager_of(original, kept, sets, recipe), original.eager
-        asked = any(step.requested and step.sites for step in final.steps)
-        name = settled(trials, choose(trials, asked))
-        shipped = Shipped(name, models[name], trials, kept, checks, sets, (*not_run, *sets.notes))
+        wanted = any(step.requested and step.sites for step in final.steps)
+        name = settled(trials, choose(trials, wanted))
+        notes = (*not_run, *sets.notes, *unused_calibration(sets, run))
+        shipped = Shipped(name, models[name], trials, kept, checks, sets, notes, rewritten.model)
         with run.stage("write"):
             return ship(shipped, out, run, force=force)
 
@@ -104,9 +124,12 @@ def rewritten_by(
     artifact: Artifact,
     kept: Sequence[Reference],
     run: Run,
+    asked: Quantizing,
     *,
     able: Capabilities,
     calibration: Data | None = None,
+    statistics: Store | None = None,
+    amend: Amend = as_planned,
 ) -> Artifact:
     """Run passes over an artifact, each verified against the original's kept answers."""
     return rewrite(
@@ -116,13 +139,28 @@ def rewritten_by(
         workspace=run.workspace,
         capabilities=able,
         target=run.recipe.target,
-        requested=[spec.name for spec in run.recipe.passes],
+        requested=[spec.name for spec in asked.passes],
         calibration=calibration,
+        statistics=statistics,
         seed=run.recipe.seed,
         strict=run.recipe.strict,
         progress=run.progress,
+        planner=asked.planner,
+        amend=amend,
         keep=run.keep,
     )
+
+
+def quantized_name(artifact: Artifact) -> str:
+    """Return the formats that are in a model, as the name of its row in the report."""
+    return "+".join(step.spec.name for step in artifact.steps if step.exactness == Exactness.LOSSY.value)
+
+
+def unused_calibration(sets: Datasets, run: Run) -> tuple[str, ...]:
+    """Say where samples were kept to calibrate on and nothing in the model needed them."""
+    if sets.calibration is None or run.statistics is not None:
+        return ()
+    return (f"the calibration data {sets.calibration.name} was not used: no node has a scale known beforehand",)
 
 
 def changed_only(stages: dict[str, Artifact]) -> dict[str, Artifact]:

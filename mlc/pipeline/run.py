@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from mlc.graph_pass import Statistics
 from mlc.recipe import Recipe
+from mlc.statistics import Store
 from mlc.types import Plan
 from mlc.workspace import Workspace
 
@@ -45,7 +45,7 @@ class Run:
     progress: Progress
     seconds: dict[str, float] = field(default_factory=dict)
     plan: Plan | None = None
-    statistics: Statistics | None = None
+    statistics: Store | None = None
     eager: tuple[float, float, float] | None = None
     eager_name: str = ""
 
@@ -57,6 +57,6 @@ class Run:
         yield
         self.seconds[name] = time.perf_counter() - start
 
-    def keep(self, _name: str, plan: Plan, statistics: Statistics | None) -> None:
-        """Keep what a lossy pass was given; it is written beside the model."""
-        self.plan, self.statistics = plan, statistics
+    def keep(self, plan: Plan, statistics: Store | None) -> None:
+        """Keep what was quantized how, and what statistics any pass read; both are written beside the model."""
+        self.plan, self.statistics = plan, statistics or self.statistics

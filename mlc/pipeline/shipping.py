@@ -14,8 +14,9 @@ import onnx_ir as ir
 from mlc.artifact import Artifact
 from mlc.compare import Check, Reference
 from mlc.directory import replaced
-from mlc.emulate import saturation_proof
+from mlc.emulate import computes_half, rounded_half, saturation_proof
 from mlc.errors import PassError, SourceError
+from mlc.explaining import Explanation
 from mlc.graph_pass import Exactness
 from mlc.judging import Report, judge, unusable
 from mlc.layer_errors import LayerError, layer_errors
@@ -23,18 +24,23 @@ from mlc.machine import machine
 from mlc.manifest import write_manifest
 from mlc.measuring import Trial
 from mlc.pipeline.data import Datasets
+from mlc.pipeline.explaining import explanation_of, samples_of, saturation_of
 from mlc.pipeline.portable import portable_sentence
 from mlc.pipeline.run import Run
 from mlc.plan import plan_toml
 from mlc.recipe import Recipe, recipe_toml
 from mlc.registry import pass_class
 from mlc.report import write_reports
-from mlc.rewriting import check_files
+from mlc.rewriting import check_files, check_half
 from mlc.rewriting.line import tolerance_of
 from mlc.runtimes.loading import loading_lines, session_record
+from mlc.runtimes.opening import open_session
 from mlc.runtimes.session import SOFTWARE
 from mlc.runtimes.strict import refuse
+from mlc.statistics.store import FILE as STATISTICS
 from mlc.types import Sizes, Target
+
+WRITTEN = "written file"
 
 NOTHING = "nothing was written; compile with --pass none to see whether a pass is the cause"
 
@@ -50,6 +56,7 @@ class Shipped:
     checks: tuple[Check, ...]
     sets: Datasets
     notes: tuple[str, ...] = ()
+    unquantized: ir.Model | None = None
 
     @property
     def trial(self) -> Trial:
@@ -104,21 +111,26 @@ def final_checks(shipped: Shipped, path: Path, recipe: Recipe) -> tuple[Check, .
     floors = [
         pass_class(step.spec.name).floor for step in shipped.artifact.steps if step.exactness == "lossy" and step.sites
     ]
+    tolerance, floor = tolerance_of(shipped.artifact.steps), min(floors, default=None)
     checks = check_files(
         path,
         shipped.references,
-        tolerance_of(shipped.artifact.steps),
-        min(floors, default=None),
+        tolerance,
+        floor,
         shipped.artifact.session_options,
         recipe.target,
         shipped.trials[0].candidate.path,
     )
+    checks = tuple(replace(check, name=WRITTEN) for check in checks)
+    if floor is not None:
+        strict = check_half(path, shipped.references, tolerance, floor)
+        checks += tuple(replace(check, name=f"{WRITTEN} in strict float16") for check in strict)
     for check in checks:
         wrong = next((difference for difference in check.differences if difference), None)
         if wrong is not None:
             error = PassError if shipped.lossy else SourceError
             raise error(
-                f"the written model differs from the original in {wrong.output}: {wrong.reason}",
+                f"the {check.name} differs from the original in {wrong.output}: {wrong.reason}",
                 NOTHING,
             )
     return checks
@@ -128,8 +140,14 @@ def report_of(shipped: Shipped, checks: tuple[Check, ...], directory: Path, out:
     """Say everything that is known, computed from the written artifact."""
     recipe = run.recipe
     path = directory / "model.onnx"
-    asked = tuple(step.spec.name for step in shipped.artifact.steps if step.requested and step.sites)
-    judgement = judge(shipped.trials, recipe.limits, shipped=shipped.name, requested=asked)
+    asked = [step for step in shipped.artifact.steps if step.requested and step.sites]
+    judgement = judge(
+        shipped.trials,
+        recipe.limits,
+        shipped=shipped.name,
+        requested=[step.spec.name for step in asked],
+        headlines=[step.headline for step in asked if step.headline],
+    )
     place = out.as_posix() if out is not None else ""
     return Report(
         recipe=recipe,
@@ -141,11 +159,12 @@ def report_of(shipped: Shipped, checks: tuple[Check, ...], directory: Path, out:
         verdicts=judgement.verdicts,
         outcome=judgement.outcome,
         first_line=judgement.first_line,
-        checks=(*shipped.checks, *(replace(check, name="written file") for check in checks)),
+        checks=(*shipped.checks, *checks),
         layers=_layers(shipped, path, run),
         plan=run.plan if shipped.lossy else None,
-        saturation=saturation_proof(ir.load(path)),
-        data=shipped.sets.described(),
+        saturation=_saturation(shipped, path, run),
+        explanation=_explanation(shipped, path, run),
+        data=shipped.sets.described() | ({"statistics": run.statistics.described()} if run.statistics else {}),
         machine=machine(),
         loading=_loading(shipped, place, recipe.target),
         notes=(*shipped.notes, *([portable_sentence(path)] if recipe.portable else [])),
@@ -161,9 +180,24 @@ def _layers(shipped: Shipped, path: Path, run: Run) -> tuple[LayerError, ...]:
     data = shipped.sets.evaluation or shipped.sets.calibration
     if not shipped.lossy or data is None:
         return ()
-    baseline = shipped.trials[0].candidate.path
+    baseline, model = shipped.trials[0].candidate.path, ir.load(path)
+    judged = run.workspace.save(rounded_half(model), "half") if computes_half(model) else path
     batches = [batch for _, batch in zip(range(2), data.batches(), strict=False)]
-    return layer_errors(baseline, path, batches, run.workspace)
+    return layer_errors(baseline, judged, batches, run.workspace)
+
+
+def _saturation(shipped: Shipped, path: Path, run: Run) -> tuple[str, ...]:
+    if not shipped.lossy:
+        return saturation_proof(ir.load(path))
+    samples = samples_of(shipped.sets.evaluation or shipped.sets.calibration, shipped.references)
+    with open_session(shipped.trials[0].candidate.path, Target()) as baseline:
+        return saturation_of(ir.load(path), baseline.run, samples, run)
+
+
+def _explanation(shipped: Shipped, path: Path, run: Run) -> Explanation | None:
+    if shipped.unquantized is None or not shipped.lossy:
+        return None
+    return explanation_of(shipped.unquantized, path, shipped.sets, shipped.references, run)
 
 
 def _loading(shipped: Shipped, place: str, target: Target) -> str:
@@ -184,9 +218,8 @@ def _write_beside(shipped: Shipped, report: Report, directory: Path, run: Run) -
     _write(directory / "recipe.toml", report.recipe_text)
     if report.plan is not None:
         _write(directory / "plan.toml", plan_toml(report.plan))
-        save = getattr(run.statistics, "save", None)
-        if save is not None:
-            save(directory / "statistics.npz")
+        if run.statistics is not None:
+            run.statistics.save(directory / STATISTICS)
 
 
 def _write(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ from mlc.artifact import Origin
 from mlc.compare import EXPORT_TOLERANCE, Check
 from mlc.emulate import saturation_proof
 from mlc.errors import UsageError
+from mlc.explaining import Explanation
 from mlc.fusion import opset_of
 from mlc.grammar.images import Images
 from mlc.graph_pass import Pass
@@ -23,12 +24,13 @@ from mlc.manifest import Located, locate
 from mlc.measuring import Candidate, Trial, measure_accuracy, measure_agreement
 from mlc.measuring.files import file_bytes
 from mlc.pipeline.data import datasets, refuse_contradictions
-from mlc.pipeline.layers import compared_layers
+from mlc.pipeline.explaining import explanation_of, samples_of, saturation_of
+from mlc.pipeline.layers import compared_layers, exported_like
 from mlc.pipeline.run import Live, Progress, Run, silent
 from mlc.pipeline.trials import metric_of
 from mlc.probes import references
 from mlc.recipe import Recipe
-from mlc.rewriting import check_files
+from mlc.rewriting import check_files, check_half
 from mlc.runtimes.strict import refuse_fallbacks
 from mlc.sources.load import load
 from mlc.sources.onnx.declared import declared
@@ -42,6 +44,8 @@ NO_LAYERS = ("values were not compared layer by layer, since the interfaces diff
 
 DRAWN = "the inputs were drawn at random, which no calibration has seen: --data compares on samples that matter"
 """Of a quantized model: values outside of the calibrated ranges are clipped."""
+
+HALVES = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 QUANTIZERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 
@@ -93,9 +97,14 @@ def validate(
             kept, not_run = references(original, sets.first_samples(), seed)
         layers: tuple[LayerError, ...] = ()
         said: tuple[str, ...] = ()
+        explanation: Explanation | None = None
         if per_layer:
             with run.stage("compare layer by layer"):
-                layers, said = compared_layers(original, located.path, kept, run, data=sets.evaluation, floor=floor)
+                baseline = exported_like(original, located.path, kept, run)
+                layers, said = compared_layers(baseline, located.path, kept, run, data=sets.evaluation, floor=floor)
+                if floor is not None:
+                    explanation = explanation_of(ir.load(baseline), located.path, sets, kept, run)
+        saturation = saturation_of(ir.load(located.path), original.run, samples_of(sets.evaluation, kept), run)
         runs = None if sets.evaluation is None else original
         del original  # what nothing runs any more need not lie in memory beside the model
         candidate = Candidate(str(model), located.path, located.session_options)
@@ -103,6 +112,8 @@ def validate(
             if strict_provider:
                 refuse_fallbacks(str(model), located.path, target, located.session_options)
             checks = check_files(located.path, kept, EXPORT_TOLERANCE, floor, located.session_options, target)
+            if floor is not None:
+                checks += check_half(located.path, kept, EXPORT_TOLERANCE, floor)
             if runs is not None and sets.evaluation is not None:
                 ((accuracy, agreement),) = measure_accuracy(
                     [candidate], runs, sets.evaluation, chosen, target, seed=seed, progress=progress
@@ -115,7 +126,7 @@ def validate(
         trial = Trial(candidate, agreement, accuracy, size_bytes=file_bytes(located.path))
         described, notes = sets.described(), (*said, *not_run, *sets.notes)
         report = _report(run, origin, signature, located, (trial,), checks=checks, described=described, notes=notes)
-        return replace(report, layers=layers)
+        return replace(report, layers=layers, saturation=saturation, explanation=explanation)
 
 
 def _read(path: Path) -> tuple[int, float | None]:
@@ -126,7 +137,14 @@ def _read(path: Path) -> tuple[int, float | None]:
     model = ir.load(path)
     check_values(path, model)
     quantized = any(node.op_type in QUANTIZERS for graph in model.graphs() for node in graph)
-    return opset_of(model), Pass.floor if quantized else None
+    return opset_of(model), Pass.floor if quantized or _narrowed(model) else None
+
+
+def _narrowed(model: ir.Model) -> bool:
+    """Whether weights are of 16 bits between an interface of float32: something was rounded to them on the way."""
+    interface = {value.dtype for value in (*model.graph.inputs, *model.graph.outputs)}
+    held = {value.dtype for graph in model.graphs() for value in graph.initializers.values()}
+    return bool(HALVES & held) and not HALVES & interface
 
 
 def _original(recipe: Recipe, located: Located, *, trust: bool) -> Original:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlc.errors import UsageError, kind_of
 from mlc.grammar import nearest, within
+from mlc.grammar.formats import parse_format
 from mlc.grammar.images import Images, images_text, parse_images, settings_text
 from mlc.grammar.inputs import input_text, parse_inputs
 from mlc.grammar.values import (
@@ -140,8 +141,12 @@ FIELDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "source": lambda value: {"source": place_of(value)},
     "inputs": lambda value: {"inputs": _inputs(value)},
     "passes": _passes,
+    "to": lambda value: {"to": parse_format(text_of(value))},
+    "keep_float": lambda value: {"keep_float": tuple(text_of(item) for item in _texts(value, str))},
+    "plan": lambda value: {"plan": place_of(value)},
     "target": lambda value: {"target": _target(value)},
     "calibrate": lambda value: {"calibrate": place_of(value)},
+    "statistics": lambda value: {"statistics": place_of(value)},
     "data": lambda value: {"data": place_of(value)},
     "images": lambda value: {"images": _images(value)},
     "metric": lambda value: {"metric": place_of(value)},

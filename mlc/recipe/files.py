@@ -44,7 +44,9 @@ def _metric_files(text: str, place: Callable[[str], str]) -> str:
 FILES: dict[str, Callable[[str, Callable[[str], str]], str]] = {
     "source": _source_files,
     "calibrate": _reference_files,
+    "statistics": lambda text, place: place(text),
     "data": _reference_files,
+    "plan": lambda text, place: place(text),
     "metric": _metric_files,
 }
 """Moves the files that a field names by a function from path to path."""

@@ -48,15 +48,21 @@ class Recipe:
     directory; a live Python object has ``python:<digest>`` in its place and cannot be replayed. ``opset`` is None until
     the source has decided it: an .onnx file has its own. ``strict_provider`` refuses nodes that fall back from the
     target's provider, ``portable`` operators of a single runtime. ``task`` is what a Hugging Face model is for.
-    ``images`` is how image files become the input.
+    ``images`` is how image files become the input. ``to`` is a number format, made of several passes by what pays,
+    ``keep_float`` names nodes that no pass quantizes, ``plan`` a file that gives every node its format. ``statistics``
+    is a file of an earlier run, or the directory that holds it, in the place of calibration data.
     """
 
     source: str
     inputs: tuple[InputSpec, ...] = ()
     passes: tuple[PassSpec, ...] = ()
     defaults: bool = True
+    to: str | None = None
+    keep_float: tuple[str, ...] = ()
+    plan: str | None = None
     target: Target = field(default_factory=Target)
     calibrate: str | None = None
+    statistics: str | None = None
     data: str | None = None
     images: Images | None = None
     metric: str | None = None
@@ -152,8 +158,12 @@ def recipe_toml(recipe: Recipe, beside: Path) -> str:
         "source": recipe.source,
         "inputs": [input_text(spec) for spec in recipe.inputs] or None,
         "passes": [*([] if recipe.defaults else [NO_DEFAULTS]), *(pass_text(spec) for spec in recipe.passes)],
+        "to": recipe.to,
+        "keep_float": list(recipe.keep_float) or None,
+        "plan": recipe.plan,
         "target": target_text(recipe.target),
         "calibrate": recipe.calibrate,
+        "statistics": recipe.statistics,
         "data": recipe.data,
         "metric": recipe.metric,
         "at": sizes_text(dict(recipe.at)) or None,

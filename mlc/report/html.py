@@ -9,7 +9,7 @@ from typing import Any
 from mlc.figures import counted
 from mlc.gating import BETTER, NO_DIFFERENT, NOT_KNOWN, WORSE, short_source
 from mlc.judging import DONE, INCONCLUSIVE, MISSED, SLOWER, UNMODIFIED, Report
-from mlc.report import history, plots, results, setting
+from mlc.report import explaining, history, plots, results, setting
 from mlc.report.cells import notes, title
 from mlc.report.sheet import Sheet
 from mlc.report.table import plain
@@ -52,6 +52,7 @@ def render(report: Report) -> str:
         notes=notes(report),
         results=results,
         history=history,
+        explaining=explaining,
         setting=setting,
         plots=plots,
         most_nodes=MOST_NODES,

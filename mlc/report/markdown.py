@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from mlc.judging import Report
-from mlc.report import history, results, setting
+from mlc.report import explaining, history, results, setting
 from mlc.report.cells import notes, title
 from mlc.report.sheet import Sheet
 from mlc.report.table import Table, plain
@@ -33,6 +33,9 @@ def render(report: Report) -> str:
         _list("Notes of the passes", history.step_notes(report)),
         _section(history.plan(report)),
         _list("Saturation", report.saturation),
+        *(_section(built) for built in (explaining.tensors(report), explaining.nodes(report))),
+        _section(explaining.products(report)),
+        _list("Quantization", explaining.sentences(report)),
         *(_section(built) for built in (history.placement(report), history.fallbacks(report), history.moved(report))),
         _code("Loading", "python", report.loading),
         *(_section(built) for built in (setting.signature(report), setting.source(report), setting.machine(report))),

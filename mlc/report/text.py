@@ -8,7 +8,7 @@ from pathlib import Path
 from mlc.figures import counted, decibels, error, milliseconds, percent
 from mlc.judging import Report
 from mlc.measuring import Trial
-from mlc.report import history, results, setting
+from mlc.report import explaining, history, results, setting
 from mlc.report.cells import LOSSY, notes, shown_trials
 from mlc.report.sheet import Sheet
 from mlc.report.table import Table, aligned, plain, table
@@ -28,6 +28,7 @@ def render(report: Report) -> str:
         _ways(report),
         _passes(report),
         _plan(report),
+        *_explanation(report),
         _fallbacks(report),
         [f"note: {note}" for note in notes(report)],
         _written(report),
@@ -132,6 +133,17 @@ def _plan(report: Report) -> list[str]:
         formats[node.format] = formats.get(node.format, 0) + 1
     counts = ", ".join(f"{counted(count, 'node')} {form}" for form, count in sorted(formats.items()))
     return [plain(f"plan: {counts}"), *(plain(f"  {sentence}") for sentence in report.saturation)]
+
+
+def _explanation(report: Report) -> list[list[str]]:
+    """Return what of a quantized model runs on integers; where that was asked for, where it loses, the worst first."""
+    said = explaining.sentences(report)
+    tables = (explaining.tensors(report), explaining.nodes(report))
+    asked = report.command == "validate" or not report.trials
+    return [
+        *(_block(built.title.lower(), built) for built in tables if asked),
+        ["quantization", *(f"  {sentence}" for sentence in said)] if said else [],
+    ]
 
 
 def _fallbacks(report: Report) -> list[str]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlc.formats import layout_of, pairs_fit
+from mlc.formats import activation_parameters, layout_of, pairs_fit
 from mlc.graph_pass import Context
 from mlc.statistics import CollectedStatistics
 from mlc.statistics.observers import Observer
@@ -107,8 +107,9 @@ def test_no_float_weight_is_left():
 
 def test_it_needs_the_range_of_each_value_that_may_have_a_scale_and_no_more():
     model = build(RESIDUAL, weights(0, **RESIDUAL_WEIGHTS))
-    assert Int8Static().needs(model) == tuple(Need(value, "range") for value in "xarcstmf")
-    assert {need.kind for need in Int8Static(method="percentile").needs(model)} == {"histogram"}
+    needs = tuple(Need(value, "histogram") for value in "xarcstmf")
+    for method in ("min-max", "percentile", "mse", "entropy"):
+        assert Int8Static(method=method).needs(model) == needs
 
 
 def test_a_percentile_narrows_the_range():
@@ -116,10 +117,23 @@ def test_a_percentile_narrows_the_range():
     assert narrow.array("r.scale") < wide.array("r.scale")
 
 
+@pytest.mark.parametrize("method", ["mse", "entropy"])
+def test_ranges_are_cut_where_outliers_cost_more_than_they_hold(method):
+    generator = np.random.default_rng(0)
+    x = generator.standard_t(3, size=(64, 3, 6, 6)).astype(np.float32)
+    model = build("agraph (float[64,3,6,6] x) => (float[64,4,4,4] y) {\n y = Conv(x, w)\n}", weights(0, w=(4, 3, 3, 3)))
+    wide, narrow = (quantized(model, batches({"x": x}), method=kind) for kind in ("min-max", method))
+    low, high = getattr(narrow.statistics, method)("x")
+    assert x.min() <= low < 0 < high <= x.max()
+    assert narrow.array("x.scale") == activation_parameters(low, high).scale < wide.array("x.scale")
+    assert narrow.sqnr() > 15
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "entropy"}, "min-max or percentile"),
+        ({"method": "median"}, "min-max, percentile, mse or entropy"),
+        ({"method": "mse", "percent": 99.0}, "belongs to method=percentile"),
         ({"method": "percentile", "percent": 50.0}, "above 50"),
         ({"method": "percentile", "percent": 100.5}, "above 50"),
         ({"percent": 99.0}, "belongs to method=percentile"),
@@ -395,6 +409,7 @@ REFUSALS = [
     ("u = LayerNormalization(x, w)", {"w": (8,)}, "u", "normalizations lose too much in 8 bits"),
     ("u = InstanceNormalization(x, w, w)", {"w": (3,)}, "u", "normalizations lose too much in 8 bits"),
     ("u = MatMul(x, x)", {}, "u", "both sides are activations"),
+    ("t = Transpose<perm = [0, 1]>(w)\n u = MatMul(x, t)", {"w": (8, 8)}, "u", "both sides are activations"),
     ("u = MatMul(w, x)", {"w": (8, 8)}, "u", "its first input is a constant"),
     ("u = MatMul(x, w)", {"w": (3, 8, 8)}, "u", "its weight is not a matrix"),
     ("u = Add(x, w)", {"w": (8,)}, "u", "one side is a constant"),

@@ -8,14 +8,23 @@ from collections.abc import Sequence
 from mlc.figures import counted, decibels
 from mlc.judging import Report
 from mlc.layer_errors import LayerError
+from mlc.report.explaining import quantized
 from mlc.report.plots.canvas import Plot, chart, dot, inlined, limits, ticks
 
 MOST_DOTS = 500
 HEIGHT = 250
 
+SERIES = (("floats", False), ("values", True))
+"""What is drawn under which name: float values below, quantized ones, or all where none is known to be, above."""
+
+KEYS = ("float", "quantized")
+
 
 def layer_plots(report: Report) -> list[Plot]:
-    """Return the error along the network; of very many values the worst of each group of neighbours."""
+    """Return the error along the network; of very many values the worst of each group of neighbours.
+
+    Values that are computed on codes are told apart, where that is known.
+    """
     layers = [(place, layer) for place, layer in enumerate(report.layers) if not math.isnan(layer.sqnr)]
     measured = [layer.sqnr for _, layer in layers if math.isfinite(layer.sqnr)]
     if not measured:
@@ -27,14 +36,21 @@ def layer_plots(report: Report) -> list[Plot]:
     least = min((layer for _, layer in layers), key=lambda layer: layer.sqnr)
     label = f"Signal to noise ratio of {counted(len(layers), 'value')} along the network; the worst is {_said(least)}"
     figure = f"worst {decibels(least.sqnr)}"
-    return [Plot(counted(len(layers), "value"), figure, _drawn(worst, limits([0.0, *measured]), label), note=note)]
+    coded = quantized(report)
+    drawn = _drawn(worst, limits([0.0, *measured]), label, coded)
+    return [Plot(counted(len(layers), "value"), figure, drawn, KEYS if coded else (), note)]
 
 
-def _drawn(placed: Sequence[tuple[int, LayerError]], span: tuple[float, float], label: str) -> str:
+def _drawn(
+    placed: Sequence[tuple[int, LayerError]], span: tuple[float, float], label: str, coded: frozenset[str]
+) -> str:
     titles = {"x_title": "from input to output", "y_title": "SQNR, dB"}
     drawing = chart("XY", HEIGHT, range=span, y_labels=ticks(span), show_x_labels=False, dots_size=3.5, **titles)
     least = min(layer.sqnr for _, layer in placed)
-    drawing.add("values", [_dot(place, layer, span, least) for place, layer in placed])
+    for series, inside in SERIES:
+        dots = [(place, layer) for place, layer in placed if (not coded or layer.value in coded) is inside]
+        if dots:
+            drawing.add(series, [_dot(place, layer, span, least) for place, layer in dots], stroke=not coded)
     return inlined(drawing, label)
 
 

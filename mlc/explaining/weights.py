@@ -1,0 +1,160 @@
+"""How far stored weights are from those of the float model: both are read from the files, nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from mlc.emulate.saturation import MATMUL_INTEGER, stored_array
+from mlc.explaining.codes import Grid, Seen, code_range, laid_out
+from mlc.explaining.nouns import TensorError
+from mlc.formats import constant, number
+from mlc.formats.nodes import input_at
+
+if TYPE_CHECKING:
+    from mlc.types import Array
+
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+NBITS = "MatMulNBits"
+
+HALF_BYTE = 4
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Over what scales are spread: a shape, the axis along which they differ, and how many indexes share one."""
+
+    shape: tuple[int, ...]
+    axis: int
+    block: int = 0
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The codes of a weight as one node reads them, [rows, columns] for a matrix, and what they mean."""
+
+    site: str
+    value: ir.Value
+    dtype: ir.DataType
+    codes: Array
+    grid: Grid
+
+
+def weight_errors(before: ir.Model, after: ir.Model) -> tuple[TensorError, ...]:
+    """Return how far each weight of a product is from its codes, with the nodes that read it, in the graph's order.
+
+    It is compared with that of the node of the same first output in the float model ``before``; where there is none,
+    or its weight has another shape, nothing can be told.
+    """
+    twins = {str(node.outputs[0].name): node for node in before.graph if node.outputs}
+    found: dict[ir.Value, TensorError] = {}
+    readers: dict[ir.Value, list[str]] = {}
+    for stored in _stored_weights(after, twins.keys()):
+        twin = twins.get(stored.site)
+        weight = None if twin is None else input_at(twin, 1)
+        expected = None if weight is None or twin is None else stored_array(weight)
+        if weight is None or twin is None or expected is None:
+            continue
+        expected = expected.T if number(twin, "transB", 0) else expected
+        if expected.shape != stored.codes.shape:
+            continue
+        readers.setdefault(stored.value, []).append(stored.site)
+        if stored.value not in found:
+            seen, turned = Seen(), weight.producer()
+            seen.add(np.asarray(expected, np.float32), stored.grid.meant(stored.codes), stored.grid)
+            name = weight if turned is None or turned.inputs[0] is None else turned.inputs[0]
+            found[stored.value] = seen.told(str(name.name), "weight", stored.dtype, ())
+    return tuple(replace(each, readers=tuple(readers[value])) for value, each in found.items())
+
+
+def _stored_weights(after: ir.Model, known: Collection[str]) -> Iterator[_Stored]:
+    for node in after.graph:
+        found = None
+        if node.op_type in PRODUCTS:
+            found = _dequantized(node)
+        elif node.op_type == NBITS:
+            found = _in_bytes(node)
+        elif node.op_type == MATMUL_INTEGER:
+            found = _scaled_behind(node, known)
+        if found is not None:
+            yield found
+
+
+def _dequantized(node: ir.Node) -> _Stored | None:
+    """Return the weight that a DequantizeLinear gives a product."""
+    source = input_at(node, 1)
+    dequantizer = None if source is None else source.producer()
+    if dequantizer is None or dequantizer.op_type != "DequantizeLinear":
+        return None
+    value, scale, zero = (input_at(dequantizer, index) for index in range(3))
+    codes, scales, zeros = stored_array(value), constant(scale), constant(zero)
+    if value is None or codes is None or scales is None or value.dtype is None or code_range(value.dtype) is None:
+        return None
+    axis, block = int(number(dequantizer, "axis", 1)), int(number(dequantizer, "block_size", 0))
+    grid = _grid(
+        value.dtype, scales.numpy(), None if zeros is None else zeros.numpy(), _Spread(codes.shape, axis, block)
+    )
+    turned = bool(number(node, "transB", 0))
+    return _Stored(_name(node), value, value.dtype, codes.T if turned else codes, grid.turned() if turned else grid)
+
+
+def _scaled_behind(node: ir.Node, known: Collection[str]) -> _Stored | None:
+    """Return the weight of ``Cast(MatMulInteger(x, w)) * (x_scale * w_scale)``, named by the float value behind it."""
+    value = input_at(node, 1)
+    codes, zeros = stored_array(value), constant(input_at(node, 3))
+    cast = _only_reader(node)
+    product = None if cast is None else _only_reader(cast)
+    if value is None or value.dtype is None or codes is None or cast is None or product is None:
+        return None
+    factors = [each.producer() for each in product.inputs if each is not None and each.producer() is not cast]
+    scales = [constant(each) for factor in factors if factor is not None for each in factor.inputs]
+    scale = next((tensor.numpy() for tensor in scales if tensor is not None), None)
+    ends = (product, _only_reader(product))
+    site = next((_name(end) for end in ends if end is not None and _name(end) in known), None)
+    if scale is None or site is None:
+        return None
+    zero = None if zeros is None else zeros.numpy()
+    return _Stored(site, value, value.dtype, codes, _grid(value.dtype, scale, zero, _Spread(codes.shape, -1)))
+
+
+def _in_bytes(node: ir.Node) -> _Stored | None:
+    """Return the weight of com.microsoft.MatMulNBits: [columns, blocks, bytes], the lower bits of a byte first."""
+    value, scales, packed = (input_at(node, index) for index in (1, 2, 3))
+    stored, scale, zero = constant(value), constant(scales), constant(packed)
+    bits, block, rows, columns = (int(number(node, name, 0)) for name in ("bits", "block_size", "K", "N"))
+    if value is None or stored is None or scale is None or bits not in (HALF_BYTE, 2 * HALF_BYTE):
+        return None
+    dtype = ir.DataType.UINT4 if bits == HALF_BYTE else ir.DataType.UINT8
+    codes = _unpacked(stored.numpy().reshape(columns, -1), bits)[:, :rows].T
+    blocks = -(-rows // block)
+    middle = np.full((columns, blocks), 2 ** (bits - 1))
+    zeros = middle if zero is None else _unpacked(zero.numpy().reshape(columns, -1), bits)[:, :blocks]
+    grid = _grid(dtype, scale.numpy().reshape(columns, -1).T, zeros.T, _Spread(codes.shape, 0, block))
+    return _Stored(_name(node), value, dtype, codes, grid)
+
+
+def _unpacked(packed: Array, bits: int) -> Array:
+    if bits != HALF_BYTE:
+        return packed
+    return np.stack([packed & 15, packed >> HALF_BYTE], axis=-1).reshape(len(packed), -1)
+
+
+def _grid(dtype: ir.DataType, scale: Array, zero_point: Array | None, spread: _Spread) -> Grid:
+    least, most = code_range(dtype) or (0, 0)
+    zero = np.zeros(1) if zero_point is None else zero_point
+    scales, zeros = (laid_out(each, spread.shape, spread.axis, spread.block) for each in (scale, zero))
+    return Grid(scales, zeros, least, most)
+
+
+def _only_reader(node: ir.Node) -> ir.Node | None:
+    readers = [reader for reader, _ in node.outputs[0].uses()]
+    return readers[0] if len(readers) == 1 else None
+
+
+def _name(node: ir.Node) -> str:
+    return str(node.outputs[0].name)

@@ -1,0 +1,113 @@
+"""Where a quantized model loses and what of it runs on integers, as tables of text and sentences."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+from mlc.figures import counted, decibels, percent, significant
+from mlc.judging import Report
+from mlc.report.table import Table, listed, plain, table
+
+WORST = 10
+"""So many rows of a table are shown; the rest is counted."""
+
+NAMED = 3
+"""So many nodes of one operator are named."""
+
+
+def tensors(report: Report) -> Table:
+    """The quantized tensors that are farthest from their codes, the worst first."""
+    found = report.explanation.tensors if report.explanation else ()
+    rows = [
+        (
+            each.value,
+            f"{each.kind}, {each.dtype}",
+            decibels(each.sqnr),
+            percent(each.clipped) if each.clipped else "none",
+            _range(each.low, each.high),
+            _range(each.lowest, each.highest),
+            "" if each.output is None else decibels(each.output),
+        )
+        for each in sorted(found, key=lambda each: _sortable(each.sqnr))[:WORST]
+    ]
+    header = ("tensor", "kind", "SQNR", "clipped", "seen", "range of its codes", "output, its reader alone")
+    return table("Quantized tensors, the worst", "ctnnnnn", header, rows, _rest(len(found), "tensor"))
+
+
+def nodes(report: Report) -> Table:
+    """The nodes that cost most at the outputs where they alone are quantized, the worst first."""
+    found = report.explanation.nodes if report.explanation else ()
+    whole = sum(each.noise for each in found)
+    rows = [
+        (each.node, each.op, decibels(each.sqnr), each.output, percent(each.noise / whole) if whole else "")
+        for each in sorted(found, key=lambda each: _sortable(each.sqnr))[:WORST]
+    ]
+    header = ("node", "operator", "SQNR at the output", "output", "share of the noise")
+    return table("Each node quantized alone, the worst", "ccncn", header, rows, _rest(len(found), "node"))
+
+
+def products(report: Report) -> Table:
+    """What multiplies and adds in the graph that the runtime runs, and whether on integers."""
+    arithmetic = report.explanation.arithmetic if report.explanation else None
+    rows = [
+        (
+            each.op,
+            "integers" if each.integer else "floats",
+            f"{each.nodes:,}",
+            significant(each.multiply_adds / 1e6),
+            percent(each.multiply_adds / arithmetic.total),
+        )
+        for each in (arithmetic.products if arithmetic else ())
+        if arithmetic
+    ]
+    header = ("operator", "multiplies", "nodes", "million multiply-adds", "share")
+    return table("Multiply-adds after onnxruntime's own optimization", "ctnnn", header, rows)
+
+
+def sentences(report: Report) -> list[str]:
+    """What is to be said of it: the share of integers, what stands in between, and which nodes to keep float."""
+    found = report.explanation
+    if found is None:
+        return []
+    said = []
+    if found.arithmetic is not None and found.arithmetic.total:
+        share = percent(found.arithmetic.integer / found.arithmetic.total)
+        rest = counted(found.arithmetic.uncounted, "node")
+        unknown = f", without {rest} that cannot be counted" if found.arithmetic.uncounted else ""
+        said.append(f"{share} of the multiply-adds run on integers after onnxruntime's own optimization{unknown}")
+    if found.arithmetic is not None and found.arithmetic.between:
+        by_op: dict[str, list[str]] = defaultdict(list)
+        for each in found.arithmetic.between:
+            by_op[each.op].append(each.node)
+        named = "; ".join(f"{op} {len(names):,} ({listed(names, NAMED)})" for op, names in sorted(by_op.items()))
+        said.append(f"float operators between dequantizers and quantizers: {named}")
+    sensitive = found.sensitive
+    if sensitive:
+        share = percent(sum(each.noise for each in sensitive) / sum(each.noise for each in found.nodes))
+        which = counted(len(sensitive), "node")
+        said.append(f"{which} of {len(found.nodes):,} make {share} of the noise at the outputs: {found.keep_float}")
+    return [plain(sentence) for sentence in (*said, *found.notes)]
+
+
+def quantized(report: Report) -> frozenset[str]:
+    """The values that quantized nodes or codes give, by name."""
+    found = report.explanation
+    if found is None:
+        return frozenset()
+    return frozenset(node.node for node in found.nodes) | frozenset(
+        each.value for each in found.tensors if each.kind == "activation"
+    )
+
+
+def _range(low: float, high: float) -> str:
+    return f"{significant(low)} to {significant(high)}" if math.isfinite(low) and math.isfinite(high) else ""
+
+
+def _rest(count: int, noun: str) -> str:
+    return f"{counted(count - WORST, noun)} more, all better; all of them are in report.json" if count > WORST else ""
+
+
+def _sortable(ratio: float) -> float:
+    """Return the ratio to sort by; what is no number is better than all."""
+    return math.inf if math.isnan(ratio) else ratio

@@ -1,0 +1,184 @@
+"""Where a small quantized model loses, against the same computed by hand."""
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from mlc.compare.decisions import with_outputs
+from mlc.explaining import explain
+from mlc.formats import BlockScheme, round_to_nearest
+from mlc.graph_pass import Context
+from mlc.rewriting.sensitivity import output_sensitivity
+from passes.int4_weights import Int4Weights
+from passes.int8_dynamic import Int8Dynamic
+from tests.quantizing import ANY_CPU, VNNI, batches, build, quantized, run, weights
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+TEXT = """agraph (float[n,3,8,8] x) => (float[n,5] y) {
+    a = Conv(x, w, b)
+    r = Relu(a)
+    c = Conv(r, w2)
+    p = GlobalAveragePool(c)
+    f = Flatten(p)
+    s = Tanh(f)
+    y = Gemm<transB = 1>(s, w3)
+}"""
+WEIGHTS = weights(0, w=(4, 3, 3, 3), b=(4,), w2=(4, 4, 3, 3), w3=(5, 4))
+
+
+def images(seed, low=-1.0, high=1.0):
+    generator = np.random.default_rng(seed)
+    return batches(*({"x": generator.uniform(low, high, (6, 3, 8, 8)).astype(np.float32)} for _ in range(2)))
+
+
+def ratio(expected, actual):
+    noise = ((actual.astype(np.float64) - expected) ** 2).sum()
+    return math.inf if noise == 0 else 10 * math.log10((expected.astype(np.float64) ** 2).sum() / noise)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return quantized(build(TEXT, WEIGHTS), images(0), capabilities=VNNI)
+
+
+@pytest.fixture
+def explained(found, tmp_path, workspace):
+    path = tmp_path / "model.onnx"
+    ir.save(found.model, path)
+    wider = images(1, -2, 2)
+    return explain(found.before, path, wider, workspace), np.concatenate([batch.inputs["x"] for batch in wider])
+
+
+def test_an_activation_is_compared_with_its_codes(found, explained):
+    told, x = explained
+    scale, zero = found.array("x.scale"), float(found.array("x.zero_point"))
+    (tensor,) = [each for each in told.tensors if each.value == "x"]
+    lowest, highest = -zero * scale, (255 - zero) * scale
+    codes = np.clip(np.rint(x / scale) + zero, 0, 255)
+    assert (tensor.kind, tensor.dtype, tensor.readers) == ("activation", "uint8", ("a",))
+    assert tensor.sqnr == pytest.approx(ratio(x, (codes - zero) * scale), abs=1e-3)
+    assert tensor.clipped == ((x < lowest - scale / 2) | (x > highest + scale / 2)).mean()
+    assert 0.3 < tensor.clipped < 0.7  # half of the samples lie outside of what was calibrated
+    assert (tensor.low, tensor.high) == (x.min(), x.max())
+    assert (tensor.lowest, tensor.highest) == pytest.approx((lowest, highest))
+
+
+def test_what_a_relu_cuts_is_not_clipped(found, explained):
+    told, x = explained
+    (tensor,) = [each for each in told.tensors if each.value == "r"]
+    relu = np.maximum(run(with_outputs(found.model, ["a"]), {"x": x}, optimize=False)["a"], 0)
+    scale = found.array("r.scale")
+    assert tensor.low == 0
+    assert tensor.clipped == (relu > (255.5 * scale)).mean()
+    assert tensor.sqnr == pytest.approx(ratio(relu, np.rint(relu / scale).clip(0, 255) * scale), abs=1e-3)
+
+
+def test_a_weight_is_compared_with_the_float_one(found, explained):
+    told, _ = explained
+    by_name = {each.value: each for each in told.tensors if each.kind == "weight"}
+    for name, reader in (("w", "a"), ("w2", "c")):
+        scale = found.array(f"{name}.scale").reshape(-1, 1, 1, 1)
+        stored = found.array(f"{name}.int8") * scale
+        tensor = by_name[name]
+        assert tensor.sqnr == pytest.approx(ratio(WEIGHTS[name], stored), abs=1e-3)
+        assert (tensor.low, tensor.high) == (WEIGHTS[name].min(), WEIGHTS[name].max())
+        assert (tensor.clipped, tensor.dtype, tensor.readers) == (0, "int8", (reader,))
+        assert tensor.highest == pytest.approx(127 * scale.max())
+
+
+def test_nodes_are_told_in_order_and_the_worst_is_kept_float(found, explained, workspace):
+    told, _ = explained
+    alone = output_sensitivity(
+        found.before, found.model, [(node.node,) for node in told.nodes], images(1, -2, 2), workspace
+    )
+    assert [(node.node, node.sqnr) for node in told.nodes] == [
+        (each.sites[0], pytest.approx(each.sqnr, abs=1e-6)) for each in alone
+    ]
+    order = {node.outputs[0].name: place for place, node in enumerate(found.before.graph)}
+    assert [order[node.node] for node in told.nodes] == sorted(order[node.node] for node in told.nodes)
+    worst = min(told.nodes, key=lambda node: node.sqnr)
+    assert told.sensitive[0] == worst
+    assert told.keep_float.startswith(f"--keep-float {worst.node}")
+    (tensor,) = [each for each in told.tensors if each.value == "x"]
+    assert tensor.output == next(node.sqnr for node in told.nodes if node.node == "a")
+
+
+def test_multiply_adds_are_those_of_the_graph_that_runs(found, explained):
+    told, _ = explained
+    by_op = {each.op: each for each in told.arithmetic.products}
+    convolutions = 6 * (4 * 6 * 6 * 27 + 4 * 4 * 4 * 36)
+    assert (by_op["QLinearConv"].multiply_adds, by_op["QLinearConv"].nodes) == (convolutions, 2)
+    assert told.arithmetic.total == convolutions + 6 * 20
+    assert [each.op for each in told.arithmetic.between] == ["Tanh"]
+    assert told.arithmetic.uncounted == 0
+
+
+def test_a_float_model_is_not_explained(found, tmp_path, workspace):
+    path = tmp_path / "float.onnx"
+    ir.save(found.before, path)
+    assert explain(found.before, path, images(1), workspace) is None
+
+
+def test_without_samples_the_weights_are_told(found, tmp_path, workspace):
+    path = tmp_path / "model.onnx"
+    ir.save(found.model, path)
+    told = explain(found.before, path, [], workspace)
+    assert told is not None
+    assert {each.kind for each in told.tensors} == {"weight"}
+    assert (told.nodes, told.arithmetic, told.samples) == ((), None, 0)
+
+
+PRODUCTS = """agraph (float[n,64] x) => (float[n,24] y) {
+    a = MatMul(x, w)
+    t = Tanh(a)
+    y = Gemm<transB = 1>(t, v)
+}"""
+MATRICES = weights(3, w=(64, 32), v=(24, 32))
+
+
+def matrices():
+    generator = np.random.default_rng(4)
+    return batches({"x": generator.normal(size=(16, 64)).astype(np.float32)})
+
+
+@pytest.mark.parametrize("form", ["standard", "matmulnbits"])
+def test_weights_by_blocks_are_compared_with_the_float_ones(form, tmp_path, workspace):
+    """Codes of 4 bits, two in a byte or in a type of their own, in a file of a higher opset than the float graph's."""
+    subject, before = Int4Weights(block=32, form=form, symmetric=False), build(PRODUCTS, MATRICES, opset=21)
+    after = before.clone()
+    subject.apply(after, Context(ANY_CPU))
+    ir.save(after, tmp_path / "model.onnx")
+    told = explain(build(PRODUCTS, MATRICES, opset=20), tmp_path / "model.onnx", matrices(), workspace)
+    assert told is not None
+    assert [(each.value, each.readers) for each in told.tensors] == [("w", ("a",)), ("v", ("y",))]
+    for each, weight in zip(told.tensors, (MATRICES["w"], MATRICES["v"].T), strict=True):
+        stored = round_to_nearest(weight, BlockScheme(4, 32, symmetric=False)).dequantized()
+        assert each.sqnr > 15
+        assert each.sqnr >= ratio(weight, stored) - 0.5
+        assert each.clipped < 0.05
+    assert [node.node for node in told.nodes] == ["a", "y"]
+    assert told.notes == ()
+
+
+def test_a_dynamic_model_is_explained(tmp_path, workspace):
+    before = build(PRODUCTS, MATRICES)
+    after, data = before.clone(), matrices()
+    Int8Dynamic().apply(after, Context(ANY_CPU))
+    ir.save(after, tmp_path / "model.onnx")
+    told = explain(before, tmp_path / "model.onnx", data, workspace)
+    assert told is not None
+    by_name = {each.value: each for each in told.tensors}
+    assert list(by_name) == ["x", "t", "w", "v"]
+    x = data[0].inputs["x"]
+    scale = (x.max() - x.min()) / 255
+    codes = np.clip(np.rint(x / scale) + np.rint(-x.min() / scale), 0, 255)
+    assert by_name["x"].sqnr == pytest.approx(ratio(x, (codes - np.rint(-x.min() / scale)) * scale), abs=0.1)
+    assert by_name["x"].clipped == 0
+    assert (by_name["w"].readers, by_name["v"].readers) == (("a",), ("y",))
+    assert all(30 < by_name[name].sqnr < 60 for name in ("w", "v"))
+    assert [node.node for node in told.nodes] == ["a", "y"]
+    assert told.arithmetic is not None
+    assert told.arithmetic.integer == told.arithmetic.total == 16 * (64 * 32 + 32 * 24)
