@@ -65,6 +65,13 @@ class Writer:
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=None if shape is None else shape.copy())
         return ir.node(op, list(inputs), attributes, outputs=[value], name=name)
 
+    def reweigh(self, node: ir.Node, index: int, array: np.ndarray, role: str) -> None:
+        """Let a node read another float32 constant, named after the old one, which goes if nobody else reads it."""
+        old = node.inputs[index]
+        assert old is not None
+        node.replace_input_with(index, self.constant(f"{old.name}.{role}", array.astype(np.float32)))
+        drop_unused_constant(old)
+
     def take_over(self, old: ir.Value, new: ir.Value) -> None:
         """Put ``new`` in the place of the only output of a node, under its name, and remove the node."""
         old.replace_all_uses_with(new, replace_graph_outputs=True)

@@ -11,7 +11,6 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.formats import WEIGHTED, bias_of, constant, number, product_of, site_of, weight_obstacle, weight_of
-from mlc.fusion import drop_unused_constant
 from mlc.graph_pass import Change, Context, Exactness, Pass, Refusal
 from passes._qdq import Writer
 
@@ -174,8 +173,10 @@ class _Layer:
         bias = bias_of(self.node)
         if bias is not None and self.offset is not None:
             shape = _array(bias.value).shape
-            _replace(writer, bias.reader, bias.index, self.offset.reshape(shape if np.prod(shape) > 1 else -1))
-        _replace(writer, self.node, 1, turned.reshape(_array(self.node.inputs[1]).shape))
+            writer.reweigh(
+                bias.reader, bias.index, self.offset.reshape(shape if np.prod(shape) > 1 else -1), "equalized"
+            )
+        writer.reweigh(self.node, 1, turned.reshape(_array(self.node.inputs[1]).shape), "equalized")
 
 
 def _scales(first: _Layer, second: _Layer) -> Array:
@@ -207,11 +208,3 @@ def _array(value: ir.Value | None) -> Array:
     tensor = constant(value)
     assert tensor is not None
     return tensor.numpy()
-
-
-def _replace(writer: Writer, node: ir.Node, index: int, array: Array) -> None:
-    """Let a node read another float32 constant."""
-    old = node.inputs[index]
-    assert old is not None
-    node.replace_input_with(index, writer.constant(f"{old.name}.equalized", array.astype(np.float32)))
-    drop_unused_constant(old)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.formats import constant, constant_obstacle, number, site_of, weight_obstacle, weight_of
-from mlc.fusion import drop_unused_constant, is_standard
+from mlc.fusion import is_standard
 from mlc.graph_pass import Change, Context, Exactness, Need, Pass, Refusal
 from passes._norms import fits_last
 from passes._qdq import Writer
@@ -147,10 +147,10 @@ def _rescale(writer: Writer, group: Group, scales: Array) -> None:
     """Divide what the normalization multiplies with and adds, and multiply the rows of the weights."""
     for index in range(1, len(group.norm.inputs)):
         if group.norm.inputs[index] is not None:
-            _replace(writer, group.norm, index, _array(group.norm.inputs[index]) / scales)
+            writer.reweigh(group.norm, index, _array(group.norm.inputs[index]) / scales, "smooth")
     for product in group.products:
         scaled = _rows(product) * scales[:, np.newaxis]
-        _replace(writer, product, 1, scaled.T if number(product, "transB", 0) else scaled)
+        writer.reweigh(product, 1, scaled.T if number(product, "transB", 0) else scaled, "smooth")
     output = group.norm.outputs[0]
     output.name = writer.names.free(f"{output.name}.smooth")  # its numbers are others now
 
@@ -159,11 +159,3 @@ def _array(value: ir.Value | None) -> Array:
     tensor = constant(value)
     assert tensor is not None
     return tensor.numpy()
-
-
-def _replace(writer: Writer, node: ir.Node, index: int, array: Array) -> None:
-    """Let a node read another float32 constant."""
-    old = node.inputs[index]
-    assert old is not None
-    node.replace_input_with(index, writer.constant(f"{old.name}.smooth", array.astype(np.float32)))
-    drop_unused_constant(old)
