@@ -14,6 +14,7 @@ import onnx_ir as ir
 from mlc.formats import site_of
 from mlc.fusion import Names, array_of, is_constant, note_constants, walk
 from mlc.graph_pass import Change, Refusal
+from passes._half_sensitive import QUANTIZES, SCALES
 
 if TYPE_CHECKING:
     from mlc.types import Array
@@ -83,7 +84,8 @@ def store_weights(model: ir.Model, permitted: Callable[[str], bool], half: Half)
     """Store large float32 weights in 16 bits, each once, with a Cast to float32 at the head of its graph.
 
     The sites are the nodes that read them. Refused are weights that a caller may override or that are outputs, those
-    that lose more than the bits of their mantissa, and those that a node reads which is not permitted.
+    that lose more than the bits of their mantissa, those that a node reads which is not permitted, and the scales of
+    quantized values.
     """
     note_constants(model)
     names = Names.of(model)
@@ -132,6 +134,8 @@ def _storage_obstacle(value: ir.Value, half: Half, others: Sequence[str]) -> str
         return f"a caller may override its weight {name}"
     if value.is_graph_output():
         return f"its weight {name} is an output of the model"
+    if any(use.idx in SCALES.get(use.node.op_type, ()) for use in value.uses()):
+        return QUANTIZES
     problem = number_obstacle(array_of(value), half)
     return f"its weight {name} {problem}" if problem else ""
 

@@ -39,6 +39,7 @@ INFINITE = "it may hold infinities, of which no range is collected"
 WIDENS = "it widens what is of 16 bits on purpose"
 SCORES = "it gives its scores, which masks take out of float16"
 TEXT = "numbers become texts or are read from them"
+CARRIED = "goes from one iteration to the next, and the range of the last one alone is collected"
 BETWEEN = "it stands between operators that stay float32"
 DECIDES = "what it reads is float32, and no float32 comes of it"
 FORBIDDEN = "it is kept float"
@@ -74,7 +75,8 @@ class Choice:
 class Rules:
     """What decides: collected ranges (None without statistics), how far they may go, and whether sums may change too.
 
-    ``whole`` are values that were made of whole numbers alone, ``infinite`` those that may hold an infinity.
+    ``whole`` are values that were made of whole numbers alone, ``infinite`` those that may hold an infinity, and
+    ``carried`` those that a loop takes from one iteration to the next.
     """
 
     model: ir.Model
@@ -83,6 +85,7 @@ class Rules:
     sensitive: bool
     whole: set[ir.Value] = field(default_factory=set)
     infinite: set[ir.Value] = field(default_factory=set)
+    carried: set[ir.Value] = field(default_factory=set)
 
 
 def choices(rules: Rules) -> list[Choice]:
@@ -165,7 +168,7 @@ def _is_cast(node: ir.Node) -> bool:
 
 
 def _note(node: ir.Node, rules: Rules) -> None:
-    """Note what was made of whole numbers alone, and what may hold an infinity."""
+    """Note what was made of whole numbers alone, what may hold an infinity, and what the body of a loop carries."""
     reads = [value for value in node.inputs if value is not None and is_float(value)]
     computed = [value for value in reads if not is_constant(value)]
     floats = [value for value in node.outputs if is_float(value)]
@@ -175,6 +178,18 @@ def _note(node: ir.Node, rules: Rules) -> None:
         rules.whole.update(floats)
     if node.op_type in PASSING and any(value in rules.infinite or _holds_infinity(value) for value in reads):
         rules.infinite.update(floats)
+    if node.op_type in {"Loop", "Scan"} and is_standard(node):
+        rules.carried.update(_carried(node))
+
+
+def _carried(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield what the body of a loop takes from the iteration before and gives to the next (ONNX, Loop and Scan)."""
+    body = node.attributes["body"].as_graph()
+    if node.op_type == "Loop":  # counter and condition come first, of which the body gives the condition alone
+        yield from (*body.inputs[2:], *body.outputs[1 : len(body.inputs) - 1])
+    else:
+        states = len(body.inputs) - node.attributes["num_scan_inputs"].as_int()
+        yield from (*body.inputs[:states], *body.outputs[:states])
 
 
 def _reads_wide_integers(node: ir.Node) -> bool:
@@ -281,6 +296,8 @@ def _too_large_fill(node: ir.Node) -> bool:
 
 def _range_obstacle(value: ir.Value, rules: Rules, masks: bool) -> str:
     """Return why the collected range of a value does not fit, or nothing; a mask may end as low as it likes."""
+    if value in rules.carried:
+        return f"{value.name} {CARRIED}"
     if value in rules.infinite:
         return "" if masks else INFINITE
     known = None if rules.ranges is None else rules.ranges(value)

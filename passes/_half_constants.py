@@ -44,12 +44,18 @@ class Role(Enum):
 
 def role_of(node: ir.Node, index: int, array: Array) -> Role:
     """Return what a constant is for the node that reads it at this place."""
-    if node.op_type in BOUNDING:
+    if node.op_type in BOUNDING and not _excludes_all(node, index, array):
         return Role.BOUND
     large = array[np.isfinite(array) & (np.abs(array) > FLOAT16.highest)]
     if large.size and bool((large <= MASKING).all()) and _takes_masks(node, index):
         return Role.MASK
     return Role.PLAIN
+
+
+def _excludes_all(node: ir.Node, index: int, array: Array) -> bool:
+    """Whether a bound leaves no number of float16: a lower one above its highest, an upper one below its lowest."""
+    lower = node.op_type == "Max" or (node.op_type == "Clip" and index == 1)
+    return bool((array > FLOAT16.highest if lower else array < -FLOAT16.highest).any())
 
 
 def _takes_masks(node: ir.Node, index: int) -> bool:

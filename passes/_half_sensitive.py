@@ -49,6 +49,13 @@ ALWAYS = {
 }
 """What stays float32 in any case."""
 
+SCALES = {
+    "DequantizeLinear": (1,), "DynamicQuantizeLSTM": (8, 10), "DynamicQuantizeMatMul": (2,),
+    "GatherBlockQuantized": (2,), "MatMulIntegerToFloat": (2, 3), "MatMulNBits": (2,), "QLinearConv": (1, 4, 6),
+    "QLinearMatMul": (1, 4, 6), "QuantizeLinear": (1,),
+}  # fmt: skip
+"""The places at which operators read scales of quantized values."""
+
 BOUNDED = frozenset(
     {
         "Acos", "Asin", "Atan", "Cos", "Erf", "HardSigmoid", "Log", "Sigmoid", "Sin", "Softmax", "Softsign", "Tanh",

@@ -18,7 +18,7 @@ class Writer:
         self.model = model
         self.names = Names.of(model)
         self.site_of = site_of
-        self.halves: set[ir.Value] = set()
+        self.halves: dict[ir.Value, None] = {}
         self.clamped: dict[str, None] = {}
         self._made: dict[tuple[ir.Value, ir.DataType, Role], ir.Value] = {}
 
@@ -29,7 +29,7 @@ class Writer:
         """
         chosen = [choice for choice in found if choice.half]
         for choice in chosen:
-            self.halves.update(choice.gives())
+            self.halves.update(dict.fromkeys(choice.gives()))
         self._read_as_float(chosen)
         for choice in chosen:
             self._change(choice, masks)
@@ -44,7 +44,7 @@ class Writer:
     def _read_as_float(self, chosen: list[Choice]) -> None:
         """Let everyone who reads float32 read a Cast of what is float16 now."""
         half_reads = {(choice.node, index) for choice in chosen for index, _ in choice.reads()}
-        for value in list(self.halves):
+        for value in self.halves:
             for use in tuple(value.uses()):
                 if (use.node, use.idx) not in half_reads:
                     use.node.replace_input_with(use.idx, self._float_of(value))

@@ -19,7 +19,8 @@ class Bf16(Pass):
     Float32 weights of 1,024 bytes or more are rounded to 8 bits of mantissa, each stored once however many nodes read
     it. Nothing becomes faster: the runtime widens the weights when it loads the file. Refuses weights that a caller may
     override or that are outputs, those that a node reads which has to stay float, those with numbers that bfloat16
-    rounds to infinity, as masks have, and tables of whole numbers of which it does not hold each.
+    rounds to infinity, as masks have, tables of whole numbers of which it does not hold each, and scales of quantized
+    values.
     """
 
     name: ClassVar[str] = "bf16"

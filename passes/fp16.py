@@ -22,6 +22,10 @@ ON_CPU = (
 )
 
 
+SHARE = 0.5
+"""How much of float16 a range may take unless an option says otherwise."""
+
+
 @dataclass(frozen=True)
 class Fp16(Pass):
     """``y = f(x, w)`` becomes ``y = Cast(f(Cast(x), w'))``, with weights and activations in float16.
@@ -31,9 +35,9 @@ class Fp16(Pass):
     gives exceeds ``share`` of 65,504, where it leaves little of the difference of large values, where a weight
     overflows or a tenth of it falls below the smallest normal number, where its operator takes float32 alone, where all
     that it reads was made of whole numbers such as positions, and where it stands between nodes that stay float32.
-    Inside branches and loops no ranges are collected: there the constants decide. Sums, normalizations, softmax,
-    exponentials and powers stay float32 unless ``sensitive`` is half; quantizers, coordinates and what draws numbers
-    always do.
+    Inside branches and loops no ranges are collected: there the constants decide, and what goes from one iteration to
+    the next stays float32. Sums, normalizations, softmax, exponentials and powers stay float32 unless ``sensitive`` is
+    half; quantizers, coordinates and what draws numbers always do.
 
     Numbers of masks up to -1e9 become -16384: -inf would make NaN of a row that is wholly masked. With
     ``weights_only`` weights are stored in float16 and computed in float32: the file halves, nothing becomes faster, and
@@ -44,7 +48,7 @@ class Fp16(Pass):
     exactness: ClassVar[Exactness] = Exactness.LOSSY
     min_opset: ClassVar[int] = 13
 
-    share: float = 0.5
+    share: float = SHARE
     sensitive: Literal["float", "half"] = "float"
     weights_only: bool = False
 
@@ -53,6 +57,10 @@ class Fp16(Pass):
             raise ValueError(f"share lies above 0 and up to 1, {self.share:g} does not")
         if self.sensitive not in ("float", "half"):
             raise ValueError(f"sensitive is float or half, not {self.sensitive}")
+        if self.weights_only and self.share != SHARE:
+            raise ValueError("share belongs to weights_only=false")
+        if self.weights_only and self.sensitive != "float":
+            raise ValueError("sensitive belongs to weights_only=false")
 
     @property
     def calibrates(self) -> bool:

@@ -14,6 +14,7 @@ import pytest
 import mlc
 from mlc.cli import main
 from mlc.compare import Reference
+from mlc.emulate import rounded_half
 from mlc.errors import PassError
 from mlc.rewriting import check_files, check_half
 from mlc.runtimes.opening import open_session
@@ -135,6 +136,20 @@ def test_narrow_sums_are_a_reason_to_warn(tmp_path):
     assert step.notes == (
         "on GPUs that add up in float16 too, the MatMul inside MatMul a gives Inf where float32 gives 65536",
     )
+
+
+def test_narrow_sums_that_cannot_be_computed_are_noted(tmp_path, monkeypatch):
+    """The narrow form multiplies three rows of 4 with each other, which no runtime does."""
+
+    def broken(model, *, narrow=False):
+        return holding("g (float[n,4] x) => (float[n,4] y) { y = MatMul(x, x) }") if narrow else rounded_half(model)
+
+    monkeypatch.setattr("mlc.rewriting.half.rounded_half", broken)
+    text = "g (float[n,4] x) => (float[n,4] y) { a = MatMul(x, w) y = Relu(a) }"
+    step = rewritten(tmp_path, text, {"w": SQUARE}, "fp16", {"x": ROWS[:3]})
+    assert step.sites == ("a", "y")
+    (note,) = step.notes
+    assert note.startswith("nothing tells what is lost on GPUs that add up in float16 too: ")
 
 
 def test_the_mask_of_a_row_that_is_wholly_masked_stays_float32(tmp_path):

@@ -69,6 +69,18 @@ def test_a_mean_of_many_ones_is_a_reason_to_warn_alone(workspace):
     assert "the ReduceSum inside ReduceMean y gives Inf" in narrow.lost
 
 
+@pytest.mark.parametrize("rows", [0, 3])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_mean_of_no_rows_in_the_narrow_form(rows, axis, workspace):
+    model = holding("g (float16[n,4] x) => (float16[a,b] y) { y = ReduceMean(x, axes) }", axes=np.array([axis]))
+    feeds = {"x": np.ones((rows, 4), HALF)}
+    ran = of(model, workspace, narrow=True, **feeds)
+    expected = answers(model, feeds, workspace)["y"]
+    assert ran.lost == ""
+    assert ran.outputs["y"].shape == expected.shape
+    assert (ran.outputs["y"] == expected).all()
+
+
 def test_a_product_that_overflows_and_one_that_only_narrow_sums_overflow(workspace):
     model = holding("g (float16[n,64] x) => (float16[n,1] y) { y = MatMul(x, w) }", w=np.full((64, 1), 64, HALF))
     assert of(model, workspace, x=np.full((1, 64), 64, HALF)).lost

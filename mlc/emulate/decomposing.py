@@ -160,13 +160,14 @@ def _gelu(node: ir.Node, op: _Op) -> Any:
 
 
 def _mean(node: ir.Node, op: _Op) -> Any:
-    """Return a mean as a sum and a division by the number of elements that went into each."""
+    """Return a mean as a sum and a division by the number of elements that went into each; of none it is 0."""
     x, make = _input(node, 0), op.make
     given = integers(node, "axes")
     axes = constant(make, np.array(given, np.int64)) if given else input_at(node, 1)
     keeps, leaves = int(number(node, "keepdims", 1)), int(number(node, "noop_with_empty_axes", 0))
     total = make.ReduceSum(x, axes, keepdims=keeps, noop_with_empty_axes=leaves)
-    count = make.Cast(make.Div(make.Size(x), make.Size(total)), to=int(ir.DataType.FLOAT))
+    sizes = [make.Cast(make.Size(value), to=int(ir.DataType.FLOAT)) for value in (x, total)]
+    count = make.Max(make.Div(*sizes), op.scalar(1.0))  # floats, for sizes of 0 divide no integer
     op.exact.update(value for step in make.nodes for value in step.outputs if value is not total)
     return make.Div(total, count)
 

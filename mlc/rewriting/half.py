@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlc.emulate import computes_half, first_loss, rounded_half
-from mlc.errors import PassError
+from mlc.errors import MlcError, PassError
 from mlc.rewriting.ratios import ratios_of
 
 if TYPE_CHECKING:
@@ -41,10 +41,16 @@ def refuse_loss(subject: Pass, model: ir.Model, feeds: Sequence[Feeds], workspac
 def narrow_notes(
     subject: Pass, outputs: OutputJudge, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]
 ) -> tuple[str, ...]:
-    """Warn of what is lost where sums are in float16 too: the first infinity or NaN, or outputs below the floor."""
-    ratios = ratios_of(outputs, before, rounded_half(after, narrow=True))
-    low = {name: ratio for name, ratio in ratios.items() if ratio < subject.floor}
-    lost = first_loss(after, feeds, outputs.runner.workspace, narrow=True, steps=bool(low))
+    """Warn of what is lost where sums are in float16 too: the first infinity or NaN, or outputs below the floor.
+
+    Where that cannot be computed, the note says so.
+    """
+    try:
+        ratios = ratios_of(outputs, before, rounded_half(after, narrow=True))
+        low = {name: ratio for name, ratio in ratios.items() if ratio < subject.floor}
+        lost = first_loss(after, feeds, outputs.runner.workspace, narrow=True, steps=bool(low))
+    except MlcError as error:
+        return (f"nothing tells what is lost {NARROW}: {error.message}",)
     if lost:
         return (f"{NARROW}, {lost}",)
     return tuple(f"{NARROW}, the output {name} is at {ratio:.1f} dB" for name, ratio in low.items())

@@ -8,7 +8,9 @@ import pytest
 from mlc.artifact import write_model
 from mlc.compare import sqnr
 from passes.bf16 import Bf16
+from passes.fp16 import Fp16
 from tests.graphs import answers, apply, graph, line, ops, random, text
+from tests.halves import holding
 from tests.quantizing import build
 
 pytestmark = pytest.mark.needs_onnxruntime
@@ -126,6 +128,44 @@ def test_refusals(model, reason):
     assert [refusal.site for refusal in change.refused] == ["a", "t"]
     assert all(refusal.reason.startswith(reason) for refusal in change.refused)
     assert after.graph.initializers["w"].dtype == ir.DataType.FLOAT
+
+
+def test_scales_of_quantized_values_stay_whole():
+    """Of 300 channels, beside a float weight that is stored."""
+    rng = np.random.default_rng(3)
+    model = build("""agraph (float[n,32] x) => (float[n,32] y) {
+        c = DequantizeLinear<axis = 1>(codes, scales) a = MatMul(x, c) y = MatMul(a, v) }""",
+        {"codes": rng.integers(-127, 128, (32, 300)).astype(np.int8), "v": random(1, 300, 32),
+         "scales": rng.uniform(0.01, 0.1, 300).astype(np.float32)})  # fmt: skip
+    for subject in (Bf16(), Fp16(weights_only=True)):
+        after, change = apply(subject, model)
+        assert change.sites == ("y",)
+        assert [(each.site, each.reason) for each in change.refused] == [
+            ("c", "scales of quantized values need more bits")
+        ]
+        assert after.graph.initializers["scales"].dtype == ir.DataType.FLOAT
+
+
+@pytest.mark.parametrize(
+    "line_",
+    [
+        "y = com.microsoft.MatMulNBits<K = 32, N = 300, bits = 8, block_size = 32>(x, codes, scales)",
+        "y = com.microsoft.GatherBlockQuantized<block_size = 32>(codes, x, scales)",
+        "q = com.microsoft.DynamicQuantizeMatMul(x, codes, scales) y = Relu(q)",
+        "q = QLinearConv(x, one, zero, codes, scales, zero, one, zero) y = DequantizeLinear(q, one, zero)",
+        "q = QLinearMatMul(x, one, zero, codes, scales, zero, one, zero) y = DequantizeLinear(q, one, zero)",
+        "q = QuantizeLinear<axis = 1>(x, scales) y = DequantizeLinear<axis = 1>(q, scales)",
+    ],
+)
+def test_scales_of_every_operator_on_codes_stay_whole(line_):
+    arrays = {"codes": np.zeros((300, 1, 32), np.uint8), "one": np.float32(1), "zero": np.uint8(0)}
+    before = holding(f"g (float[n,32] x) => (float[n,300] y) {{ {line_} }}",
+                     '<ir_version: 10, opset_import: ["":20, "com.microsoft":1]>', scales=random(0, 300),
+                     **{name: array for name, array in arrays.items() if name in line_})  # fmt: skip
+    after, change = apply(Bf16(), before)
+    assert change.sites == ()
+    assert {each.reason for each in change.refused} == {"scales of quantized values need more bits"}
+    assert after.graph.initializers["scales"].dtype == ir.DataType.FLOAT
 
 
 def test_a_weight_that_a_node_reads_which_stays_float_stays_whole():

@@ -89,8 +89,12 @@ def test_a_cpu_is_said_to_gain_nothing():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"share": 0}, "above 0"), ({"share": 1.5}, "up to 1"), ({"sensitive": "no"}, "float or half")],
-)
+    [
+        ({"share": 0}, "above 0"), ({"share": 1.5}, "up to 1"), ({"sensitive": "no"}, "float or half"),
+        ({"weights_only": True, "share": 0.1}, "share belongs to weights_only=false"),
+        ({"weights_only": True, "sensitive": "half"}, "sensitive belongs to weights_only=false"),
+    ],
+)  # fmt: skip
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         Fp16(**options)

@@ -53,20 +53,21 @@ def test_what_a_branch_gives_is_held_to_the_range_of_its_node():
     assert "p reaches" in reasons(change)["y.then_branch/p"]
 
 
-LOOP = """g (float[3] x, int64 count) => (float[3] y, float[k,3] all) <float[3] step = {0.5,1,2}, bool go = {1}> {
+LOOP = """g (float[3] x, int64 count) => (float[3] y, float[k,3] all)
+    <float[3] step = {0.5,1,2}, float[3,3] w = {1,2,3,4,5,6,7,8,9}, bool go = {1}> {
     y, all = Loop(count, go, x) <
         body = b (int64 i, bool on, float[3] state) => (bool more, float[3] next, float[3] seen) {
-            more = Identity(on) sum = Add(state, step) next = Mul(sum, step) seen = Neg(next) }> }"""
-SCAN = """g (float[3] x, float[k,3] series) => (float[3] y, float[k,3] all) {
+            more = Identity(on) sum = Add(state, step) next = Mul(sum, step) p = MatMul(sum, w) seen = Neg(p) }> }"""
+SCAN = """g (float[3] x, float[k,3] series) => (float[3] y, float[k,3] all) <float[3,3] w = {1,2,3,4,5,6,7,8,9}> {
     y, all = Scan<num_scan_inputs = 1, body = b (float[3] state, float[3] item) => (float[3] next, float[3] seen)
-        { next = Add(state, item) seen = Mul(next, item) }>(x, series) }"""
+        { next = Add(state, item) p = MatMul(item, w) seen = Mul(p, item) }>(x, series) }"""
 
 
 @pytest.mark.parametrize(
     ("text_", "feeds", "inside"),
     [
-        (LOOP, {"x": random(0, 3), "count": np.array(4)}, {"y.body/sum", "y.body/next", "y.body/seen"}),
-        (SCAN, {"x": random(0, 3), "series": random(1, 5, 3)}, {"y.body/next", "y.body/seen"}),
+        (LOOP, {"x": random(0, 3), "count": np.array(4)}, {"y.body/p", "y.body/seen"}),
+        (SCAN, {"x": random(0, 3), "series": random(1, 5, 3)}, {"y.body/p", "y.body/seen"}),
     ],
 )
 def test_bodies_of_loops_keep_their_interface(text_, feeds, inside, workspace):
@@ -76,6 +77,26 @@ def test_bodies_of_loops_keep_their_interface(text_, feeds, inside, workspace):
     assert min(ratios(before, after, feeds, workspace).values()) > 50
     body = next(node for node in after.graph if node.op_type in ("Loop", "Scan")).attributes["body"].as_graph()
     assert ir.DataType.FLOAT16 not in {value.dtype for value in (*body.inputs, *body.outputs)}
+
+
+def test_what_a_loop_carries_stays_float_whatever_its_last_iteration_gives(workspace):
+    """Fifty divided by 0.0005 and by what comes of it: the range of the last iteration alone would fit."""
+    before = graph("""g (float[3] x, int64 count) => (float[3] y) <float fifty = {50}, bool go = {1}> {
+        y = Loop(count, go, x) <body = b (int64 i, bool on, float[3] state) => (bool more, float[3] next) {
+            more = Identity(on) next = Div(fifty, state) }> }""")
+    feeds = {"x": np.array([0.0005, 0.0004, 0.0006], np.float32), "count": np.array(2)}
+    after, change = halved(before, feeds)
+    assert reasons(change)["y.body/next"].startswith("state goes from one iteration to the next")
+    assert ratios(before, after, feeds, workspace)["y"] > 50
+
+
+def test_several_outputs_of_one_node_are_cast_in_their_order():
+    before = holding("""g (float[n,16] x) => (float[n,2] y) {
+        q = MatMul(x, w) a, b, c, d, e, f, g, h = Split<axis = 1, num_outputs = 8>(q)
+        s = Exp(a) t = Exp(b) u = Exp(c) v = Exp(d) i = Exp(e) j = Exp(f) k = Exp(g) l = Exp(h)
+        y = Sum(s, t, u, v, i, j, k, l) }""", w=random(1, 16, 16))  # fmt: skip
+    texts = {ir.to_onnx_text(halved(before, {"x": random(0, 5, 16)})[0]) for _ in range(5)}
+    assert len(texts) == 1
 
 
 def test_a_weight_that_both_sides_read_is_there_in_both_types(workspace):

@@ -88,6 +88,19 @@ def test_infinities_of_masks_stay_float_and_need_no_range(workspace):
     assert ratios(before, after, feeds, workspace)["y"] > 50
 
 
+@pytest.mark.parametrize("line_", ["Max(x, high)", "Min(x, low)", "Clip(x, high)", "Clip(x, , low)"])
+def test_a_bound_that_leaves_no_float16_keeps_its_node_float_where_no_range_is_known(line_, workspace):
+    ends = {"high": np.float32(1e6), "low": np.float32(-1e6)}
+    before = holding(f"""g (float[n] x, bool c) => (float[n] y) {{
+        y = If(c) <then_branch = t () => (float[n] p) {{ q = {line_} p = Mul(q, small) }},
+                   else_branch = e () => (float[n] o) {{ o = Neg(x) }}> }}""", small=np.float32(1e-3),
+                   **{name: array for name, array in ends.items() if name in line_})  # fmt: skip
+    feeds = {"x": random(0, 9), "c": np.array(True)}
+    after, change = halved(before, feeds)
+    assert "and float16 ends at 65504" in reasons(change)["y.then_branch/q"]
+    assert strictly(after, feeds, workspace, baseline=before).sqnr["y"] > 50
+
+
 ATTENTION = """g (float[1,2,3,4] x, float[1,1,3,3] m) => (float[1,2,3,4] y)
     <float one = {1}> {
     inverse = Sub(one, m) mask = Mul(inverse, low) y = Attention(x, x, x, mask) }"""
