@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -157,11 +158,12 @@ def by_peers(
         if isinstance(setting, Nncf):
             continue
         progress(f"setting {number + 1} of {len(settings)}: {name}")
-        if isinstance(setting, EightBits):
-            made, error = quantize(setting, number)
-            path = made or path
-        else:
-            error = quantize_blocks(exported, calibration, setting, path)
+        with chdir(folder):  # onnxruntime leaves files where it works
+            if isinstance(setting, EightBits):
+                made, error = quantize(setting, number)
+                path = made or path
+            else:
+                error = quantize_blocks(exported, calibration, setting, path)
         files[name] = path
         if error:
             failed[name] = error

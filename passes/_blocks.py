@@ -8,13 +8,26 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from mlc.formats import BlockScheme, constant, constant_obstacle, integers, number, site_of, weight_obstacle, weight_of
-from mlc.fusion import walk
+from mlc.formats import (
+    BlockScheme,
+    constant,
+    constant_obstacle,
+    integers,
+    number,
+    quantized_before,
+    site_of,
+    weight_obstacle,
+    weight_of,
+)
+from mlc.fusion import is_standard, walk
 from mlc.graph_pass import Context, Refusal
 from mlc.types import FLOAT, NodePlan
 
 PRODUCTS = frozenset({"MatMul", "Gemm"})
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+
+JOINED_BITS = 8
+"""Weights of so many bits have products with codes that runtimes make of them."""
 
 INSIDE = "branches and bodies of loops stay float"
 
@@ -96,7 +109,7 @@ def permitted(ctx: Context, name: str) -> Callable[[str], bool]:
 
 def _weight_read(node: ir.Node) -> BlockWeight | None:
     """Return the constant that a product multiplies with or a Gather takes rows of, without its readers."""
-    if node.op_type == "Gather":
+    if node.op_type == "Gather" and is_standard(node):
         table, tensor = node.inputs[0], constant(node.inputs[0])
         is_table = tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) > 1
         return BlockWeight(table, transposed=True) if is_table and table is not None else None
@@ -107,15 +120,25 @@ def _weight_read(node: ir.Node) -> BlockWeight | None:
 
 
 def _obstacle(node: ir.Node, weight: BlockWeight | None, scheme: BlockScheme, *, short: bool) -> str:
-    """Return why a node that has a weight stays float, or nothing."""
+    """Return why a node that has a weight stays float, or nothing.
+
+    Of a product between codes and blocks of 8 bits, written apart, onnxruntime makes one that takes the blocks for
+    columns.
+    """
     if node.op_type in CONVOLUTIONS:
         return "its weight is not a matrix"
-    if node.op_type not in PRODUCTS and weight is None:
+    if not is_standard(node) or (node.op_type not in PRODUCTS and weight is None):
         return ""
     problem = weight_obstacle(node) if node.op_type in PRODUCTS else _table_obstacle(node)
+    if not problem and scheme.bits == JOINED_BITS and not short and node.op_type in PRODUCTS:
+        problem = quantized_before(node)
     if problem or weight is None:
         return problem
-    rows, block = len(weight.matrix()), scheme.fitted(len(weight.matrix())).block
+    return _size_obstacle(node, len(weight.matrix()), scheme, short=short)
+
+
+def _size_obstacle(node: ir.Node, rows: int, scheme: BlockScheme, *, short: bool) -> str:
+    block = scheme.fitted(rows).block
     if node.op_type == "Gather" and rows % block:
         return f"its rows of {rows} elements are not whole blocks of {block}"
     if rows < block:

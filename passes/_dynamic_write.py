@@ -50,7 +50,7 @@ class DynamicWriter(Writer):
 
     def __init__(self, model: ir.Model) -> None:
         super().__init__(model)
-        self.activations: dict[tuple[int, ir.Value], tuple[ir.Value, ...]] = {}
+        self.activations: dict[tuple[int, str], tuple[ir.Value, ...]] = {}
 
     def write(self, weight: DynamicWeight, *, saturates: bool) -> None:
         """Put codes in the place of a weight, stored once for all that read it; a table alone has nothing to add up."""
@@ -126,11 +126,11 @@ class DynamicWriter(Writer):
             self.remove(turn)
 
     def _quantized(self, node: ir.Node) -> tuple[ir.Value, ...]:
-        """Return codes, scale and zero point of a product's input, quantized before the first that reads it."""
+        """Return codes, scale and zero point of a product's input, quantized once, where it comes about."""
         source, graph = node.inputs[0], node.graph
         assert source is not None
         assert graph is not None
-        key = (id(graph), source)
+        key = (id(graph), source.name or "")
         if key not in self.activations:
             stem, scalar = source.name or "", ir.Shape([])
             shape = None if source.shape is None else source.shape.copy()
@@ -142,7 +142,12 @@ class DynamicWriter(Writer):
                     ("zero_point", ir.DataType.UINT8, scalar),
                 )
             ]
-            graph.insert_before(node, ir.node("DynamicQuantizeLinear", [source], outputs=outputs, name=outputs[0].name))
+            quantizer = ir.node("DynamicQuantizeLinear", [source], outputs=outputs, name=outputs[0].name)
+            producer = source.producer()
+            if producer is not None and producer.graph is graph:
+                graph.insert_after(producer, quantizer)
+            else:
+                graph.insert_before(graph[0], quantizer)
             self.activations[key] = tuple(outputs)
         return self.activations[key]
 

@@ -4,7 +4,7 @@ import pytest
 
 from mlc.errors import UsageError
 from mlc.graph_pass import Context
-from mlc.plan import Planner, plan_toml, read_plan
+from mlc.plan import Planner, kept_sites, plan_toml, read_plan
 from mlc.types import NodePlan, Plan
 from passes.int8_static import Int8Static
 from tests.quantizing import ANY_CPU, VNNI, build, weights
@@ -118,6 +118,17 @@ def test_a_node_is_kept_float_by_its_own_name_too():
     next(iter(model.graph)).name = "encoder/query"
     plan = planned(model, ANY_CPU, kept=("encoder/*",))
     assert (formats(plan)["q"], formats(plan)["k"]) == ("float", "int8-static")
+
+
+def test_a_name_that_a_node_has_is_no_pattern():
+    model = attention()
+    for node in model.graph:
+        if node.outputs[0].name in {"h", "hb"}:
+            node.outputs[0].name = {"h": "a?", "hb": "ab"}[node.outputs[0].name]
+    assert kept_sites(model, ["a?"]) == {"a?"}
+    assert kept_sites(model, ["?b"]) == {"qb", "q", "ab", "a?"}, "a bias means its product too"
+    with pytest.raises(UsageError, match="no node is called"):
+        kept_sites(model, ["a[b]"])
 
 
 def test_the_neighbours_of_a_node_kept_float_are_chosen_accordingly():

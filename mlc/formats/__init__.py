@@ -26,6 +26,7 @@ from mlc.formats.coverage import (
     clamps_product,
     data_inputs,
     int8_nodes,
+    quantized_before,
     static_choices,
 )
 from mlc.formats.layout import WeightLayout, layout_of, product_matrix, weight_axis
@@ -87,6 +88,7 @@ __all__ = [
     "product_of",
     "quantize",
     "quantize_weight",
+    "quantized_before",
     "round_to_nearest",
     "safe_scales",
     "saturating_pairs",

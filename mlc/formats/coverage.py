@@ -217,14 +217,22 @@ class _Walk:
         self.reasons[node] = self.dropped[node] = reason
 
 
-def _quantized_around(node: ir.Node) -> str:
-    """Return which side of a product the model quantizes by itself, or nothing."""
+def quantized_before(node: ir.Node) -> str:
+    """Return which input of a product comes from codes that the model has by itself, or nothing."""
     source = node.inputs[0]
     above = None if source is None else source.producer()
     while above is not None and above.op_type in PASSING | FOLDING and above.inputs[0] is not None:
         above = above.inputs[0].producer()
     if source is not None and above is not None and above.op_type == "DequantizeLinear":
         return f"its input {source.name} is quantized already"
+    return ""
+
+
+def _quantized_around(node: ir.Node) -> str:
+    """Return which side of a product the model quantizes by itself, or nothing."""
+    before = quantized_before(node)
+    if before:
+        return before
     below = [node.outputs[0]]
     while below:
         value = below.pop()

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 
+STANDARD = ("", "ai.onnx")
+"""The names of the domain of ONNX's own operators; those of other domains may have the same names."""
+
 LARGE = 1e4
 """A constant addend of this magnitude is a mask, never data."""
 
@@ -53,7 +56,7 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value.is_initializer():
         return value.const_value
     node = value.producer()
-    if node is None or node.op_type != "Constant" or "value" not in node.attributes:
+    if node is None or node.op_type != "Constant" or node.domain not in STANDARD or "value" not in node.attributes:
         return None
     return node.attributes["value"].as_tensor()
 
@@ -80,7 +83,7 @@ def input_at(node: ir.Node, index: int) -> ir.Value | None:
 
 def weight_of(node: ir.Node) -> Weight | None:
     """Return the constant weight of a Conv, Gemm or MatMul, or None."""
-    if node.op_type not in WEIGHTED:
+    if node.op_type not in WEIGHTED or node.domain not in STANDARD:
         return None
     value = input_at(node, 1)
     tensor = constant(value)

@@ -86,7 +86,8 @@ def refuse_contradictions(recipe: Recipe, live: Live, specs: Sequence[PassSpec],
             "give --calibrate FILE.npz, --data for both, or --statistics FILE; random data is never used",
         )
     if calibrate and not calibrating:
-        raise UsageError("calibration data was given and no pass calibrates", "add --pass int8-static, or leave it out")
+        hint = "leave it out; int8, int8-static and fp16 calibrate"
+        raise UsageError("calibration data was given and no pass calibrates", hint)
     if recipe.images is not None and not (data or calibrate):
         raise UsageError("settings of images were given and no images", "give --data FOLDER, or --calibrate FOLDER")
     if metric and not (data or calibrate):

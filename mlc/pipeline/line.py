@@ -14,13 +14,13 @@ from mlc.exporting import export
 from mlc.exporting.cache import default_cache
 from mlc.graph_pass import Exactness
 from mlc.judging import Report, choose
-from mlc.pipeline.data import Datasets, datasets, refuse_contradictions, replayable
+from mlc.pipeline.data import datasets, refuse_contradictions, replayable
 from mlc.pipeline.explaining import explained_only
 from mlc.pipeline.opset import export_opset
 from mlc.pipeline.optimizers import settled, without_optimizers
 from mlc.pipeline.outliers import amend_for
 from mlc.pipeline.portable import refuse_custom
-from mlc.pipeline.quantizing import Quantizing, quantizing
+from mlc.pipeline.quantizing import Quantizing, notes_of_plan, quantizing, telling_of_probes
 from mlc.pipeline.run import Live, Progress, Run, either, silent
 from mlc.pipeline.shipping import Shipped, ship
 from mlc.pipeline.timing import bench
@@ -96,14 +96,14 @@ def compile(  # noqa: A001 - the word of the field
             rewritten = rewritten_by(
                 exact, exported, kept, run, asked, able=able, calibration=sets.calibration, statistics=store
             )
-        with run.stage("quantize"):
+        with run.stage("quantize"), telling_of_probes(sets):
             final = rewritten_by(
                 lossy, rewritten, kept, run, asked, able=able, calibration=sets.calibration, statistics=store,
                 amend=amend_for(recipe, sets, kept, workspace),
             )  # fmt: skip
         if explain:
             with run.stage("explain"):
-                notes = (*not_run, *sets.notes, *unused_calibration(sets, run))
+                notes = (*not_run, *sets.notes, *notes_of_plan(sets, run))
                 found = Shipped("", final, (), kept, checks, sets, notes, rewritten.model)
                 return explained_only(found, original, run)
         stages = {EXPORTED: exported, REWRITTEN: rewritten, quantized_name(final): final}
@@ -113,7 +113,7 @@ def compile(  # noqa: A001 - the word of the field
             run.eager, run.eager_name = eager_of(original, kept, sets, recipe), original.eager
         wanted = any(step.requested and step.sites for step in final.steps)
         name = settled(trials, choose(trials, wanted))
-        notes = (*not_run, *sets.notes, *unused_calibration(sets, run))
+        notes = (*not_run, *sets.notes, *notes_of_plan(sets, run))
         shipped = Shipped(name, models[name], trials, kept, checks, sets, notes, rewritten.model)
         with run.stage("write"):
             return ship(shipped, out, run, force=force)
@@ -154,13 +154,6 @@ def rewritten_by(
 def quantized_name(artifact: Artifact) -> str:
     """Return the formats that are in a model, as the name of its row in the report."""
     return "+".join(step.spec.name for step in artifact.steps if step.exactness == Exactness.LOSSY.value)
-
-
-def unused_calibration(sets: Datasets, run: Run) -> tuple[str, ...]:
-    """Say where samples were kept to calibrate on and nothing in the model needed them."""
-    if sets.calibration is None or run.statistics is not None:
-        return ()
-    return (f"the calibration data {sets.calibration.name} was not used: no node has a scale known beforehand",)
 
 
 def changed_only(stages: dict[str, Artifact]) -> dict[str, Artifact]:

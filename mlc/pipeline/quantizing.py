@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mlc.errors import UsageError
-from mlc.plan import Planner, formats_for, read_plan
+from mlc.errors import PassError, UsageError
+from mlc.plan import UNNAMED, Planner, formats_for, read_plan
 from mlc.recipe import Recipe
 from mlc.registry import lossy_of
 from mlc.types import FLOAT, PassSpec
+
+if TYPE_CHECKING:
+    from mlc.pipeline.data import Datasets
+    from mlc.pipeline.run import Run
+
+NAMED = 3
+"""So many nodes are named that a plan forgot."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +50,27 @@ def quantizing(recipe: Recipe) -> Quantizing:
     if recipe.keep_float and not lossy:
         raise UsageError("nodes are to be kept float, and nothing is quantized", "give --pass int8-static, or --to")
     return Quantizing(passes, Planner(recipe.keep_float, given, mixed=given is None and len(formats) > 1))
+
+
+@contextmanager
+def telling_of_probes(sets: Datasets) -> Iterator[None]:
+    """Say where a pass is refused that inputs drawn at random were what it was judged on, with the range of data."""
+    try:
+        yield
+    except PassError as error:
+        if sets.statistics is None or sets.first_samples() is not None:
+            raise
+        drawn = "give --data: without it the model is judged on inputs drawn at random, which no calibration has seen"
+        raise PassError(error.message, f"{drawn}; {error.hint}") from error
+
+
+def notes_of_plan(sets: Datasets, run: Run) -> tuple[str, ...]:
+    """Say what of the calibration data and of a plan from a file came to nothing."""
+    notes = []
+    if sets.calibration is not None and run.statistics is None:
+        notes.append(f"the calibration data {sets.calibration.name} was not used: no node has a scale known beforehand")
+    unnamed = [] if run.plan is None else [node.node for node in run.plan.nodes if node.reason == UNNAMED]
+    if unnamed:
+        more = ", ..." if len(unnamed) > NAMED else ""
+        notes.append(f"the plan does not name {', '.join(unnamed[:NAMED])}{more}, which stay float")
+    return tuple(notes)

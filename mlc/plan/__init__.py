@@ -3,6 +3,6 @@
 from mlc.plan.files import plan_toml, read_plan
 from mlc.plan.formats import formats_for
 from mlc.plan.kept import kept_sites
-from mlc.plan.planner import EACH, Planner, as_done, plan_for
+from mlc.plan.planner import EACH, UNNAMED, Planner, as_done, plan_for
 
-__all__ = ["EACH", "Planner", "as_done", "formats_for", "kept_sites", "plan_for", "plan_toml", "read_plan"]
+__all__ = ["EACH", "UNNAMED", "Planner", "as_done", "formats_for", "kept_sites", "plan_for", "plan_toml", "read_plan"]

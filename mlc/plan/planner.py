@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 ASKED_FLOAT = "kept float: asked for"
 
+UNNAMED = "the plan's file does not name it"
+
+AROUND = "the nodes around it have no such form"
+
 DECIDING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Gather"})
 """Operators with weights; in what form others run follows from those around them."""
 
@@ -43,7 +47,7 @@ class Planner:
         """Return the format of every node of a graph. Raises UsageError for nodes that it does not have."""
         kept = kept_sites(model, self.kept)
         if self.given is not None:
-            return _checked(self.given, model, kept)
+            return _checked(self.given, model, passes, context, kept)
         if self.mixed and len(passes) > 1:
             chains = convolution_chains(model)
             return plan_for(model, passes, context, kept, lambda name, site: name != INT8_STATIC or site in chains)
@@ -62,11 +66,7 @@ class Planner:
         reasons = {refusal.site: refusal.reason for refusal in step.refused}
         for entry in plan.nodes if self.given is not None else ():
             if entry.format == step.spec.name and entry.op in DECIDING and entry.node not in step.sites:
-                reason = reasons.get(entry.node, "the nodes around it have no such form")
-                raise PassError(
-                    f"the plan gives {entry.format} to {entry.op} {entry.node}, which stays float: {reason}",
-                    "write float for it in the plan",
-                )
+                raise _unmet(entry, reasons.get(entry.node, AROUND))
 
 
 EACH = Planner()
@@ -81,8 +81,7 @@ def as_done(plan: Plan, steps: Sequence[Step]) -> Plan:
     def entry(node: NodePlan) -> NodePlan:
         if node.format == FLOAT or node.node in done.get(node.format, ()):
             return node
-        reason = reasons.get(node.node, "the nodes around it have no such form")
-        return replace(node, format=FLOAT, reason=reason)
+        return replace(node, format=FLOAT, reason=reasons.get(node.node, AROUND))
 
     return Plan(tuple(map(entry, plan.nodes)))
 
@@ -117,12 +116,9 @@ def plan_for(
 
 
 def _entries(subject: Pass, model: ir.Model, context: Context) -> tuple[NodePlan, ...]:
-    """Return what a pass plans; one that fails says nothing here, and is reported when it runs."""
-    try:
-        with foreign(f"the pass {subject.name}", PassError):
-            return subject.plan(model, context)
-    except PassError:
-        return ()
+    """Return what a pass plans. Raises PassError where it fails."""
+    with foreign(f"the pass {subject.name}", PassError):
+        return subject.plan(model, context)
 
 
 def _final(site: str, node: ir.Node, entry: NodePlan, kept: Collection[str]) -> NodePlan:
@@ -131,8 +127,11 @@ def _final(site: str, node: ir.Node, entry: NodePlan, kept: Collection[str]) -> 
     return replace(entry, node=site, op=node.op_type)
 
 
-def _checked(plan: Plan, model: ir.Model, kept: Collection[str]) -> Plan:
-    """Return a plan from a file with every node of the graph, those that it does not name float."""
+def _checked(plan: Plan, model: ir.Model, passes: Sequence[Pass], context: Context, kept: Collection[str]) -> Plan:
+    """Return a plan from a file with every node of the graph, those that it does not name float.
+
+    Raises UsageError for nodes that the graph has not, PassError for formats that a node cannot have.
+    """
     nodes = nodes_by_site(model)
     given = {entry.node: entry for entry in plan.nodes}
     for name, entry in given.items():
@@ -143,5 +142,20 @@ def _checked(plan: Plan, model: ir.Model, kept: Collection[str]) -> Plan:
                 f"the plan calls {name} {entry.op}, in the model it is {nodes[name].op_type}",
                 "the plan was written for another model, or other passes",
             )
-    unnamed = NodePlan("", "", FLOAT, "the plan's file does not name it")
+    for subject in passes:
+        said = {entry.node: entry for entry in _entries(subject, model, context)}
+        for entry in plan.nodes:
+            found = said.get(entry.node)
+            able = found is not None and (found.format != FLOAT or nodes[entry.node].op_type not in DECIDING)
+            if entry.format == subject.name and said and not able and entry.node not in kept:
+                why = f"{subject.name} has no form for it" if found is None else found.reason
+                raise _unmet(replace(entry, op=nodes[entry.node].op_type), why)
+    unnamed = NodePlan("", "", FLOAT, UNNAMED)
     return Plan(tuple(_final(site, node, given.get(site, unnamed), kept) for site, node in nodes.items()))
+
+
+def _unmet(entry: NodePlan, reason: str) -> PassError:
+    return PassError(
+        f"the plan gives {entry.format} to {entry.op} {entry.node}, which stays float: {reason}",
+        "write float for it in the plan",
+    )

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CPU = Target()
 
+NONE_LEFT = "what it could convert is kept float, or another pass took it: leave one of them out"
+
 OVERRIDE = 1.25
 """What a float default that a caller may override is multiplied with, to see that a pass did not build on it."""
 
@@ -156,7 +158,7 @@ def refuse(step: Step, subject: Pass, *, strict: bool) -> None:
         raise PassError(f"the pass {name} was dropped: {step.dropped}", _named(step.left_out))
     if step.requested and subject.exactness is Exactness.LOSSY and not step.sites:
         reasons = "; ".join(f"{refusal.site}: {refusal.reason}" for refusal in step.refused[:3])
-        raise PassError(f"the pass {name} converted no node", f"it refused {reasons}" if reasons else "leave it out")
+        raise PassError(f"the pass {name} converted no node", f"it refused {reasons}" if reasons else NONE_LEFT)
     if strict and step.left_out:
         count = len(step.left_out)
         raise PassError(

@@ -180,6 +180,20 @@ def test_a_weight_that_several_products_read_is_stored_once():
     assert found.sqnr() > 25
 
 
+def test_an_activation_is_quantized_before_all_that_read_it_whatever_weight_is_written_first():
+    text = """agraph (float[n,8] x) => (float[n,8] y) {
+        p = MatMul(x, w)
+        c = Tanh(p)
+        d = MatMul(c, v)
+        e = MatMul(c, w)
+        y = Add(d, e)
+    }"""
+    found = dynamic(build(text, weights(0, w=(8, 8), v=(8, 8))))
+    assert found.change.sites == ("p", "d", "e")
+    assert found.ops()["DynamicQuantizeLinear"] == 2
+    assert found.sqnr() > 30
+
+
 def test_a_weight_added_up_along_both_axes_has_scales_for_each():
     text = "agraph (float[n,24] x) => (float[n,24] y) {\n a = MatMul(x, w)\n t = Transpose(w)\n y = MatMul(a, t)\n}"
     found = dynamic(build(text, weights(0, w=(24, 24))))

@@ -193,6 +193,34 @@ def test_options():
     assert {field.name for field in dataclasses.fields(Int8Weights)} == {"block", "symmetric", "form"}
 
 
+def on_codes(operator="MatMul"):
+    """A product whose input the model has as codes."""
+    text = f"""agraph (float[n,64] x) => (float[n,4] y) <float s = {{0.03}}, uint8 z = {{128}}> {{
+        q = QuantizeLinear(x, s, z)
+        d = DequantizeLinear(q, s, z)
+        y = {operator}(d, w)
+    }}"""
+    return build(text, weights(0, w=(64, 4)), 21)
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_a_product_on_codes_is_left_alone_in_standard_form(operator):
+    model = on_codes(operator)
+    assert refusals(model) == [("y", "its input d is quantized already")]
+    assert Int8Weights().apply(model.clone(), Context(FORMS["joined"])).sites == ("y",)
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm", "Gather"])
+def test_an_operator_of_the_same_name_in_another_domain_is_another(operator):
+    inputs = "w, i" if operator == "Gather" else "x, w"
+    text = f"""<ir_version: 10, opset_import: ["" : 21, "my" : 1]>
+    agraph (float[n,64] x, int64[n] i) => (float[n,64] y) {{ y = my.{operator}({inputs}) }}
+    <domain: "my", opset_import: ["" : 21]> {operator} (a, b) => (c) {{ c = Identity(a) }}"""
+    model = ir.from_onnx_text(text, initializers=[ir.tensor(weights(0, w=(64, 64))["w"], name="w")])
+    assert Int8Weights().apply(model.clone(), Context(FORMS["standard"])).sites == ()
+    assert refusals(model) == []
+
+
 REFUSALS = [
     ("u = MatMul(x, x)", {}, "both sides are activations"),
     ("u = MatMul(w, x)", {"w": (64, 64)}, "its first input is a constant"),
