@@ -113,6 +113,18 @@ def test_what_the_runtime_quantizes_by_itself_is_not_called_safe():
     assert saturation_proof(found.model) == ("nothing is proven about the product sums of c",)
 
 
+@pytest.mark.parametrize("scales", ["<axis = 0, block_size = 2>(w, blocks)", "<axis = 0>(w, rows)"])
+def test_scales_inside_of_a_sum_are_not_taken_for_those_of_columns(scales):
+    text = f"""agraph (uint8[2,4] q) => (float[2,4] y) {{
+        a = DequantizeLinear(q, one)
+        b = DequantizeLinear{scales}
+        y = MatMul(a, b)
+    }}"""
+    constants = {"one": np.float32(1), "w": np.full((4, 4), 127, np.int8)}
+    constants |= {"blocks": np.ones((2, 4), np.float32), "rows": np.ones(4, np.float32)}
+    assert saturation_proof(build(text, constants, opset=21)) == ("nothing is proven about the product sums of y",)
+
+
 def test_integer_operators_written_out_are_not_called_safe():
     text = """agraph (uint8[2,4,4,4] q) => (y) {
         y = ConvInteger(q, w)

@@ -11,6 +11,7 @@ from mlc.explaining import explain
 from mlc.formats import BlockScheme, round_to_nearest
 from mlc.graph_pass import Context
 from mlc.rewriting.sensitivity import output_sensitivity
+from mlc.types import Capabilities
 from passes.int4_weights import Int4Weights
 from passes.int8_dynamic import Int8Dynamic
 from tests.quantizing import ANY_CPU, VNNI, batches, build, quantized, run, weights
@@ -182,3 +183,83 @@ def test_a_dynamic_model_is_explained(tmp_path, workspace):
     assert [node.node for node in told.nodes] == ["a", "y"]
     assert told.arithmetic is not None
     assert told.arithmetic.integer == told.arithmetic.total == 16 * (64 * 32 + 32 * 24)
+
+
+@pytest.fixture
+def by_dynamic(tmp_path, workspace):
+    """What is told of a graph of which everything is quantized as activations come."""
+
+    def told_of(text, constants, data, planned=()):
+        before = build(text, constants)
+        after = before.clone()
+        capabilities = Capabilities("any CPU", kernels=("com.microsoft.DynamicQuantizeLSTM",))
+        Int8Dynamic(smallest_table=0).apply(after, Context(capabilities))
+        ir.save(after, tmp_path / "model.onnx")
+        return explain(before, tmp_path / "model.onnx", data, workspace, planned)
+
+    return told_of
+
+
+def test_a_table_alone_is_explained(by_dynamic):
+    text = """agraph (int64[n,4] i) => (float[n,4,8] y) {
+        e = Gather(w, i)
+        y = Relu(e)
+    }"""
+    data = batches({"i": np.random.default_rng(0).integers(0, 30, (5, 4))})
+    told = by_dynamic(text, weights(1, w=(30, 8)), data, planned=["e"])
+    assert told is not None
+    assert [(node.node, node.op) for node in told.nodes] == [("e", "Gather")]
+    assert 30 < told.nodes[0].sqnr < 60
+    assert told.notes == ()
+
+
+@pytest.mark.parametrize("form", ["standard", "auto"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_table_in_blocks_beside_a_product_is_explained(form, bits, tmp_path, workspace):
+    text = """agraph (int64[n,4] i) => (float[n,4,8] y) {
+        e = Gather(w, i)
+        y = MatMul(e, v)
+    }"""
+    before = build(text, weights(1, w=(30, 64), v=(64, 8)), opset=21)
+    after = before.clone()
+    Int4Weights(block=32, form=form, table_bits=bits).apply(after, Context(ANY_CPU))
+    ir.save(after, tmp_path / "model.onnx")
+    data = batches({"i": np.random.default_rng(0).integers(0, 30, (5, 4))})
+    told = explain(before, tmp_path / "model.onnx", data, workspace, ["e", "y"])
+    assert told is not None
+    assert [node.node for node in told.nodes] == ["e", "y"]
+    assert told.notes == ()
+
+
+def test_a_table_of_codes_that_the_float_graph_has_is_not_quantized(tmp_path, workspace):
+    text = """agraph (int64[n] i) => (float[n,8] y) {
+        row = Gather(w, i)
+        y = Cast<to = 1>(row)
+    }"""
+    model = build(text, {"w": np.arange(80, dtype=np.uint8).reshape(10, 8)})
+    ir.save(model, tmp_path / "model.onnx")
+    assert explain(model, tmp_path / "model.onnx", batches({"i": np.arange(6)}), workspace) is None
+
+
+def test_a_recurrent_layer_without_its_first_output_is_explained(by_dynamic):
+    text = """agraph (float[7,n,5] x) => (float[1,n,6] h) {
+        , h = LSTM<hidden_size = 6>(x, w, r)
+    }"""
+    data = batches({"x": np.random.default_rng(0).normal(size=(7, 3, 5)).astype(np.float32)})
+    told = by_dynamic(text, weights(1, w=(1, 24, 5), r=(1, 24, 6)), data)
+    assert told is not None
+    assert [(node.node, node.op) for node in told.nodes] == [("h", "LSTM")]
+    assert 30 < told.nodes[0].sqnr < 80
+
+
+def test_products_in_branches_are_counted_as_not_explained(by_dynamic):
+    text = """agraph (float[n,8] x, bool c) => (float[n,8] y) {
+        p = MatMul(x, w)
+        y = If(c) <then_branch = one () => (float[n,8] a) { a = MatMul(p, w) },
+                   else_branch = two () => (float[n,8] b) { b = MatMul(p, v) }>
+    }"""
+    data = batches({"x": np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32), "c": np.array(True)})
+    told = by_dynamic(text, weights(1, w=(8, 8), v=(8, 8)), data, planned=["p", "one/a", "two/b"])
+    assert told is not None
+    assert [node.node for node in told.nodes] == ["p"]
+    assert told.notes == ("2 converted nodes cannot be explained: one/a, two/b",)

@@ -44,6 +44,7 @@ def test_it_is_explained_and_nothing_is_written(source, capsys, monkeypatch):
     assert explained(source, "--explain") == 0
     out = capsys.readouterr().out
     assert out.startswith("Explained: speed and accuracy were not measured, and nothing was written.\n")
+    assert "cannot be explained" not in out
     for text in ("quantized tensors, the worst\n", "each node quantized alone, the worst\n", "--keep-float ",
                  "100 % of the multiply-adds run on integers", "no product sum saturates on: "):  # fmt: skip
         assert text in out
@@ -72,6 +73,15 @@ def test_a_model_of_which_nothing_is_quantized_is_said_to_be(source, capsys):
     captured = capsys.readouterr()
     assert "quantized tensors" not in captured.out
     assert captured.out.startswith("No node is quantized") or "converted no node" in captured.err
+
+
+def test_what_cannot_be_explained_is_not_called_nothing(source, capsys):
+    data = str(source / "data.npz")
+    model = str(source / "source.onnx")
+    assert main(["quantize", model, "--to", "fp16", *INPUT, "--calibrate", data, "--explain"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("6 converted nodes cannot be explained: ")
+    assert "plan: 6 nodes fp16" in out
 
 
 def test_a_written_report_explains(source, capsys, quick):

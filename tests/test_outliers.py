@@ -6,6 +6,16 @@ import torch
 from torch import nn
 
 from mlc import api
+from mlc.artifact import Step
+from mlc.data import Batch
+from mlc.errors import TargetError
+from mlc.graph_pass import Context
+from mlc.pipeline.outliers import SEARCHES, Outliers
+from mlc.rewriting.sensitivity import output_sensitivity
+from mlc.types import Capabilities, NodePlan, PassSpec, Plan
+from passes.int4_weights import Int4Weights
+from passes.int8_dynamic import Int8Dynamic
+from tests.quantizing import ANY_CPU, batches, build, weights
 
 WIDTH = 32
 
@@ -68,3 +78,46 @@ def test_what_outliers_cost_in_4_bits_they_get_in_8():
     assert list(steps) == ["int4-weights", "int8-weights"]
     assert 1 <= len(steps["int8-weights"].sites) < len(steps["int4-weights"].sites)
     assert steps["int8-weights"].sqnr["output"] > alone.steps[-1].sqnr["output"]
+
+
+def test_a_graph_in_which_layers_cannot_be_tried_alone_keeps_its_plan(workspace):
+    """Blocks of opset 21 do not stand in a graph of opset 20."""
+    text = """agraph (float[n,32] x) => (float[n,32] y) {
+        h = MatMul(x, w)
+        y = MatMul(h, v)
+    }"""
+    made = weights(0, w=(32, 32), v=(32, 32))
+    before, after = build(text, made), build(text, made, opset=21)
+    change = Int4Weights(block=32, form="standard").apply(after, Context(ANY_CPU))
+    plan = Plan(tuple(NodePlan(site, "MatMul", "int4-weights", "") for site in change.sites))
+    step = Step(PassSpec("int4-weights"), "lossy", True, change.sites, sqnr={"y": 20.0})
+    data = batches({"x": np.ones((2, 32), np.float32)})
+    looking = Outliers(SEARCHES["int4-weights"], data, {"n": 2}, workspace)
+    with pytest.raises(TargetError):
+        output_sensitivity(before, after, [("h",), ("y",)], data, workspace)
+    assert looking.amended(before, after, plan, [step]) == plan
+
+
+def test_a_recurrent_layer_counts_for_its_work_without_its_first_output(workspace):
+    """The product reads a large column that its weight hardly uses; beside the LSTM it is little work."""
+    text = """agraph (float[7,n,5] x, float[n,8] z) => (float[1,n,6] h, float[n,6] y) {
+        , h = LSTM<hidden_size = 6>(x, w, r)
+        y = MatMul(z, v)
+    }"""
+    made = weights(0, w=(1, 24, 5), r=(1, 24, 6), v=(8, 6))
+    made["v"][0] /= 1000
+    before = build(text, made)
+    after = before.clone()
+    kernels = ("com.microsoft.DynamicQuantizeLSTM",)
+    change = Int8Dynamic().apply(after, Context(Capabilities("any CPU", kernels=kernels)))
+    assert change.sites == ("h", "y")
+    plan = Plan(tuple(NodePlan(site, op, "int8-dynamic", "") for site, op in (("h", "LSTM"), ("y", "MatMul"))))
+    generator = np.random.default_rng(1)
+    x, z = (generator.normal(size=shape).astype(np.float32) for shape in ((7, 4, 5), (4, 8)))
+    z[:, 0] *= 1000
+    looking = Outliers(
+        SEARCHES["int8-dynamic"], [Batch({"x": x, "z": z}, None, 4, 0, np.arange(4))], {"n": 4}, workspace
+    )
+    step = Step(PassSpec("int8-dynamic"), "lossy", True, change.sites, sqnr={"y": 10.0})
+    found = looking.amended(before, after, plan, [step])
+    assert [entry.format for entry in found.nodes] == ["int8-dynamic", "float"]

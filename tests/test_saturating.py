@@ -134,6 +134,49 @@ def test_a_matrix_is_cut_pair_by_pair(data):
     np.testing.assert_array_equal(found["y"], expected.astype(np.float32))
 
 
+@pytest.mark.parametrize("order", [*ORDERS, None])
+@pytest.mark.parametrize(
+    ("shape", "form", "scales"),
+    [((16, 16), "<axis = 0, block_size = 8>", (2, 16)), ((16, 16), "<axis = 0>", (16,)), ((16,), "<axis = 0>", (16,))],
+    ids=["blocks", "rows", "vector"],
+)
+def test_a_weight_with_scales_inside_of_a_sum_is_left_to_the_runtime(shape, form, scales, order):
+    text = f"""agraph (float[n,16] x) => (float[n,m] y) {{
+        q = QuantizeLinear(x, one, zero)
+        a = DequantizeLinear(q, one, zero)
+        b = DequantizeLinear{form}(codes, scales)
+        product = MatMul(a, b)
+        y = Reshape(product, rest)
+    }}"""
+    generator = np.random.default_rng(5)
+    constants = {
+        "one": np.float32(1), "zero": np.uint8(9), "codes": generator.integers(-128, 128, shape).astype(np.int8),
+        "scales": generator.uniform(0.1, 2, scales).astype(np.float32), "rest": np.array([0, -1]),
+    }  # fmt: skip
+    model, inputs = build(text, constants, opset=21), {"x": generator.integers(0, 200, (3, 16)).astype(np.float32)}
+    (found,) = outputs_of(model, order, batches(inputs))
+    np.testing.assert_array_equal(found["y"], run(model, inputs, optimize=False)["y"])
+
+
+@pytest.mark.parametrize(
+    ("source", "product", "codes", "width"),
+    [("x", "MatMul(a, b)", (3, 5), (5,)), ("i", "Conv<pads = [1,1,1,1]>(a, b)", (5, 3, 3, 3), (5, 6, 6))],
+)
+def test_no_rows_give_no_rows(source, product, codes, width):
+    text = f"""agraph (float[n,3] x, float[n,3,6,6] i) => (float y) {{
+        q = QuantizeLinear({source}, one, zero)
+        a = DequantizeLinear(q, one, zero)
+        b = DequantizeLinear(codes, one)
+        y = {product}
+    }}"""
+    model = build(text, {"one": np.float32(1), "zero": np.uint8(9), "codes": np.full(codes, 127, np.int8)})
+    model.graph.outputs[0].shape = None
+    nothing = {"x": np.zeros((0, 3), np.float32), "i": np.zeros((0, 3, 6, 6), np.float32)}
+    for order in (*ORDERS, None):
+        (found,) = outputs_of(model, order, batches(nothing))
+        assert found["y"].shape == (0, *width)
+
+
 DYNAMIC = """agraph (float[n,3] x) => (int32[n,1] s, float[n,1] y) {
     q, scale, zero = DynamicQuantizeLinear(x)
     s = MatMulInteger(q, codes, zero)
@@ -219,6 +262,24 @@ def test_the_cost_is_said_where_it_is_not_proven_to_be_none(workspace):
         "on onnxruntime (x86 without VNNI) the output y is at", "on OpenVINO (x86 without VNNI) the output y is at",
     ]  # fmt: skip
     assert all(" dB instead of " in sentence for sentence in said["full"])
+
+
+def test_the_cost_of_what_is_in_a_branch_is_said_to_be_unknown(workspace):
+    text = """agraph (float[n,4] x, bool c) => (float[n,3] y) {
+        q, scale, zero = DynamicQuantizeLinear(x)
+        y = If(c) <then_branch = many () => (float[n,3] m) {
+            sums = MatMulInteger(q, codes, zero)
+            m = Cast<to = 1>(sums)
+        }, else_branch = none () => (float[n,3] z) { z = Slice(x, start, end, start) }>
+    }"""
+    constants = {"start": np.array([1]), "end": np.array([4])}
+    data = batches({"x": np.ones((2, 4), np.float32), "c": np.array(True)})
+    full, safe = (build(text, {**constants, "codes": np.full((4, 3), code, np.int8)}) for code in (127, 64))
+    assert saturation_cost(lambda inputs: run(full, inputs), full, data, workspace) == tuple(
+        f"what the product sums of sums cost on {name} (x86 without VNNI) is not known"
+        for name in ("onnxruntime", "OpenVINO")
+    )
+    assert saturation_cost(lambda inputs: run(safe, inputs), safe, data, workspace) == ()
 
 
 def test_exact_sums_are_what_the_runtime_computes_where_nothing_is_cut():

@@ -18,9 +18,17 @@ import onnx_ir as ir
 from mlc.compare import is_float, powers, ratio_db
 from mlc.compare.decisions import used_values
 from mlc.emulate.saturating_products import Sums, Window
-from mlc.emulate.saturation import MATMUL_INTEGER, RUNTIMES, product_at, stored_codes
+from mlc.emulate.saturation import (
+    MATMUL_INTEGER,
+    RUNTIMES,
+    first_of,
+    is_one,
+    product_at,
+    saturating_nodes,
+    stored_codes,
+)
 from mlc.formats import ORDERS, Order
-from mlc.formats.nodes import constant, input_at, number
+from mlc.formats.nodes import constant, input_at, number, site_of
 from mlc.fusion import infer_shapes, is_constant
 from mlc.runtimes.onnxruntime import open_session
 from mlc.statistics import valid_rows
@@ -135,7 +143,7 @@ def _product(node: ir.Node, order: Order | None) -> _Product | None:
     else:
         sides = [_dequantized(node, index) for index in (0, 1)]
     activation, weight = sides
-    if not all(value is None or _is_one(value) for value in activation[1:]):
+    if not all(value is None or is_one(value) for value in activation[1:]):
         return None
     return _Product(node, Sums.of(product, order), activation, weight)
 
@@ -146,11 +154,6 @@ def _dequantized(node: ir.Node, index: int) -> tuple[ir.Value | None, ir.Value |
     assert dequantizer is not None
     codes, scale, zero = (input_at(dequantizer, place) for place in range(3))
     return codes, scale, zero
-
-
-def _is_one(value: ir.Value) -> bool:
-    """Whether a scale or zero point is that of the whole tensor."""
-    return value.shape is not None and all(size == 1 for size in value.shape)
 
 
 @dataclass(frozen=True)
@@ -217,11 +220,20 @@ def saturation_cost(
     """Return what a quantized model loses on a processor without VNNI, a sentence for each runtime on which it does.
 
     The outputs with and without cut sums are compared with those that ``original`` gives for the same inputs; the
-    output that loses most is named. A model of which no product can be cut gives no sentence.
+    output that loses most is named. A model of which no product can be cut gives no sentence. Where one can be that is
+    not computed here, as in a branch or a recurrent layer, the cost is said to be unknown.
     """
+    if not any(saturating_nodes(model, order) for order in ORDERS):
+        return ()
     found = []
+    prepared = model.clone()
+    infer_shapes(prepared)
     for order in ORDERS:
-        if not any(_product(node, order) for node in model.graph):
+        computed = {node for node in prepared.graph if _product(node, order)}
+        beyond = [site_of(node) for node in saturating_nodes(prepared, order) if node not in computed]
+        if beyond:
+            found.append(f"what the product sums of {first_of(beyond)} cost on {RUNTIMES[order]} is not known")
+        if beyond or not computed:
             continue
         ratios = [_ratios(original, model, each, batches, workspace) for each in (order, None)]
         losses = {name: ratios[1][name] - ratio for name, ratio in ratios[0].items() if ratio < ratios[1][name]}

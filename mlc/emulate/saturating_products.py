@@ -147,7 +147,8 @@ class Sums:
                 own = slice(index * weights.shape[1], (index + 1) * weights.shape[1])
                 shaped = inputs.reshape(weights.shape[2], -1)
                 outputs.append(self._added(shaped, weights[index], self.pairs[own], zero_point, zeros[own]))
-            found.append(np.moveaxis(np.concatenate(outputs).reshape(-1, *places), 0, 1))
+            sums = np.concatenate(outputs)
+            found.append(np.moveaxis(sums.reshape(len(sums), *places), 0, 1))
         return np.concatenate(found)
 
     def _weights(self, group: int) -> Array:
@@ -180,7 +181,7 @@ def _longest(rows: NDArray[np.float32]) -> np.float32:
 
 
 def _parts(rows: Array, size: int) -> Iterator[Array]:
-    """Split along axis 0 so that the columns of one part, ``size`` of one row, fit into ``HELD``."""
+    """Split along axis 0 so that the columns of one part, ``size`` of one row, fit into ``HELD``; none are one part."""
     step = max(1, HELD // (4 * max(size, 1)))
-    for start in range(0, len(rows), step):
+    for start in range(0, max(len(rows), 1), step):
         yield rows[start : start + step]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -77,16 +77,17 @@ def saturation_proof(model: ir.Model) -> tuple[str, ...]:
     safe = [RUNTIMES[order] for order in ORDERS if products and not broken[order]]
     sentences = [f"no product sum saturates on: {', '.join(safe)}"] if safe and not unknown else []
     sentences += [
-        f"product sums may saturate on {RUNTIMES[order]} in {_first(broken[order])}"
+        f"product sums may saturate on {RUNTIMES[order]} in {first_of(broken[order])}"
         for order in ORDERS
         if broken[order]
     ]
     if unknown:
-        sentences.append(f"nothing is proven about the product sums of {_first(list(unknown))}")
+        sentences.append(f"nothing is proven about the product sums of {first_of(unknown)}")
     return tuple(sentences)
 
 
-def _first(nodes: list[str]) -> str:
+def first_of(nodes: Sequence[str]) -> str:
+    """Return the first of the nodes as a part of a sentence."""
     more = f" and {len(nodes) - NAMED} more nodes" if len(nodes) > NAMED else ""
     return f"{', '.join(nodes[:NAMED])}{more}"
 
@@ -120,6 +121,11 @@ def _products(node: ir.Node) -> tuple[Product, ...]:
     if found.layout.op == "MatMul":
         found = replace(found, codes=product_matrix(found.codes), layout=COLUMNS)
     return (found,)
+
+
+def saturating_nodes(model: ir.Model, order: Order) -> tuple[ir.Node, ...]:
+    """Return the nodes whose product sums may saturate, those of branches and bodies of loops too."""
+    return tuple(node for node in _nodes(model) if any(_count(product, order) for product in _products(node)))
 
 
 def unproven(model: ir.Model) -> tuple[str, ...]:
@@ -165,15 +171,40 @@ def _is_shifted(codes: ir.Value) -> bool:
 
 
 def stored_codes(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """Return the codes of the activations and those of the weight that a node multiplies, or None."""
+    """Return the codes of the activations and those of the weight that a node multiplies, or None.
+
+    Products of codes add up only where all that a sum takes in have one scale: of weights with other scales than those
+    of the output channels it is None.
+    """
     sides = [input_at(node, index) for index in (0, 1)]
     if node.op_type in WEIGHTED:
         dequantizers = [_dequantizer(value) for value in sides]
+        if dequantizers[1] is not None and not _by_channel(node, dequantizers[1]):
+            return None
         sides = [None if each is None else each.inputs[0] for each in dequantizers]
     elif node.op_type != MATMUL_INTEGER:
         return None
     activation, weight = sides
     return None if activation is None or weight is None else (activation, weight)
+
+
+def _by_channel(node: ir.Node, dequantizer: ir.Node) -> bool:
+    """Whether a weight has one scale, or one for each of the node's output channels."""
+    codes, scale = dequantizer.inputs[0], input_at(dequantizer, 1)
+    if scale is None or number(dequantizer, "block_size", 0):
+        return False
+    if is_one(scale):
+        return True
+    rank = 0 if codes is None or codes.shape is None else codes.shape.rank()
+    if scale.shape is None or rank < 2:  # noqa: PLR2004 - a vector is added up along its only axis
+        return False
+    layout = layout_of(node.op_type, rank, trans_b=bool(number(node, "transB", 0)))
+    return int(number(dequantizer, "axis", 1)) % rank == layout.axis
+
+
+def is_one(value: ir.Value) -> bool:
+    """Whether a scale or zero point is known to be that of the whole tensor."""
+    return value.shape is not None and all(size == 1 for size in value.shape)
 
 
 def _highest(codes: ir.Value | None) -> tuple[int, bool]:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from mlc.explaining.codes import Grid, Seen, code_range, laid_out
 from mlc.explaining.nouns import TensorError
 from mlc.formats import FOLDING, constant
-from mlc.formats.nodes import input_at, number
+from mlc.formats.nodes import input_at, number, site_of
 from mlc.runtimes.onnxruntime import open_session
 from mlc.statistics import valid_rows
 from mlc.statistics.taps import in_chunks, tapped
@@ -128,9 +128,9 @@ def _read(value: ir.Value, values: Mapping[str, Array]) -> Array:
 
 
 def _readers(codes: ir.Value) -> tuple[str, ...]:
-    """Return the first outputs of the nodes that read codes, or what they mean."""
+    """Return the sites of the nodes that read codes, or what they mean."""
     found: dict[str, None] = {}
     for node, _ in codes.uses():
         ends = [reader for reader, _ in node.outputs[0].uses()] if node.op_type == "DequantizeLinear" else [node]
-        found.update((str(end.outputs[0].name), None) for end in ends)
+        found.update((site_of(end), None) for end in ends)
     return tuple(found)

@@ -13,7 +13,7 @@ from mlc.emulate.saturation import MATMUL_INTEGER, stored_array
 from mlc.explaining.codes import Grid, Seen, code_range, laid_out
 from mlc.explaining.nouns import TensorError
 from mlc.formats import constant, number
-from mlc.formats.nodes import input_at
+from mlc.formats.nodes import input_at, site_of
 
 if TYPE_CHECKING:
     from mlc.types import Array
@@ -48,10 +48,10 @@ class _Stored:
 def weight_errors(before: ir.Model, after: ir.Model) -> tuple[TensorError, ...]:
     """Return how far each weight of a product is from its codes, with the nodes that read it, in the graph's order.
 
-    It is compared with that of the node of the same first output in the float model ``before``; where there is none,
+    It is compared with that of the node of the same site in the float model ``before``; where there is none,
     or its weight has another shape, nothing can be told.
     """
-    twins = {str(node.outputs[0].name): node for node in before.graph if node.outputs}
+    twins = {site_of(node): node for node in before.graph}
     found: dict[ir.Value, TensorError] = {}
     readers: dict[ir.Value, list[str]] = {}
     for stored in _stored_weights(after, twins.keys()):
@@ -100,7 +100,7 @@ def _dequantized(node: ir.Node) -> _Stored | None:
         value.dtype, scales.numpy(), None if zeros is None else zeros.numpy(), _Spread(codes.shape, axis, block)
     )
     turned = bool(number(node, "transB", 0))
-    return _Stored(_name(node), value, value.dtype, codes.T if turned else codes, grid.turned() if turned else grid)
+    return _Stored(site_of(node), value, value.dtype, codes.T if turned else codes, grid.turned() if turned else grid)
 
 
 def _scaled_behind(node: ir.Node, known: Collection[str]) -> _Stored | None:
@@ -115,7 +115,7 @@ def _scaled_behind(node: ir.Node, known: Collection[str]) -> _Stored | None:
     scales = [constant(each) for factor in factors if factor is not None for each in factor.inputs]
     scale = next((tensor.numpy() for tensor in scales if tensor is not None), None)
     ends = (product, _only_reader(product))
-    site = next((_name(end) for end in ends if end is not None and _name(end) in known), None)
+    site = next((site_of(end) for end in ends if end is not None and site_of(end) in known), None)
     if scale is None or site is None:
         return None
     zero = None if zeros is None else zeros.numpy()
@@ -135,7 +135,7 @@ def _in_bytes(node: ir.Node) -> _Stored | None:
     middle = np.full((columns, blocks), 2 ** (bits - 1))
     zeros = middle if zero is None else _unpacked(zero.numpy().reshape(columns, -1), bits)[:, :blocks]
     grid = _grid(dtype, scale.numpy().reshape(columns, -1).T, zeros.T, _Spread(codes.shape, 0, block))
-    return _Stored(_name(node), value, dtype, codes, grid)
+    return _Stored(site_of(node), value, dtype, codes, grid)
 
 
 def _unpacked(packed: Array, bits: int) -> Array:
@@ -154,7 +154,3 @@ def _grid(dtype: ir.DataType, scale: Array, zero_point: Array | None, spread: _S
 def _only_reader(node: ir.Node) -> ir.Node | None:
     readers = [reader for reader, _ in node.outputs[0].uses()]
     return readers[0] if len(readers) == 1 else None
-
-
-def _name(node: ir.Node) -> str:
-    return str(node.outputs[0].name)

@@ -12,20 +12,23 @@ from mlc.artifact import write_model
 from mlc.compare import Reference
 from mlc.emulate import saturation_cost, saturation_proof
 from mlc.explaining import Explanation, explain
+from mlc.figures import counted
 from mlc.judging import Report
 from mlc.machine import machine
 from mlc.pipeline.data import Datasets
 from mlc.pipeline.layers import first_batches, probed
 from mlc.pipeline.run import Run
+from mlc.types import FLOAT
 
 if TYPE_CHECKING:
     from mlc.data import Batch, Data
     from mlc.pipeline.shipping import Shipped
     from mlc.sources.original import Original
-    from mlc.types import Arrays
+    from mlc.types import Arrays, Plan
 
 EXPLAINED = "Explained: speed and accuracy were not measured, and nothing was written."
 NOT_QUANTIZED = "No node is quantized: there is nothing to explain."
+UNEXPLAINED = "{nodes} cannot be explained: only integer codes outside of branches and loops can be."
 
 
 def samples_of(data: Data | None, kept: Sequence[Reference]) -> list[Batch]:
@@ -37,7 +40,18 @@ def explanation_of(
     unquantized: ir.Model, path: Path, sets: Datasets, kept: Sequence[Reference], run: Run
 ) -> Explanation | None:
     """Explain a written model against the graph that it was before it was quantized."""
-    return explain(unquantized, path, samples_of(sets.evaluation or sets.calibration, kept), run.workspace)
+    samples = samples_of(sets.evaluation or sets.calibration, kept)
+    return explain(unquantized, path, samples, run.workspace, _converted(run.plan))
+
+
+def _converted(plan: Plan | None) -> list[str]:
+    return [] if plan is None else [entry.node for entry in plan.nodes if entry.format != FLOAT]
+
+
+def _first_line(explanation: Explanation | None, converted: int) -> str:
+    if explanation is not None:
+        return EXPLAINED
+    return UNEXPLAINED.format(nodes=counted(converted, "converted node")) if converted else NOT_QUANTIZED
 
 
 def saturation_of(
@@ -63,7 +77,7 @@ def explained_only(found: Shipped, original: Original, run: Run) -> Report:
         steps=found.artifact.steps,
         trials=(),
         shipped="",
-        first_line=NOT_QUANTIZED if explanation is None else EXPLAINED,
+        first_line=_first_line(explanation, len(_converted(run.plan))),
         checks=found.checks,
         plan=run.plan,
         saturation=saturation_of(ir.load(path), original.run, samples, run),

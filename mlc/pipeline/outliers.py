@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from mlc.artifact import Step
+from mlc.errors import TargetError
 from mlc.inspecting.arithmetic import multiply_adds
 from mlc.inspecting.shapes import values_at
 from mlc.pipeline.layers import probed
@@ -73,7 +74,10 @@ class Outliers:
         sites = [entry.node for entry in plan.nodes if entry.format != FLOAT and entry.op in DECIDING]
         if reached >= GOAL or len(sites) < 2:  # noqa: PLR2004 - of one node there is no outlier
             return plan
-        found = output_sensitivity(before, after, [(site,) for site in sites], self, self.workspace)
+        try:
+            found = output_sensitivity(before, after, [(site,) for site in sites], self, self.workspace)
+        except TargetError:  # the quantized model is right without a better plan
+            return plan
         reasons = dict(self._outliers(found, self._work(before, sites)))
         better = [
             replace(entry, format=self.search.instead, reason=reasons[entry.node]) if entry.node in reasons else entry
@@ -103,7 +107,7 @@ class Outliers:
         """Return the share of these nodes' multiply-adds that each takes; those that are not known count as even."""
         proto = ir.to_proto(model)
         values = values_at(proto, {}, self.sizes)
-        counts = {node.output[0]: multiply_adds(node, values) for node in proto.graph.node if node.output}
+        counts = {next(filter(None, node.output), ""): multiply_adds(node, values) for node in proto.graph.node}
         known = {site: count for site in sites if isinstance(count := counts.get(site), int) and count}
         even = sum(known.values()) / len(known) if known else 1.0
         work = {site: known.get(site, even) for site in sites}

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.compare.decisions import used_values
+from mlc.formats.nodes import site_of
 from mlc.fusion import Names, infer_shapes
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ ON_CODES = frozenset(
     }
 )  # fmt: skip
 """Operators that make codes, or compute on them."""
+
+BYTE = 8
+"""Codes have so many bits at most."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,9 @@ def choosable(before: ir.Model, after: ir.Model, sites: Iterable[str]) -> Choosa
 
 
 def quantized_nodes(before: ir.Model, after: ir.Model) -> tuple[str, ...]:
-    """Return the nodes of the float graph whose values the graph after computes through codes, by first output."""
+    """Return the sites of the float graph's nodes whose values the graph after computes through codes."""
     known = {str(value.name) for value in _moving(before.graph)}
-    sites = [str(node.outputs[0].name) for node in before.graph if node.outputs]
+    sites = [site for node in before.graph if (site := site_of(node))]
     return tuple(twin.site for twin in _twins(before, after, sites) if _is_quantized(twin.quantized, known))
 
 
@@ -78,12 +82,19 @@ def _is_quantized(node: ir.Node, known: Collection[str]) -> bool:
         each = stack.pop()
         if each is None or each in seen:
             continue
-        if each.op_type in ON_CODES:
+        if each.op_type in ON_CODES or _looks_up_codes(each, known):
             return True
         seen.add(each)
         sources = [value for value in each.inputs if value is not None]
         stack += [value.producer() for value in sources if value.name not in known or _is_dequantized(value)]
     return False
+
+
+def _looks_up_codes(node: ir.Node, known: Collection[str]) -> bool:
+    """Whether a node takes rows from a table of codes, and the float graph has no such node."""
+    table = node.inputs[0] if node.op_type == "Gather" and node.outputs[0].name not in known else None
+    dtype = None if table is None else table.dtype
+    return dtype is not None and dtype.is_integer() and dtype.bitwidth <= BYTE
 
 
 def _is_dequantized(value: ir.Value) -> bool:
@@ -102,7 +113,7 @@ class _Twin:
 
 
 def _twins(model: ir.Model, after: ir.Model, sites: Iterable[str]) -> list[_Twin]:
-    old = {str(node.outputs[0].name): node for node in model.graph if node.outputs}
+    old = {site: node for node in model.graph if (site := site_of(node))}
     new = {str(value.name): node for node in after.graph for value in node.outputs if value.name}
     found = []
     for site in dict.fromkeys(sites):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Sensitivity:
     """What the outputs lose where these nodes alone are quantized: SQNR in dB of the worst, infinite for no loss.
 
-    Nodes are named by their first output. An integer output counts by the float values that decide it.
+    Nodes are named by their first output that is given. An integer output counts by the float values that decide it.
     """
 
     sites: tuple[str, ...]
