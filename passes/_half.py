@@ -112,7 +112,7 @@ def store_weights(model: ir.Model, permitted: Callable[[str], bool], half: Half)
     for graph, nodes in casts.items():
         graph.insert_before(graph[0], nodes)
     kept = (Refusal(site, reason) for site, reason in refused.items() if site not in sites)
-    told = f"weights are stored in {half.name} and computed in float32: the file is smaller, nothing becomes faster"
+    told = f"weights are stored in {half.name} and computed in float32: the file is smaller, and is no faster for it"
     return Change(tuple(sites), tuple(kept), headline=told)
 
 

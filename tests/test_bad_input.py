@@ -124,7 +124,7 @@ USAGE = [
     (["compile", LINEAR, "--input", "x=float32[batch=8..1,6]"], "8..1"),
     (["compile", LINEAR, "--input", "y=float32[batch=1..8,6]"], "has no input 'y', it has x"),
     (compile_linear("--opset", "99"), "the exporter writes 18 to"),
-    (compile_linear("--pass", "int8-static:method=foo"), "int8-static is 'min-max' or 'percentile', not 'foo'"),
+    (compile_linear("--pass", "int8-static:method=foo"), "int8-static is 'min-max', 'percentile', 'mse' or"),
     (compile_linear("--pass", "int8-static:percent=x"), "the option percent of the pass int8-static is a number"),
     (["compile", LINEAR, "--input", "x=float32[batch=1..8,5]"], "5"),
     (["compile", LINEAR, "--input", "x=float32[batch=1..8]"], "x"),

@@ -366,7 +366,7 @@ def test_passes_describes_one(capsys):
     assert re.search(r"exactness +lossy, floor \d+ dB", out)
     assert re.search(r"default +no", out)
     assert re.search(r"opset +\d+ or newer", out)
-    assert re.search(r"method +min-max or percentile +min-max", out)
+    assert re.search(r"method +min-max or percentile or mse or entropy +min-max", out)
     assert re.search(r"percent +float +\d+\.\d+", out)
     assert "mlc-toolchain" in out
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from mlc.compare.decisions import with_outputs
-from mlc.explaining import explain
+from mlc.explaining.explain import explain
 from mlc.formats import BlockScheme, round_to_nearest
 from mlc.graph_pass import Context
 from mlc.rewriting.sensitivity import output_sensitivity

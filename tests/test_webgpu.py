@@ -134,7 +134,7 @@ def test_a_strict_validate_refuses_too(device, int8, capsys):
 def test_a_strict_compile_to_int8_refuses_before_it_measures(device, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("mlc.pipeline.trials.measure", None)
     asked = [
-        "--input", "x=float32[batch=1..8,6]", "--calibrate", str(LINEAR / "calibration.npz"), "--to", "int8",
+        "--input", "x=float32[batch=1..8,6]", "--calibrate", str(LINEAR / "calibration.npz"), "--to", "int8-static",
         "--target", "webgpu", "--strict-provider", "-o", str(tmp_path / "out"),
     ]  # fmt: skip
     assert main(["quantize", f"{LINEAR / 'model.py'}:model", *asked]) == 3

@@ -1,6 +1,8 @@
-"""Where a quantized model loses, and what of it runs on integers: computed from the written file and samples."""
+"""Where a quantized model loses, and what of it runs on integers: computed from the written file and samples.
 
-from mlc.explaining.explain import explain
+The nouns alone are here: what reads reports needs neither graph nor runtime.
+"""
+
 from mlc.explaining.nouns import Between, Explanation, IntegerShare, NodeCost, ProductShare, TensorError
 
-__all__ = ["Between", "Explanation", "IntegerShare", "NodeCost", "ProductShare", "TensorError", "explain"]
+__all__ = ["Between", "Explanation", "IntegerShare", "NodeCost", "ProductShare", "TensorError"]

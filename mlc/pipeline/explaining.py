@@ -11,7 +11,8 @@ import onnx_ir as ir
 from mlc.artifact import write_model
 from mlc.compare import Reference
 from mlc.emulate import saturation_cost, saturation_proof
-from mlc.explaining import Explanation, explain
+from mlc.explaining import Explanation
+from mlc.explaining.explain import explain
 from mlc.figures import counted
 from mlc.judging import Report
 from mlc.machine import machine

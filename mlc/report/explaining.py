@@ -105,7 +105,8 @@ def _range(low: float, high: float) -> str:
 
 
 def _rest(count: int, noun: str) -> str:
-    return f"{counted(count - WORST, noun)} more, all better; all of them are in report.json" if count > WORST else ""
+    rest = "all better; report.json and --json have them all"
+    return f"{counted(count - WORST, noun)} more, {rest}" if count > WORST else ""
 
 
 def _sortable(ratio: float) -> float:

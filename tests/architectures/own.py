@@ -260,7 +260,7 @@ OWN: dict[str, Own] = {
     "fft, any length": Own(lambda: Called(fourier), (SEQUENCE,)),
     "stft": Own(lambda: Called(spectrogram), ("x=float32[batch=1..4,samples=64..256]",)),
     "in-place updates": Own(lambda: Called(updated), (SEQUENCE,)),
-    "in-place, by one step": Own(lambda: Called(shifted), (SEQUENCE,), refused="length"),
+    "in-place, by one step": Own(lambda: Called(shifted), (SEQUENCE,)),
     "running mean": Own(lambda: Called(averaged), (SEQUENCE,)),
     "running maximum": Own(lambda: Called(highest), (SEQUENCE,), refused="aten.cummax"),
     "windows": Own(lambda: Called(windows), (ANY_IMAGE.replace("input", "x"),)),
