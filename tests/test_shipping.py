@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +26,7 @@ def test_a_written_file_far_below_what_its_passes_were_judged_at_is_refused(tmp_
     path = tmp_path / "model.onnx"
     ir.save(graph(WRITTEN), path)
     step = Step(PassSpec("int8-weights"), "lossy", requested=True, sites=("y",), sqnr={"y": judged})
-    trial = SimpleNamespace(candidate=SimpleNamespace(path=path, name="int8-weights"))
+    trial: Any = SimpleNamespace(candidate=SimpleNamespace(path=path, name="int8-weights"))
     kept = references(graph(MODEL), X, workspace)
     written = replace(artifact(graph(WRITTEN)), steps=(step,))
     shipped = Shipped("int8-weights", written, (trial,), kept, (), Datasets())
