@@ -12,9 +12,10 @@ from mlc.formats import BlockCodes, BlockScheme, site_of
 from mlc.fusion import drop_unused_constant
 from mlc.graph_pass import Change, Context
 from passes._block_tables import Table, packed_table, write_table
-from passes._blocks import BlockWeight, block_weights, permitted
+from passes._blocks import block_weights
 from passes._kernels import DOMAIN
 from passes._qdq import Writer
+from passes._stored import StoredWeight, permitted
 
 Form: TypeAlias = Literal["auto", "standard"]
 
@@ -50,7 +51,7 @@ def write_blocks(
     name: str,
     scheme: BlockScheme,
     form: Form,
-    codes_of: Callable[[BlockWeight, np.ndarray, BlockScheme], BlockCodes],
+    codes_of: Callable[[StoredWeight, np.ndarray, BlockScheme], BlockCodes],
 ) -> Change:
     """Put the codes of every weight that can be quantized in its place; ``codes_of`` is given it [rows, columns]."""
     one = joined(ctx, form)
@@ -79,7 +80,7 @@ def accuracy_level(ctx: Context) -> int:
     return 4 if ctx.capabilities.cpu else 0
 
 
-def write_standard(writer: Writer, weight: BlockWeight, codes: BlockCodes) -> None:
+def write_standard(writer: Writer, weight: StoredWeight, codes: BlockCodes) -> None:
     """Write ``x @ DequantizeLinear(codes)``, the codes [rows, columns] so that runtimes join the two.
 
     onnxruntime joins them where one product alone reads the codes, and where no DequantizeLinear feeds the product's
@@ -125,7 +126,7 @@ def _drop(writer: Writer, weight: ir.Value) -> None:
         writer.remove(producer)
 
 
-def _turned(writer: Writer, weight: BlockWeight, stored: Sequence[ir.Value], scheme: BlockScheme) -> Table:
+def _turned(writer: Writer, weight: StoredWeight, stored: Sequence[ir.Value], scheme: BlockScheme) -> Table:
     """Return the table of codes, scales and perhaps zero points that are stored as DequantizeLinear reads them.
 
     All is made of constants, so a runtime computes it once, when it loads. Gather knows no type of 4 bits.
@@ -154,7 +155,7 @@ def _turned(writer: Writer, weight: BlockWeight, stored: Sequence[ir.Value], sch
     return Table(scheme.block, nodes[-1].outputs[0], found[1], found[2] if len(found) > 2 else None)
 
 
-def write_joined(writer: Writer, weight: BlockWeight, codes: BlockCodes, level: int) -> None:
+def write_joined(writer: Writer, weight: StoredWeight, codes: BlockCodes, level: int) -> None:
     """Write com.microsoft.MatMulNBits; a table reads the codes as they are stored for it.
 
     GatherBlockQuantized would be one operator for a table, and OpenVINO does not know it.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
 from mlc.formats import (
@@ -22,6 +20,7 @@ from mlc.formats import (
 from mlc.fusion import is_standard, walk
 from mlc.graph_pass import Context, Refusal
 from mlc.types import FLOAT, NodePlan
+from passes._stored import StoredWeight
 
 PRODUCTS = frozenset({"MatMul", "Gemm"})
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
@@ -32,39 +31,15 @@ JOINED_BITS = 8
 INSIDE = "branches and bodies of loops stay float"
 
 
-@dataclass
-class BlockWeight:
-    """A stored matrix and the nodes of the main graph that read it: products, and Gathers that take rows as a table.
-
-    ``transposed`` where it is stored as [columns, rows], the rows being what the product adds up.
-    """
-
-    value: ir.Value
-    transposed: bool
-    products: list[ir.Node] = field(default_factory=list)
-    tables: list[ir.Node] = field(default_factory=list)
-
-    @property
-    def nodes(self) -> list[ir.Node]:
-        """All that read it."""
-        return [*self.products, *self.tables]
-
-    def matrix(self) -> np.ndarray:
-        """Return the weight as float32 [rows, columns]."""
-        tensor = constant(self.value)
-        assert tensor is not None
-        return tensor.numpy().T if self.transposed else tensor.numpy()
-
-
 def block_weights(
     model: ir.Model, scheme: BlockScheme, permitted: Callable[[str], bool] = lambda _: True, *, short: bool = False
-) -> tuple[list[BlockWeight], list[Refusal]]:
+) -> tuple[list[StoredWeight], list[Refusal]]:
     """Return the weights to quantize, in the order of their first readers, and the sites that stay float, with reasons.
 
     A weight that anything else reads stays float as a whole: its codes would come on top of it. The last block of a
     product's weight may be ``short`` or not.
     """
-    found: dict[ir.Value, BlockWeight] = {}
+    found: dict[ir.Value, StoredWeight] = {}
     refused: dict[str, str] = {}
     for node in model.graph:
         weight = _weight_read(node)
@@ -92,7 +67,7 @@ def planned(model: ir.Model, ctx: Context, name: str, scheme: BlockScheme, *, sh
     """Return what becomes of each node that was looked at, without quantizing any."""
     weights, refused = block_weights(model, scheme, ctx.allow, short=short)
 
-    def entry(weight: BlockWeight, node: ir.Node) -> NodePlan:
+    def entry(weight: StoredWeight, node: ir.Node) -> NodePlan:
         block = scheme.fitted(len(weight.matrix())).block
         return NodePlan(site_of(node), node.op_type, name, f"constant weight, in blocks of {block}")
 
@@ -100,26 +75,19 @@ def planned(model: ir.Model, ctx: Context, name: str, scheme: BlockScheme, *, sh
     return (*taken, *(NodePlan(refusal.site, "", FLOAT, refusal.reason) for refusal in refused))
 
 
-def permitted(ctx: Context, name: str) -> Callable[[str], bool]:
-    """Return which sites the plan, if there is one, gives to a format, and the context allows."""
-    planned = ctx.plan.nodes
-    wanted = {entry.node for entry in planned if entry.format == name}
-    return lambda site: (not planned or site in wanted) and ctx.allow(site)
-
-
-def _weight_read(node: ir.Node) -> BlockWeight | None:
+def _weight_read(node: ir.Node) -> StoredWeight | None:
     """Return the constant that a product multiplies with or a Gather takes rows of, without its readers."""
     if node.op_type == "Gather" and is_standard(node):
         table, tensor = node.inputs[0], constant(node.inputs[0])
         is_table = tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) > 1
-        return BlockWeight(table, transposed=True) if is_table and table is not None else None
+        return StoredWeight(table, transposed=True) if is_table and table is not None else None
     weight = weight_of(node) if node.op_type in PRODUCTS else None
     if weight is None:
         return None
-    return BlockWeight(weight.value, weight.transposed or bool(number(node, "transB", 0)))
+    return StoredWeight(weight.value, weight.transposed or bool(number(node, "transB", 0)))
 
 
-def _obstacle(node: ir.Node, weight: BlockWeight | None, scheme: BlockScheme, *, short: bool) -> str:
+def _obstacle(node: ir.Node, weight: StoredWeight | None, scheme: BlockScheme, *, short: bool) -> str:
     """Return why a node that has a weight stays float, or nothing.
 
     Of a product between codes and blocks of 8 bits, written apart, onnxruntime makes one that takes the blocks for
@@ -157,7 +125,7 @@ def _table_obstacle(node: ir.Node) -> str:
     return "the rank of its indices is not known" if indices is None or indices.shape is None else ""
 
 
-def _other_reader(weight: BlockWeight) -> str:
+def _other_reader(weight: StoredWeight) -> str:
     """Return what keeps a weight float beside its readers, or nothing."""
     name = weight.value.name
     if weight.value.is_graph_output():

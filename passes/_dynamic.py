@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -18,6 +18,7 @@ from mlc.formats import (
     weight_of,
 )
 from mlc.fusion import is_standard, walk
+from passes._stored import StoredWeight
 
 PRODUCTS = frozenset({"MatMul", "Gemm"})
 
@@ -42,19 +43,6 @@ class Looked:
     reason: str = ""
 
 
-@dataclass
-class DynamicWeight:
-    """A stored weight and the nodes that read its codes: products, and Gathers that take its rows as a table.
-
-    ``turned`` where it is stored as [columns, rows], the rows being what a product adds up.
-    """
-
-    value: ir.Value
-    turned: bool
-    products: list[ir.Node] = field(default_factory=list)
-    tables: list[ir.Node] = field(default_factory=list)
-
-
 def look_at(model: ir.Model, permitted: Callable[[str], bool], *, recurrent: bool, smallest_table: int) -> list[Looked]:
     """Return all nodes that have an integer form, or that people expect to have one, those of subgraphs too.
 
@@ -77,17 +65,17 @@ def look_at(model: ir.Model, permitted: Callable[[str], bool], *, recurrent: boo
     return [found[node] for _, node in nodes if node in found]
 
 
-def weights_of(nodes: list[ir.Node]) -> list[DynamicWeight]:
+def weights_of(nodes: list[ir.Node]) -> list[StoredWeight]:
     """Return every weight of the products and tables among chosen nodes with all that read it, in order of first use.
 
     One that is added up along two axes counts as two, with scales of their own.
     """
-    found: dict[tuple[ir.Value, bool], DynamicWeight] = {}
+    found: dict[tuple[ir.Value, bool], StoredWeight] = {}
     for node in nodes:
         value, turned = _stored(node)
         if value is None:
             continue
-        weight = found.setdefault((value, turned), DynamicWeight(value, turned))
+        weight = found.setdefault((value, turned), StoredWeight(value, turned))
         (weight.tables if node.op_type == "Gather" else weight.products).append(node)
     return list(found.values())
 

@@ -13,7 +13,6 @@ import onnx_ir as ir
 from mlc.formats import (
     WeightLayout,
     bias_of,
-    constant,
     full_scales,
     input_at,
     number,
@@ -22,8 +21,8 @@ from mlc.formats import (
     safe_scales,
 )
 from mlc.fusion import drop_unused_constant
-from passes._dynamic import DynamicWeight
 from passes._qdq import Writer
+from passes._stored import StoredWeight
 
 COLUMNS = WeightLayout("MatMul", 1)
 """A matrix with a scale for each column."""
@@ -52,14 +51,10 @@ class DynamicWriter(Writer):
         super().__init__(model)
         self.activations: dict[tuple[int, str], tuple[ir.Value, ...]] = {}
 
-    def write(self, weight: DynamicWeight, *, saturates: bool) -> None:
+    def write(self, weight: StoredWeight, *, saturates: bool) -> None:
         """Put codes in the place of a weight, stored once for all that read it; a table alone has nothing to add up."""
-        tensor = constant(weight.value)
-        assert tensor is not None
-        stored, stem = tensor.numpy(), weight.value.name or ""
-        codes, scales = product_codes(
-            stored.T if weight.turned else stored, saturates=saturates and bool(weight.products)
-        )
+        stem = weight.value.name or ""
+        codes, scales = product_codes(weight.matrix(), saturates=saturates and bool(weight.products))
         matrix = self.constant(f"{stem}.int8", np.ascontiguousarray(codes.T if weight.tables else codes))
         if weight.tables:
             row_scales = self.constant(f"{stem}.row_scale", scales[:, np.newaxis])

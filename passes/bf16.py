@@ -8,8 +8,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from mlc.graph_pass import Change, Context, Exactness, Pass
-from passes._blocks import permitted
 from passes._half import BFLOAT16, store_weights
+from passes._stored import permitted
 
 
 @dataclass(frozen=True)

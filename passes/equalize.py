@@ -13,6 +13,7 @@ import onnx_ir as ir
 from mlc.formats import WEIGHTED, bias_of, constant, number, product_of, site_of, weight_obstacle, weight_of
 from mlc.graph_pass import Change, Context, Exactness, Pass, Refusal
 from passes._qdq import Writer
+from passes._stored import array_of
 
 if TYPE_CHECKING:
     from mlc.types import Array
@@ -138,14 +139,14 @@ class _Layer:
     @classmethod
     def of(cls, node: ir.Node) -> _Layer:
         """Read the weight and the bias of a node."""
-        weight = _array(node.inputs[1]).astype(np.float64)
+        weight = array_of(node.inputs[1]).astype(np.float64)
         if node.op_type == "Conv":
             groups = int(number(node, "group", 1))
             kernels = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1)
         else:
             kernels = (weight if number(node, "transB", 0) else weight.T)[np.newaxis, :, :, np.newaxis]
         bias, outputs = bias_of(node), kernels.shape[0] * kernels.shape[1]
-        given = None if bias is None or constant(bias.value) is None else _array(bias.value).astype(np.float64)
+        given = None if bias is None or constant(bias.value) is None else array_of(bias.value).astype(np.float64)
         return cls(node, kernels.copy(), None if given is None else np.resize(given.reshape(-1), outputs))
 
     def made(self) -> Array:
@@ -172,11 +173,11 @@ class _Layer:
             turned = turned.T
         bias = bias_of(self.node)
         if bias is not None and self.offset is not None:
-            shape = _array(bias.value).shape
+            shape = array_of(bias.value).shape
             writer.reweigh(
                 bias.reader, bias.index, self.offset.reshape(shape if np.prod(shape) > 1 else -1), "equalized"
             )
-        writer.reweigh(self.node, 1, turned.reshape(_array(self.node.inputs[1]).shape), "equalized")
+        writer.reweigh(self.node, 1, turned.reshape(array_of(self.node.inputs[1]).shape), "equalized")
 
 
 def _scales(first: _Layer, second: _Layer) -> Array:
@@ -202,9 +203,3 @@ def _balance(layers: Sequence[_Layer]) -> None:
             second.scale_inputs(scales)
         if max(_off(*pair) for pair in pairs) < CONVERGED:
             return
-
-
-def _array(value: ir.Value | None) -> Array:
-    tensor = constant(value)
-    assert tensor is not None
-    return tensor.numpy()

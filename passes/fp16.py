@@ -10,11 +10,11 @@ import onnx_ir as ir
 from mlc.fusion import infer_shapes, is_constant, note_constants, walk
 from mlc.graph_pass import Change, Context, Exactness, Need, Pass, Refusal, Statistics
 from mlc.types import FLOAT, NodePlan, Plan
-from passes._blocks import permitted
 from passes._half import FLOAT16, store_weights
 from passes._half_choice import FORBIDDEN, Choice, Ranges, Rules, choices, ranged, settle
 from passes._half_constants import CLAMPED, MASKING, is_attention_mask
 from passes._half_write import Writer
+from passes._stored import permitted
 
 ON_CPU = (
     "a CPU computes float16 in float32 and converts on both sides, which costs time: "

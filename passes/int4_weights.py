@@ -14,9 +14,10 @@ from mlc.formats import BlockCodes, BlockScheme, round_to_nearest
 from mlc.graph_pass import Change, Context, Exactness, Need, Pass
 from mlc.types import NodePlan
 from passes._block_forms import KERNEL, Form, joined, small_product, write_blocks
-from passes._blocks import BlockWeight, block_weights, planned
+from passes._blocks import block_weights, planned
 from passes._gptq import gptq, inverse_factor
 from passes._hqq import hqq
+from passes._stored import StoredWeight
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Int4Weights(Pass):
         """Quantize every weight that can be, each once, however many nodes read it."""
         factors = cache(lambda inputs: inverse_factor(_moments(inputs, ctx)))
 
-        def codes_of(weight: BlockWeight, matrix: np.ndarray, scheme: BlockScheme) -> BlockCodes:
+        def codes_of(weight: StoredWeight, matrix: np.ndarray, scheme: BlockScheme) -> BlockCodes:
             if not weight.products:
                 scheme = replace(scheme, bits=self.table_bits)
             if self.method == "hqq":
@@ -84,7 +85,7 @@ class Int4Weights(Pass):
         return BlockScheme(4, self.block, self.symmetric)
 
 
-def _inputs(weight: BlockWeight) -> tuple[str, ...]:
+def _inputs(weight: StoredWeight) -> tuple[str, ...]:
     """Return the names of what the products of a weight read."""
     return tuple(value.name or "" for product in weight.products if (value := product.inputs[0]) is not None)
 

@@ -10,11 +10,11 @@ import onnx_ir as ir
 
 from mlc.graph_pass import Change, Context, Exactness, Pass, Refusal
 from mlc.types import FLOAT, NodePlan
-from passes._blocks import permitted
 from passes._dynamic import Looked, look_at, weights_of
 from passes._dynamic_lstm import OPERATOR, SMALL, write_lstms
 from passes._dynamic_write import DynamicWriter
 from passes._kernels import DOMAIN
+from passes._stored import permitted
 
 LARGE_TABLE = 2**16
 

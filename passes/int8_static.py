@@ -5,7 +5,7 @@ Activations are unsigned bytes by tensor, weights signed bytes by output channel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -30,6 +30,7 @@ from passes._correct_bias import mean_needs, means_of
 from passes._kept_float import keep_float
 from passes._masked import unmasked
 from passes._qdq import Shared, Writer, is_fold, write_activations
+from passes._stored import permitted
 from passes._weights import stored_weights, write_weights
 
 INSIDE = "branches and bodies of loops stay float"
@@ -95,7 +96,7 @@ class Int8Static(Pass):
 
     def apply(self, model: ir.Model, ctx: Context) -> Change:
         """Quantize what the plan says (everything that pays, without a plan), on the statistics of ``needs``."""
-        found = unmasked(model, _permitted(ctx), ctx.statistics)
+        found = unmasked(model, permitted(ctx, self.name), ctx.statistics)
         choices, coded = found.choices, found.coded
         sites = tuple(choice.site for choice in choices if choice.int8)
         refused = tuple(
@@ -140,12 +141,6 @@ class Int8Static(Pass):
         else:
             low, high = ctx.statistics.range(value)
         return activation_parameters(low, high, value)
-
-
-def _permitted(ctx: Context) -> Callable[[str], bool]:
-    planned = ctx.plan.nodes
-    wanted = {entry.node for entry in planned if entry.format == INT8_STATIC}
-    return lambda site: (not planned or site in wanted) and ctx.allow(site)
 
 
 def _inside(model: ir.Model) -> Iterator[str]:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from mlc.formats import constant, constant_obstacle, number, site_of, weight_obstacle, weight_of
+from mlc.formats import constant_obstacle, number, site_of, weight_obstacle, weight_of
 from mlc.fusion import is_standard
 from mlc.graph_pass import Change, Context, Exactness, Need, Pass, Refusal
 from passes._norms import fits_last
 from passes._qdq import Writer
+from passes._stored import array_of
 
 if TYPE_CHECKING:
     from mlc.types import Array
@@ -139,7 +140,7 @@ def _product_obstacle(product: ir.Node) -> str:
 
 def _rows(product: ir.Node) -> Array:
     """Return the weight of a product, float64 [rows, columns]."""
-    wide = _array(product.inputs[1]).astype(np.float64)
+    wide = array_of(product.inputs[1]).astype(np.float64)
     return wide.T if number(product, "transB", 0) else wide
 
 
@@ -147,15 +148,9 @@ def _rescale(writer: Writer, group: Group, scales: Array) -> None:
     """Divide what the normalization multiplies with and adds, and multiply the rows of the weights."""
     for index in range(1, len(group.norm.inputs)):
         if group.norm.inputs[index] is not None:
-            writer.reweigh(group.norm, index, _array(group.norm.inputs[index]) / scales, "smooth")
+            writer.reweigh(group.norm, index, array_of(group.norm.inputs[index]) / scales, "smooth")
     for product in group.products:
         scaled = _rows(product) * scales[:, np.newaxis]
         writer.reweigh(product, 1, scaled.T if number(product, "transB", 0) else scaled, "smooth")
     output = group.norm.outputs[0]
     output.name = writer.names.free(f"{output.name}.smooth")  # its numbers are others now
-
-
-def _array(value: ir.Value | None) -> Array:
-    tensor = constant(value)
-    assert tensor is not None
-    return tensor.numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,17 +179,16 @@ def _apart(calibration: Data, evaluation: Data) -> tuple[Data, tuple[str, ...]]:
     Raises UsageError where nothing is left.
     """
     evaluated = {digest for batch in evaluation for digest in sample_digests(batch)}
-    keep = np.array([digest not in evaluated for batch in calibration for digest in sample_digests(batch)], bool)
-    shared = int((~keep).sum())
+    kept, shared = _without(calibration, evaluated)
     if not shared:
         return calibration, ()
-    if not keep.any():
+    if kept is None:
         raise UsageError(
             f"every sample of the calibration data {calibration.name} is in the evaluation data {evaluation.name} too",
             "evaluate on samples that do not calibrate, or give one source and let mlc split it",
         )
     note = f"{shared} calibration samples are evaluation samples too and were left out of calibration"
-    return calibration.subset(keep, calibration.name), (note,)
+    return kept, (note,)
 
 
 def _unseen(evaluation: Data | None, statistics: Store) -> tuple[Data | None, tuple[str, ...]]:
@@ -199,18 +198,23 @@ def _unseen(evaluation: Data | None, statistics: Store) -> tuple[Data | None, tu
     """
     if evaluation is None:
         return None, ()
-    seen = {row.tobytes() for row in statistics.samples}
-    keep = np.array([digest not in seen for batch in evaluation for digest in sample_digests(batch)], bool)
-    shared = int((~keep).sum())
+    kept, shared = _without(evaluation, {row.tobytes() for row in statistics.samples})
     if not shared:
         return evaluation, ()
-    if not keep.any():
+    if kept is None:
         raise UsageError(
             f"the statistics {statistics.name} were collected on every sample of the evaluation data {evaluation.name}",
             "evaluate on samples that did not calibrate",
         )
     note = f"{shared} evaluation samples are those of the statistics {statistics.name} and were left out of evaluation"
-    return evaluation.subset(keep, evaluation.name), (note,)
+    return kept, (note,)
+
+
+def _without(data: Data, seen: Collection[bytes]) -> tuple[Data | None, int]:
+    """Leave out the samples of these digests; return the rest, None where there is none, and how many they were."""
+    keep = np.array([digest not in seen for batch in data for digest in sample_digests(batch)], bool)
+    shared = int((~keep).sum())
+    return data.subset(keep, data.name) if keep.any() else None, shared
 
 
 def replayable(recipe: Recipe, live: Live, source: str, sets: Datasets) -> Recipe:

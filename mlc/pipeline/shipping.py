@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import onnx_ir as ir
@@ -205,8 +206,9 @@ def _saturation(shipped: Shipped, path: Path, run: Run) -> tuple[str, ...]:
     if not shipped.lossy:
         return saturation_proof(ir.load(path))
     samples = samples_of(shipped.sets.evaluation or shipped.sets.calibration, shipped.references)
-    with open_session(shipped.trials[0].candidate.path, Target()) as baseline:
-        return saturation_of(ir.load(path), baseline.run, samples, run)
+    with ExitStack() as opened:  # nobody asks the baseline where nothing can saturate
+        baseline = cache(lambda: opened.enter_context(open_session(shipped.trials[0].candidate.path, Target())))
+        return saturation_of(ir.load(path), lambda feeds: baseline().run(feeds), samples, run)
 
 
 def _explanation(shipped: Shipped, path: Path, run: Run) -> Explanation | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 from mlc.errors import UsageError
@@ -38,8 +39,8 @@ def read_plan(path: Path) -> Plan:
     if not isinstance(nodes, list) or not nodes:
         raise UsageError(f"the plan {path} names no node", "write one [[node]] for each node, with name and format")
     entries = [_entry(path, place, table) for place, table in enumerate(nodes, 1)]
-    names = [entry.node for entry in entries]
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    times = Counter(entry.node for entry in entries)
+    twice = next((name for name, count in times.items() if count > 1), None)
     if twice is not None:
         raise UsageError(f"{path}: the node {twice} is named twice", "leave one of the two")
     return Plan(tuple(entries))

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from mlc.artifact import Step
+from mlc.emulate.saturation import INTEGER_OPERATORS
 from mlc.errors import PassError
 from mlc.graph_pass import Context, Pass
 from mlc.plan import Planner, as_done
@@ -18,7 +19,7 @@ from mlc.types import PassSpec, Plan
 REASONS = 3
 """So many nodes are named where none can be converted."""
 
-INTEGER = frozenset({"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QuantizeLinear"})
+INTEGER = INTEGER_OPERATORS | {"QuantizeLinear"}
 """Operators of models that are quantized."""
 
 Amend: TypeAlias = Callable[[ir.Model, ir.Model, Plan, Sequence[Step]], Plan]
