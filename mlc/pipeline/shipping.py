@@ -43,9 +43,6 @@ from mlc.types import Sizes, Target
 
 WRITTEN = "written file"
 
-FLAWLESS, REARRANGED = 40.0, 20.0
-"""Ratios in dB: more than the first says nothing of the size of an error, and the second is what a runtime may cost."""
-
 NOTHING = "nothing was written; compile with --pass none to see whether a pass is the cause"
 
 
@@ -118,7 +115,7 @@ def final_checks(shipped: Shipped, path: Path, recipe: Recipe) -> tuple[Check, .
         path,
         shipped.references,
         tolerance,
-        None if floor is None else max(floor, _optimized_floor(lossy)),
+        floor,
         shipped.artifact.session_options,
         recipe.target,
         shipped.trials[0].candidate.path,
@@ -141,15 +138,6 @@ def final_checks(shipped: Shipped, path: Path, recipe: Recipe) -> tuple[Check, .
 def _floor(lossy: Sequence[Step]) -> float | None:
     """Return the lowest ratio in dB that lossy passes allow in an output, None where there is none."""
     return min((pass_class(step.spec.name).floor for step in lossy), default=None)
-
-
-def _optimized_floor(lossy: Sequence[Step]) -> float:
-    """Return the ratio in dB below which the optimized runtime computes something else than the graph says.
-
-    The passes were judged without its optimizations, which may join nodes and round differently, no more.
-    """
-    judged = min(lossy[-1].sqnr.values(), default=0.0)
-    return min(judged, FLAWLESS) - REARRANGED
 
 
 def report_of(shipped: Shipped, checks: tuple[Check, ...], directory: Path, out: Path | None, run: Run) -> Report:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 STEP_FLOOR = 20.0
 """Ratio in dB that an output behind a discontinuity keeps where the optimized runtime flips some of its decisions."""
 
+FLAWLESS, REARRANGED = 40.0, 20.0
+"""Ratios in dB: more than the first says nothing of the size of an error, and the second is what a runtime may cost."""
+
 
 def check_files(  # noqa: PLR0917 - one place calls it
     path: Path,
@@ -36,22 +39,27 @@ def check_files(  # noqa: PLR0917 - one place calls it
     """Run a written model as it ships, at the size of every reference, and compare it with what the original answered.
 
     ``floor`` (dB) judges float outputs of a lossy artifact by their signal to noise ratio instead of the tolerance;
-    integer outputs of one are counted, not judged. An output behind a discontinuity may flip in the optimized runtime:
-    it holds where it holds without optimizations, or is there what the checked ``export`` gives, and keeps
-    ``STEP_FLOOR``. At the ends of declared ranges, which no
-    calibration has seen, a lossy artifact has to give finite values where the original does.
+    integer outputs of one are counted, not judged. The runtime's optimizations may join its nodes and round
+    differently, which costs it little; more than ``REARRANGED``, and they compute something else than the graph says.
+    At the ends of declared ranges, which no calibration has seen, it has to give finite values where the original does.
+    An output behind a discontinuity of an exact artifact may flip in the optimized runtime: it holds where it holds
+    without optimizations, or is there what the checked ``export`` gives, and keeps ``STEP_FLOOR``.
     """
-    from mlc.runtimes.opening import open_session
+    from mlc.runtimes.opening import open_session, open_unoptimized
 
     with open_session(path, target, options=session_options) as session:
         answers = [session.run(reference.inputs) for reference in references]
-    checks = []
-    for reference, actual in zip(references, answers, strict=True):
-        if floor is None:
-            checks.append(_exact_check(path, references[0], reference, actual, tolerance, export))
-            continue
-        checks.append(_lossy_check(path.name, reference, actual, tolerance, floor))
-    return tuple(checks)
+    if floor is None:
+        return tuple(
+            _exact_check(path, references[0], reference, actual, tolerance, export)
+            for reference, actual in zip(references, answers, strict=True)
+        )
+    with open_unoptimized(path, target if target.runtime == "onnxruntime" else Target()) as session:
+        plain = [session.run(reference.inputs) for reference in references]
+    return tuple(
+        _lossy_check(path.name, reference, actual, tolerance, floor, unoptimized)
+        for reference, actual, unoptimized in zip(references, answers, plain, strict=True)
+    )
 
 
 def check_half(path: Path, references: Sequence[Reference], tolerance: float, floor: float) -> tuple[Check, ...]:
@@ -64,11 +72,27 @@ def check_half(path: Path, references: Sequence[Reference], tolerance: float, fl
         return tuple(_lossy_check(name, reference, run(reference.inputs), tolerance, floor) for reference in references)
 
 
-def _lossy_check(name: str, reference: Reference, actual: Arrays, tolerance: float, floor: float) -> Check:
+def _lossy_check(  # noqa: PLR0917 - two places call it
+    name: str, reference: Reference, actual: Arrays, tolerance: float, floor: float, unoptimized: Arrays | None = None
+) -> Check:
     """Hold the outputs at one reference to the floor, at the ends of declared ranges to finite values."""
     least, allowed = (-math.inf, math.inf) if reference.values else (floor, tolerance)
     differences = tuple(lossy_difference(output, array, actual, least) for output, array in reference.outputs.items())
+    if unoptimized is not None and not reference.values:
+        differences = tuple(_as_unoptimized(each, reference.outputs, actual, unoptimized) for each in differences)
     return Check(name, reference.sizes, allowed, differences, None if reference.values else floor, reference.values)
+
+
+def _as_unoptimized(difference: Difference, expected: Arrays, actual: Arrays, unoptimized: Arrays) -> Difference:
+    """Refuse an output that the runtime's optimizations made worse than rounding can."""
+    name = difference.output
+    if difference or not is_float(expected[name].dtype) or not expected[name].size:
+        return difference
+    optimized, plain = (sqnr(expected[name], answers[name]) for answers in (actual, unoptimized))
+    if optimized >= min(plain, FLAWLESS) - REARRANGED:
+        return difference
+    reason = f"{name} is at {optimized:.1f} dB, without the runtime's optimizations at {plain:.1f} dB"
+    return Difference(name, difference.error, reason)
 
 
 def _exact_check(  # noqa: PLR0917 - one place calls it

@@ -34,6 +34,15 @@ def open_session(path: Path, target: Target, options: Mapping[str, str] | None =
     return session
 
 
+def open_unoptimized(path: Path, target: Target) -> Session:
+    """Load a model on a target of onnxruntime without its optimizations: it computes what the graph says.
+
+    Raises as ``open_session``.
+    """
+    session: Session = _module(target, 0).open_session(path, target, optimize=False)
+    return session
+
+
 def profile_run(path: Path, inputs: Arrays, target: Target, options: Mapping[str, str] | None = None) -> Profile:
     """Run a model with the runtime's profiler on; times are medians over the runs after the first."""
     profile: Profile = _module(target, 1).profile_run(path, inputs, target, options=options)
