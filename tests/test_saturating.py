@@ -1,7 +1,6 @@
 """Quantized models as a processor without VNNI runs them, against sums cut pair by pair, and the real kernels."""
 
 import itertools
-import os
 import platform
 import shutil
 import subprocess
@@ -314,43 +313,50 @@ def test_values_that_cross_a_cut_reach_the_end():
         np.testing.assert_allclose(outputs[name], array, rtol=1e-5, atol=1e-5)
 
 
-REAL = """
+RUN = """
 import sys
 from pathlib import Path
 import numpy as np
-from mlc.runtimes.onnxruntime import open_session
-from mlc.types import Target
+from mlc.grammar.values import parse_target
+from mlc.runtimes.opening import open_session
 for path in sorted(Path(sys.argv[1]).glob("*.onnx")):
-    with open_session(path, Target()) as session:
+    with open_session(path, parse_target(sys.argv[2])) as session:
         np.save(path.with_suffix(".real.npy"), session.run({"x": np.load(path.with_suffix(".npy"))})["y"])
 """
 
 
 @pytest.fixture(scope="module")
-def hidden(tmp_path_factory):
-    """The environment in which onnxruntime finds no VNNI, where this processor can hide it."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if sys.platform != "linux" or platform.machine().lower() not in ("x86_64", "amd64") or compiler is None:
-        pytest.skip("a process hides what its processor has on Linux on x86, with a C compiler")
-    library = tmp_path_factory.mktemp("hidden") / "hide_vnni.so"
-    source = Path(__file__).with_name("hide_vnni.c")
-    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
-    environment = {**os.environ, "LD_PRELOAD": str(library)}
-    tried = subprocess.run([sys.executable, "-c", ""], env=environment, capture_output=True, text=True, check=False)
-    if tried.returncode:
-        pytest.skip(f"this processor cannot hide VNNI: {tried.stderr.strip()}")
-    return environment
+def answers_without_vnni(tmp_path_factory):
+    """What the runtimes' own kernels answer to ``x`` in an emulated processor that has AVX2 and no VNNI."""
+    emulator = shutil.which("qemu-x86_64")
+    if emulator is None or platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("the kernels for x86 without VNNI run in qemu's user mode emulation (Debian: qemu-user), on x86")
+    folder = tmp_path_factory.mktemp("emulated")
+
+    def answers(models, x, target):
+        for name, model in models.items():
+            ir.save(model, folder / f"{name}.onnx")
+            np.save(folder / f"{name}.npy", x)
+        command = [emulator, "-cpu", "max", sys.executable, "-c", RUN, str(folder), target]
+        subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+        return {name: np.load(folder / f"{name}.real.npy") for name in models}
+
+    return answers
 
 
-def test_the_evaluator_is_what_kernels_without_vnni_compute(hidden, tmp_path):
+@pytest.mark.parametrize(
+    ("order", "target", "rounding"), [(Order.ONNXRUNTIME, "cpu", 1e-6), (Order.OPENVINO, "openvino/cpu", 0.02)]
+)
+def test_the_evaluator_is_what_kernels_without_vnni_compute(answers_without_vnni, order, target, rounding):
+    """OpenVINO rounds values to codes in another place than the graph says, which may cost a step."""
+    if order is Order.OPENVINO:
+        pytest.importorskip("openvino")
     model, data = network()
-    found = quantized(model, data, capabilities=VNNI)
-    ir.save(found.model, tmp_path / "network.onnx")
-    np.save(tmp_path / "network.npy", data[0].inputs["x"])
-    subprocess.run([sys.executable, "-c", REAL, str(tmp_path)], env=hidden, cwd=ROOT, check=True, timeout=120)
-    real = np.load(tmp_path / "network.real.npy")
-    cut = outputs_of(found.model, Order.ONNXRUNTIME, data[:1])[0]["y"]
-    exact = outputs_of(found.model, None, data[:1])[0]["y"]
-    step = float(found.array("y.scale")) if "y.scale" in found.model.graph.initializers else 1e-4
-    assert np.abs(real - cut).max() <= 2 * step + 1e-5
-    assert np.abs(real - cut).max() < 0.1 * np.abs(real - exact).max()
+    models = {name: quantized(model, data, capabilities=of).model for name, of in (("full", VNNI), ("safe", ANY_CPU))}
+    real = answers_without_vnni(models, data[0].inputs["x"], target)
+    for name, found in models.items():
+        cut, exact = (outputs_of(found, kind, data[:1])[0]["y"] for kind in (order, None))
+        error = np.abs(real[name] - cut).max()
+        assert error <= rounding * np.abs(cut).max()
+        if name == "full":
+            assert error < 0.1 * np.abs(real[name] - exact).max()
