@@ -51,6 +51,7 @@ benchmarks: venv
 	$(BIN)/python -m benchmarks.statistics
 	$(BIN)/python -m benchmarks.int8
 	$(BIN)/python -m benchmarks.quantization
+	$(BIN)/python -m benchmarks.saturation
 	$(BIN)/python -m benchmarks.install
 	$(BIN)/python -m benchmarks.rewriting_backend
 	$(BIN)/python -m benchmarks.big_graph

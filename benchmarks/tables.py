@@ -17,6 +17,7 @@ from benchmarks import (
     quantization_summary,
     rewriting,
     rewriting_backend,
+    saturation,
     startup,
     statistics,
 )
@@ -30,6 +31,7 @@ SUMMARIES = {
     "int8": int8_summary.summary,
     "install": install.summary,
     "quantization": quantization_summary.summary,
+    "saturation": saturation.summary,
     "fusion": fusion.summary,
     "rewriting_backend": rewriting_backend.summary,
     "big_graph": big_graph.summary,

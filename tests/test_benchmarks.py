@@ -21,6 +21,7 @@ from benchmarks import (
     quantization_summary,
     rewriting,
     rewriting_backend,
+    saturation,
     startup,
     statistics,
     tables,
@@ -195,6 +196,25 @@ def test_settings_of_peers_have_names_of_their_own():
     names = [quantization_settings.name_of(setting) for setting in quantization_settings.peers()]
     assert len(set(names)) == len(names) > 400
     assert set(quantization_settings.RECOMMENDED) <= set(names)
+
+
+def test_saturation(tmp_path, monkeypatch):
+    monkeypatch.setattr(saturation.shutil, "which", lambda _name: None)
+    measured, said = kept(saturation.measure(True, quiet), saturation.summary, tmp_path)
+    assert set(measured["models"]["fashion_cnn"]) == {saturation.HERE}
+    assert [claim.outcome for claim in said.claims] == [INCONCLUSIVE]
+
+
+def test_saturation_judges_what_saturates():
+    places = {
+        place: {"safe": {"y": safe}, "full": {"y": full}}
+        for place, safe, full in ((saturation.HERE, 33.0, 34.0), (saturation.EMULATED, 33.0, 15.0))
+    }
+    even = {place: {"safe": {"y": 33.0}, "full": {"y": 34.0}} for place in places}
+    said = saturation.summary({"models": {"bad": places, "even": even}})
+    assert [(claim.text.partition(":")[0], claim.measured, claim.outcome) for claim in said.claims] == [
+        ("bad", "18.0 dB", MET)
+    ]
 
 
 def test_quantization_finds_a_setting_that_is_better_in_both():

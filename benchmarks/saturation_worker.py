@@ -1,0 +1,37 @@
+"""The emulated process of ``benchmarks.saturation``: runs files on the same inputs and keeps what they answer.
+
+    qemu-x86_64 -cpu max python -m benchmarks.saturation_worker INPUTS.npz MODEL.onnx...
+
+Beside each model its outputs are written as ``MODEL.npz``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mlc.runtimes.opening import open_session
+from mlc.types import Target
+
+BATCH = 16
+
+
+def main(inputs: Path, models: list[Path]) -> None:
+    """Run every model over all samples."""
+    with np.load(inputs) as file:
+        arrays = dict(file)
+    count = len(next(iter(arrays.values())))
+    for path in models:
+        with open_session(path, Target()) as session:
+            answers = [
+                session.run({name: array[start : start + BATCH] for name, array in arrays.items()})
+                for start in range(0, count, BATCH)
+            ]
+        outputs = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
+        np.savez(path.with_suffix(".npz"), **outputs)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
