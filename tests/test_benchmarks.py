@@ -199,7 +199,7 @@ def test_settings_of_peers_have_names_of_their_own():
 
 
 def test_saturation(tmp_path, monkeypatch):
-    monkeypatch.setattr(saturation.shutil, "which", lambda _name: None)
+    monkeypatch.setattr("shutil.which", lambda _name: None)
     measured, said = kept(saturation.measure(True, quiet), saturation.summary, tmp_path)
     assert set(measured["models"]["fashion_cnn"]) == {saturation.HERE}
     assert [claim.outcome for claim in said.claims] == [INCONCLUSIVE]
