@@ -226,6 +226,31 @@ def test_state_that_forward_changes_is_frozen_and_said(workspace):
     assert "calls, count" in note
 
 
+def test_hooks_that_forward_installs_do_not_stay(workspace):
+    """As transformers installs hooks at the first call, and remembers that it did."""
+
+    class Hooked(nn.Module):
+        installed = False
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+            self.seen = []
+
+        def forward(self, x):
+            if not self.installed:
+                self.layer.register_forward_hook(lambda *call: self.seen.append(call[-1]))
+                self.installed = True
+            self.seen.clear()
+            self.layer(x)
+            return torch.stack(self.seen).sum(0)
+
+    module = Hooked()
+    hooked = exported(workspace, module, torch.randn(2, 3))
+    assert all(check.held for check in hooked.checks)
+    assert (len(module.layer._forward_hooks), module.installed) == (0, False)
+
+
 def test_the_fast_path_of_transformer_layers_is_not_taken(workspace):
     fast = torch.backends.mha.get_fastpath_enabled()
     encoder = exported(workspace, models.Encoder(), None, "x=float32[n=1..3,s=1..5,16]")

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Categorical, Distribution
+from torch.nn import functional
 
 from mlc.errors import SourceError
+from mlc.exporting.distributions import unchecked_distributions
+from mlc.exporting.errors import translation_error
 from mlc.exporting.fourier import inverse_by_products
 from mlc.exporting.quotients import quotients_of_sizes
 from mlc.exporting.settled import settled
@@ -159,3 +163,112 @@ def test_a_transform_of_known_length_is_torchs_own():
     with inverse_by_products():
         assert torch.equal(torch.fft.irfft(spectrum, 9), own(spectrum, 9))
     assert torch.fft.irfft is own
+
+
+class Both(nn.Module):
+    """Values and places of a function along an axis."""
+
+    def __init__(self, function, axis):
+        super().__init__()
+        self.function, self.axis = function, axis
+
+    def forward(self, x):
+        values, places = self.function(x, self.axis)
+        return values, places
+
+
+@pytest.mark.parametrize("function", [torch.cummax, torch.cummin])
+@pytest.mark.parametrize(("dtype", "axis"), [("float32", 1), ("float32", -1), ("int64", 0)])
+def test_a_running_maximum_is_a_scan(workspace, function, dtype, axis):
+    values = " in -3..3" if dtype == "int64" else ""
+    net = exported(workspace, Both(function, axis), None, f"x={dtype}[batch=1..5,n=1..9,3]{values}")
+    assert "Scan" in {node.op_type for node in net.model.graph}
+    drawn = np.random.default_rng(0).integers(-3, 3, (4, 8, 3)).astype(dtype)  # with ties
+    unknown = [np.where(drawn == 2, np.nan, drawn).astype(dtype)] if dtype == "float32" else []
+    with open_session(workspace.save(net.model, "again"), Target(), optimize=False) as session:
+        for array in (drawn, drawn[:1, :1], *unknown):
+            ours = session.run({"x": array})
+            for name, wanted in net.original.run({"x": array}).items():
+                np.testing.assert_array_equal(ours[name], wanted)
+
+
+def test_rows_are_multiplied_by_the_weight_of_their_group(workspace):
+    pytest.importorskip("transformers.integrations.moe", exc_type=ImportError)
+    weights = torch.randn(4, 3, 5)
+
+    def grouped(x):
+        """Rows sorted by their group, each times the weight of its own: a group may have no row."""
+        group = (x.sum(-1) * 2).round().long().remainder(4)
+        order = group.argsort(stable=True)
+        ends = functional.one_hot(group, 4).sum(0).cumsum(0).to(torch.int32)
+        return torch.ops.transformers.grouped_mm_fallback(x[order], weights, ends) + order[:, None]
+
+    net = exported(workspace, Of(grouped), None, "x=float32[rows=1..9,3]")
+    draw = np.random.default_rng(0)
+    assert_alike(net, *(draw.standard_normal((rows, 3)).astype(np.float32) for rows in (1, 2, 9)))
+
+
+@pytest.mark.parametrize("descending", [True, False])
+def test_what_is_equal_stays_in_its_order(workspace, descending):
+    module = Of(lambda x: torch.sort(x, dim=1, stable=True, descending=descending)[1])
+    net = exported(workspace, module, None, "x=int64[rows=1..5,n=1..99,2] in 0..3")
+    assert_alike(net, np.random.default_rng(0).integers(0, 4, (3, 70, 2)))
+
+
+def test_levels_of_vmap_stay_where_guards_are_put_off(workspace):
+    def banded(x):
+        places = torch.arange(x.shape[1])
+        near = torch.vmap(torch.vmap(lambda a, b: a.new_ones(()) * ((a - b).abs() < 2), (None, 0)), (0, None))
+        return x @ near(places, places).float() * (2 if x.shape[1] == 7 else 2.0)
+
+    net = exported(workspace, Of(banded), None, "x=float32[batch=1..5,n=2..9]")
+    assert any("guards put off" in note for note in net.artifact.origin.notes)
+    assert_alike(net, *(np.ones((3, n), np.float32) for n in (2, 7, 9)))
+
+
+def test_an_axis_that_is_not_one_is_not_squeezed(workspace):
+    net = exported(workspace, Of(lambda x: x.squeeze(1) * 2), None, "x=float32[batch=1..5,n=2..9]")
+    assert_alike(net, np.ones((1, 2), np.float32), np.ones((3, 7), np.float32))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / (x.abs().sum(1, keepdim=True) + 1e-8),
+        lambda x: 3e-9 + x - 5e-9,
+        lambda x: (x * 1.000009 - x) * 1e5,
+        lambda x: (x / 1.000009 - x) * 1e5,
+    ],
+)
+def test_a_number_near_to_nothing_is_kept(workspace, function):
+    net = exported(workspace, Of(function), torch.tensor([[1e-9, -2e-9], [5e-9, 7e-9]]))
+    drawn = np.random.default_rng(0).standard_normal((2, 2)).astype(np.float32)
+    assert_alike(net, drawn)
+
+
+def test_what_changes_nothing_is_left_out(workspace):
+    net = exported(workspace, Of(lambda x: (1.0 * x + 0.0 - 0.0) / 1.0 * 2), None, "x=float32[batch=1..5,n=1..9]")
+    assert [node.op_type for node in net.model.graph] == ["Mul"]
+
+
+def test_a_distribution_is_made_without_a_look_at_values(workspace, monkeypatch):
+    monkeypatch.setattr(Distribution, "_validate_args", True)  # torch itself leaves it off once it has compiled
+    net = exported(workspace, Of(lambda x: Categorical(logits=x).entropy()), None, "x=float32[batch=1..5,n=1..9]")
+    assert_alike(net, np.random.default_rng(0).standard_normal((3, 7)).astype(np.float32))
+
+
+def test_distributions_are_checked_as_before_behind_a_trace(monkeypatch):
+    monkeypatch.setattr(Distribution, "_validate_args", True)
+    with unchecked_distributions():
+        Categorical(logits=torch.tensor([torch.nan]))
+    with pytest.raises(ValueError, match="logits"):
+        Categorical(logits=torch.tensor([torch.nan]))
+
+
+def test_a_failure_behind_the_trace_names_the_line_of_its_node():
+    program = torch.export.export(Of(lambda x: x.sin() + 1), (torch.ones(2),))
+    (node,) = program.graph.find_nodes(op="call_function", target=torch.ops.aten.sin.default)
+    failed = RuntimeError(f"a level is gone\n\nWhile executing %{node.name} : [num_users=1] = call_function")
+    refused = translation_error(failed, program, 20)
+    assert "at test_export_mending.py" in refused.message
+    assert refused.message.endswith("RuntimeError: a level is gone")

@@ -14,6 +14,7 @@ from mlc.dims import named
 from mlc.errors import SourceError
 from mlc.exporting import export
 from mlc.exporting.cache import Cache
+from mlc.exporting.errors import tracing_error
 from mlc.exporting.frames import user_frame
 from mlc.exporting.guards import FEW, Guard, GuardLog, doubted_sizes
 from mlc.probes import references
@@ -224,3 +225,12 @@ def test_the_shift_of_relative_positions_holds_at_every_size(workspace):
     net = exported(workspace, Shifted(), None, "scores=float32[batch=1..3,n=1..16,total=n+n]")
     assert all(re.search("guards put off|", note) is not None for note in net.artifact.origin.notes)
     assert all(answers_alike(net, "scores", (2, n, 2 * n)) for n in range(1, 17))
+
+
+def test_a_range_that_holds_nothing_is_not_suggested():
+    axis = "L['tensors'][0].size()[0]"
+    text = (
+        f"Constraints violated (n)!\n  - Not all values of n = {axis} hold.\nSuggested fixes:\n  n = Dim('n', max=3)\n"
+    )
+    refused = tracing_error(RuntimeError(text), parse_inputs(("x=float32[n=16..64]",)), GuardLog())
+    assert refused.hint == "narrow the range of that dim"

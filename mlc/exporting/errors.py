@@ -119,6 +119,8 @@ def _suggested(text: str, name: str, dim: Dim) -> str:
     factor = dim.step if f"_{name} = Dim" in text else 1
     low = dim.low if low is None or low * factor <= dim.low else low * factor
     high = dim.high if high is None else min(dim.high, high * factor)
+    if high < low:
+        return ""
     return f"{name}={low}..{high}" + (f"/{dim.step}" if dim.step != 1 else "")
 
 
@@ -160,7 +162,7 @@ def translation_error(failed: BaseException, program: torch.export.ExportedProgr
         cause = cause.__cause__ or cause.__context__
     text = "\n".join(str(link) for link in chain)
     operator = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text)
-    node = re.search(r"translating node %?(\w+)", text)
+    node = re.search(r"(?:translating node|While executing) %?(\w+)", text)
     line = _node_line(program, node[1] if node else "", operator[1] if operator else "")
     at = f" at {line}" if line else ""
     if operator:

@@ -11,6 +11,9 @@ INSTALLED = ("site-packages", "dist-packages")
 TRACERS = frozenset({"torch", "onnxscript", "onnx_ir"})
 """Packages that a trace runs through: a line of theirs tells a user nothing."""
 
+MODES = frozenset({"known.py", "experts.py"})
+"""Files of ours through which torch's functions are called while a module is traced, below the user's line."""
+
 
 def user_frame(frames: Sequence[tuple[str, int, str, str]]) -> str:
     """Return ``model.py:12 in forward: `the line` `` for the innermost frame of the user's own code, or nothing.
@@ -22,6 +25,8 @@ def user_frame(frames: Sequence[tuple[str, int, str, str]]) -> str:
     library = ""
     for file, number, function, line in reversed(frames):
         path = Path(file)
+        if path.parent == Path(__file__).parent and path.name in MODES:
+            continue
         if ours in path.parents:
             break
         text = f": `{line.strip()}`" if line.strip() else ""

@@ -18,6 +18,7 @@ from mlc.errors import SourceError, foreign
 from mlc.exporting import torch as plain
 from mlc.exporting.attention import zeros_where_masked
 from mlc.exporting.errors import speaks_of_sizes, tracing_error
+from mlc.exporting.exact import exact_numbers
 from mlc.exporting.guards import GuardLog, doubted_sizes
 from mlc.exporting.opset import NEWER, check_written, checked_opset
 from mlc.exporting.settled import settled
@@ -95,7 +96,7 @@ def _written(
     axes = (plain.unrelated_shapes if put_off else plain.dynamic_shapes)(inputs)
     shapes = {spec.name: one for spec, one in zip(inputs, axes, strict=True)}
     with (
-        offline(library), quiet(), frozen(original.module), settled(), log.listening(),
+        offline(library), quiet(), frozen(original.module), settled(), exact_numbers(), log.listening(),
         foreign("the exporter of transformers"),
     ):  # fmt: skip
         config = exporters.OnnxConfig(

@@ -26,6 +26,7 @@ from mlc.exporting.checked import check
 from mlc.exporting.opset import check_written, checked_opset
 from mlc.exporting.tidy import tidy
 from mlc.exporting.translation import Translation
+from mlc.figures import counted
 from mlc.sources.jax.function import JaxOriginal
 from mlc.types import Dim, InputSpec, Sizes
 from mlc.workspace import Workspace
@@ -180,7 +181,8 @@ def _check_interface(model: ir.Model, original: JaxOriginal) -> None:
     specs, outputs = original.signature.inputs, original.signature.outputs
     if len(model.graph.inputs) != len(specs) or len(model.graph.outputs) != len(outputs):
         raise SourceError(
-            f"jax2onnx wrote {len(model.graph.inputs)} inputs and {len(model.graph.outputs)} outputs, "
+            f"jax2onnx wrote {counted(len(model.graph.inputs), 'input')} and "
+            f"{counted(len(model.graph.outputs), 'output')}, "
             f"but {original.name} has {len(specs)} and {len(outputs)}",
             "take each input, and return each output, as an array of its own",
         )
@@ -189,8 +191,8 @@ def _check_interface(model: ir.Model, original: JaxOriginal) -> None:
         rank = None if value.shape is None else len(value.shape)
         if (dtype, rank) != (spec.dtype, len(spec.dims)):
             raise SourceError(
-                f"jax2onnx made the input {spec.name} of {original.name} a {dtype} with {rank} axes, "
-                f"but it is {spec.dtype} with {len(spec.dims)}",
+                f"jax2onnx made the input {spec.name} of {original.name} a {dtype} of rank {rank}, "
+                f"but it is {spec.dtype} of rank {len(spec.dims)}",
                 OTHERWISE,
             )
 

@@ -11,6 +11,7 @@ def mend(program: torch.export.ExportedProgram) -> None:
     remainders_by_sizes(program)
     unsqueeze_complex(program)
     all_for_asserted(program)
+    without_idle_squeezes(program)
     program.graph_module.recompile()
 
 
@@ -18,8 +19,13 @@ def without_asserts(program: torch.export.ExportedProgram) -> None:
     """Take guards that were put off out of the graph: all that they say has been evaluated."""
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):  # noqa: SLF001
         program.graph.erase_node(node)
-    program.graph.eliminate_dead_code()
+    program.graph.eliminate_dead_code(is_impure_node=_is_needed)
     program.graph_module.recompile()
+
+
+def _is_needed(node: torch.fx.Node) -> bool:
+    """Whether a node does something beside what it returns: vmap enters and leaves its levels in nodes of their own."""
+    return node.is_impure() or getattr(node.target, "__module__", "") == "torch._functorch.predispatch"
 
 
 def promote_subtrahends(program: torch.export.ExportedProgram) -> None:
@@ -68,3 +74,12 @@ def all_for_asserted(program: torch.export.ExportedProgram) -> None:
     """Write what asserts ask of a whole mask as ``all`` of it, which is the same and has a counterpart in ONNX."""
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten._is_all_true.default):  # noqa: SLF001
         node.target = torch.ops.aten.all.default
+
+
+def without_idle_squeezes(program: torch.export.ExportedProgram) -> None:
+    """Take out squeezes of an axis that is not one: torch leaves it as it is, and ONNX's Squeeze refuses it."""
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.squeeze.dim):
+        squeezed = node.args[0]
+        if node.meta["val"].ndim == squeezed.meta["val"].ndim > 0:
+            node.replace_all_uses_with(squeezed)
+            program.graph.erase_node(node)

@@ -13,14 +13,18 @@ from torch import nn
 from mlc.dims import largest, legal, named, smallest
 from mlc.errors import SourceError, foreign
 from mlc.exporting.attention import attends_with_mask, over_four_axes, zeros_where_masked
+from mlc.exporting.distributions import unchecked_distributions
 from mlc.exporting.errors import FixedError, SizesError, tracing_error
+from mlc.exporting.experts import AllExperts
 from mlc.exporting.fourier import inverse_by_products
 from mlc.exporting.guards import GuardLog, doubted_sizes
+from mlc.exporting.known import Known
 from mlc.exporting.lengths import lengths_of_tensors
 from mlc.exporting.mending import mend, without_asserts
 from mlc.exporting.quantized.trace import Taking
 from mlc.exporting.quantized.written import opset_for, widened, write_out
 from mlc.exporting.quotients import quotients_of_sizes
+from mlc.exporting.recurrences.rolled import rolled, rolled_note
 from mlc.exporting.settled import settled
 from mlc.exporting.tidy import rename, tidy
 from mlc.exporting.translation import Doubt, Translation, doubt_note
@@ -51,12 +55,17 @@ class Flat(nn.Module):
         super().__init__()
         self.module = original.module
         self._taking = (lambda: Taking(stored, notes)) if notes else nullcontext
+        named_buffers = self.module.named_buffers(remove_duplicate=False)
+        values = {name: buffer for name, buffer in named_buffers if name not in original.state}
+        self._knowing: Callable[[], Known] = lambda: Known(
+            self.module, values
+        )  # the buffers that it has in the trace are others
         self._call_by_name = original.call
         self._names = [spec.name for spec in original.signature.inputs]
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Call the module by input name; return its outputs in order."""
-        with self._taking():
+        with self._taking(), self._knowing(), AllExperts():
             return tuple(tensor for _, tensor in self._call_by_name(dict(zip(self._names, tensors, strict=True))))
 
 
@@ -69,7 +78,8 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     arrays = probe(original.signature.inputs, sizes, original.example, None, 0)
     _, coded = original.noted(arrays)
     opset, needed = opset_for(coded, opset)
-    program, names, doubt, larger = _trace(original, sizes, coded)
+    with rolled(original.module) as called:
+        program, names, doubt, larger = _trace(original, sizes, coded)
     mend(program)
     model = written(program, opset)
     signature = original.signature
@@ -82,6 +92,7 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
         *traced_note(sizes, traced),
         *larger,
         *doubt_note(doubt),
+        *rolled_note(called),
         *needed,
         *taken,
         *widened(original.module, model),
@@ -217,6 +228,7 @@ def _exported(
             settled(),
             quotients_of_sizes(),
             lengths_of_tensors(original.module),
+            unchecked_distributions(),
             log.listening(),
             traceable(original.module, stored_in(original.module)) as stored,
         ):

@@ -13,7 +13,10 @@ import torch
 
 from mlc.errors import SourceError, foreign
 from mlc.exporting.errors import translation_error
+from mlc.exporting.exact import exact_numbers
+from mlc.exporting.operators import translations
 from mlc.exporting.opset import check_written
+from mlc.exporting.running import by_scans
 
 EXPORTER = f"torch.onnx.export(dynamo=True) torch {torch.__version__.partition('+')[0]}"
 
@@ -28,8 +31,11 @@ def written(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
     are off as they were for the trace: with them attention has other strides, which the traced views do not fit.
     """
     try:
-        with torch.no_grad(), quiet(), foreign("torch.onnx.export"):
-            exported = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False)
+        with torch.no_grad(), quiet(), exact_numbers(), foreign("torch.onnx.export"):
+            program = by_scans(program)
+            exported = torch.onnx.export(
+                program, (), dynamo=True, opset_version=opset, verbose=False, custom_translation_table=translations()
+            )
     except SourceError as failed:
         raise translation_error(failed.__cause__ or failed, program, opset) from failed.__cause__
     assert exported is not None

@@ -12,10 +12,9 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.exporting.quantized.nodes import Writer
-from mlc.formats import constant
+from mlc.formats import PRODUCTS, constant
 from mlc.formats.coverage import FOLDING, MOVING
 
-PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 CROSSED = MOVING | FOLDING | {"Identity", "MaxPool", "Pad"}
 """Operators over which the runtime may move a quantizer."""
 

@@ -18,6 +18,7 @@ from mlc.exporting.quantized.graph import BLOCKS, NIBBLE, WHOLE, is_rows
 from mlc.exporting.quantized.nodes import Writer
 from mlc.exporting.quantized.trace import DOMAIN
 from mlc.exporting.tidy import name_nodes
+from mlc.figures import counted
 from mlc.sources.quantized.modules import plain_tensors
 from mlc.sources.quantized.nouns import Coded
 from mlc.sources.weights.tensors import listed
@@ -97,7 +98,7 @@ def _told(writer: Writer) -> tuple[str, ...]:
 
 def _counted(what: str, notes: Iterable[Coded]) -> list[str]:
     kinds = Counter(_kind(noted) for noted in notes)
-    return [f"{count} {what}{'s' if count > 1 else ''} ({kind})" for kind, count in kinds.items()]
+    return [f"{counted(count, what)} ({kind})" for kind, count in kinds.items()]
 
 
 def _kind(noted: Coded) -> str:

@@ -21,10 +21,7 @@ CONTAINERS = {dict, list, set, deque, OrderedDict, defaultdict}
 """What a module may collect things in: put back as it was, by what is in it."""
 
 OWN = frozenset(vars(nn.Module()))
-"""Attributes that every module has."""
-
-PARTS = frozenset({"_buffers", "_modules", "_parameters"})
-"""Those that hold what it consists of."""
+"""Attributes that every module has: its parts, and its hooks, which forward may add too."""
 
 
 @contextmanager
@@ -67,7 +64,7 @@ class Snapshot:
             (_path(name, key), key, value, value.copy())
             for name, part in self.parts
             for key, value in vars(part).items()
-            if type(value) in CONTAINERS and (key not in OWN or key in PARTS)
+            if type(value) in CONTAINERS
         ]
         self.buffers = [
             (_path(name, key), part, key, buffer, buffer.detach().clone())
