@@ -18,7 +18,13 @@ __all__ = ["Change", "Context", "Exactness", "Need", "Pass", "Refusal", "Statist
 
 
 class Statistics(Protocol):
-    """What a pass may ask about the values of a graph, by value name. Raises KeyError for a value not collected."""
+    """What a pass may ask about the values of a graph, by value name. Raises KeyError for a value not collected.
+
+    Values of branches that are in no loop are named by their place, as sites are; those of loops cannot be collected.
+    """
+
+    def seen(self, value: str) -> bool:
+        """Whether a value has had any element: one of a branch that no sample takes has none."""
 
     def range(self, value: str) -> tuple[float, float]:
         """Return exact minimum and maximum over all samples."""

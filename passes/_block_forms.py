@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from mlc.formats import BlockCodes, BlockScheme, site_of
-from mlc.fusion import drop_unused_constant
+from mlc.formats import BlockCodes, BlockScheme
+from mlc.fusion import Places, drop_unused_constant
 from mlc.graph_pass import Change, Context
 from passes._block_tables import Table, packed_table, write_table
 from passes._blocks import block_weights
@@ -55,20 +55,22 @@ def write_blocks(
 ) -> Change:
     """Put the codes of every weight that can be quantized in its place; ``codes_of`` is given it [rows, columns]."""
     one = joined(ctx, form)
-    weights, refused = block_weights(model, scheme, permitted(ctx, name), short=one)
-    sites = {site_of(node) for weight in weights for node in weight.nodes}
-    change = Change(tuple(site for node in model.graph if (site := site_of(node)) in sites), tuple(refused))
-    if weights:
+    found = block_weights(model, scheme, permitted(ctx, name), short=one)
+    change = Change(found.sites, tuple(found.refused))
+    if found.weights:
         model.ir_version = max(model.ir_version, TYPES_OF_4_BITS)
+    if one and any(weight.products for weight in found.weights):
+        model.opset_imports.setdefault(DOMAIN, 1)
     writer = Writer(model)
-    for weight in weights:
+    for weight in found.weights:
         ctx.progress(f"{weight.value.name} as codes of {scheme.bits} bits")
         matrix = weight.matrix()
         codes = codes_of(weight, matrix, scheme.fitted(len(matrix)))
+        own = writer.inside(found.places.common(weight.nodes))
         if one:
-            write_joined(writer, weight, codes, accuracy_level(ctx))
+            write_joined(own, weight, codes, accuracy_level(ctx))
         else:
-            write_standard(writer, weight, codes)
+            write_standard(own, weight, codes, found.places)
     return change
 
 
@@ -80,7 +82,7 @@ def accuracy_level(ctx: Context) -> int:
     return 4 if ctx.capabilities.cpu else 0
 
 
-def write_standard(writer: Writer, weight: StoredWeight, codes: BlockCodes) -> None:
+def write_standard(writer: Writer, weight: StoredWeight, codes: BlockCodes, places: Places) -> None:
     """Write ``x @ DequantizeLinear(codes)``, the codes [rows, columns] so that runtimes join the two.
 
     onnxruntime joins them where one product alone reads the codes, and where no DequantizeLinear feeds the product's
@@ -99,11 +101,11 @@ def write_standard(writer: Writer, weight: StoredWeight, codes: BlockCodes) -> N
         node = writer.node(
             "DequantizeLinear", stored, f"{stem}.dequantized", ir.DataType.FLOAT, shape, axis=0, block_size=scheme.block
         )
-        writer.graph.insert_before(weight.products[0], node)
+        writer.graph.insert_before(places.first(writer.graph, weight.products), node)
         for product in weight.products:
             _read(writer, product, node.outputs[0])
     if weight.tables:
-        table = _turned(writer, weight, stored, scheme)
+        table = _turned(writer, weight, stored, scheme, places.first(writer.graph, weight.tables))
         for node in weight.tables:
             write_table(writer, node, table)
 
@@ -126,10 +128,13 @@ def _drop(writer: Writer, weight: ir.Value) -> None:
         writer.remove(producer)
 
 
-def _turned(writer: Writer, weight: StoredWeight, stored: Sequence[ir.Value], scheme: BlockScheme) -> Table:
+def _turned(
+    writer: Writer, weight: StoredWeight, stored: Sequence[ir.Value], scheme: BlockScheme, place: ir.Node
+) -> Table:
     """Return the table of codes, scales and perhaps zero points that are stored as DequantizeLinear reads them.
 
-    All is made of constants, so a runtime computes it once, when it loads. Gather knows no type of 4 bits.
+    All is made of constants, before ``place``, so a runtime computes it once, when it loads. Gather knows no type of 4
+    bits.
     """
     stem = weight.value.name or ""
     wide = ir.DataType.INT8 if scheme.symmetric else ir.DataType.UINT8
@@ -151,7 +156,7 @@ def _turned(writer: Writer, weight: StoredWeight, stored: Sequence[ir.Value], sc
     shape = (*scale_shape.numpy(), scheme.block)
     target = writer.constant(f"{stem}.rows.shape", np.array(shape, np.int64))
     nodes.append(writer.node("Reshape", [found[0], target], f"{stem}.blocks", wide, ir.Shape(shape)))
-    writer.graph.insert_before(weight.tables[0], nodes)
+    writer.graph.insert_before(place, nodes)
     return Table(scheme.block, nodes[-1].outputs[0], found[1], found[2] if len(found) > 2 else None)
 
 
@@ -169,7 +174,6 @@ def write_joined(writer: Writer, weight: StoredWeight, codes: BlockCodes, level:
     ]
     rows, columns = codes.codes.shape
     for product in weight.products:
-        writer.graph.opset_imports.setdefault(DOMAIN, 1)
         x, output = product.inputs[0], product.outputs[0]
         assert x is not None
         node = writer.node(
@@ -192,6 +196,7 @@ def _put(writer: Writer, product: ir.Node, node: ir.Node) -> None:
     if bias is not None:
         total = [node.outputs[0], bias]
         nodes.append(writer.node("Add", total, f"{output.name}.biased", ir.DataType.FLOAT, output.shape))
-    writer.graph.insert_before(product, nodes)
+    assert product.graph is not None
+    product.graph.insert_before(product, nodes)
     writer.take_over(output, nodes[-1].outputs[0])
     _drop(writer, weight)

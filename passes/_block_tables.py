@@ -89,6 +89,7 @@ def write_table(writer: Writer, node: ir.Node, table: Table) -> None:
     """``Gather(w, i)`` becomes ``(Gather(codes, i) - Gather(zeros, i)) * Gather(scales, i)``, by block."""
     output, indices = node.outputs[0], node.inputs[1]
     assert indices is not None
+    assert node.graph is not None
     assert table.scale.shape is not None
     row, blocks = _Row(writer, output.name or "", indices), int(table.scale.shape.numpy()[1])
     last = row.constant("axes", np.array([-1], np.int64))
@@ -105,5 +106,5 @@ def write_table(writer: Writer, node: ir.Node, table: Table) -> None:
     scale = row.add("Unsqueeze", "scale.column", row.taken(table.scale, "scale"), last)
     result = row.reshaped(row.add("Mul", "blocks", steps, scale), "row", [blocks * table.block])
     result.shape = None if output.shape is None else output.shape.copy()
-    writer.graph.insert_before(node, row.nodes)
+    node.graph.insert_before(node, row.nodes)
     writer.take_over(output, result)

@@ -2,77 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from mlc.formats import (
+    MATRIX_PRODUCTS,
     BlockScheme,
     constant,
     constant_obstacle,
-    integers,
     number,
     quantized_before,
-    site_of,
     weight_obstacle,
     weight_of,
 )
-from mlc.fusion import is_standard, walk
+from mlc.fusion import Places, is_standard
 from mlc.graph_pass import Context, Refusal
 from mlc.types import FLOAT, NodePlan
-from passes._stored import StoredWeight
+from passes._stored import StoredWeight, matrix_readers
 
-PRODUCTS = frozenset({"MatMul", "Gemm"})
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
 JOINED_BITS = 8
 """Weights of so many bits have products with codes that runtimes make of them."""
 
-INSIDE = "branches and bodies of loops stay float"
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """The weights of a model to quantize, in the order of their first readers, and why other sites stay float."""
+
+    places: Places
+    weights: Sequence[StoredWeight]
+    refused: Sequence[Refusal]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites of all readers, in the order of the graphs."""
+        readers = {node for weight in self.weights for node in weight.nodes}
+        return tuple(self.places.site(node) for node in self.places.nodes() if node in readers)
 
 
 def block_weights(
     model: ir.Model, scheme: BlockScheme, permitted: Callable[[str], bool] = lambda _: True, *, short: bool = False
-) -> tuple[list[StoredWeight], list[Refusal]]:
-    """Return the weights to quantize, in the order of their first readers, and the sites that stay float, with reasons.
+) -> BlockWeights:
+    """Return what is to become codes, in branches and bodies of loops too.
 
     A weight that anything else reads stays float as a whole: its codes would come on top of it. The last block of a
     product's weight may be ``short`` or not.
     """
+    places = Places(model)
     found: dict[ir.Value, StoredWeight] = {}
     refused: dict[str, str] = {}
-    for node in model.graph:
-        weight = _weight_read(node)
+    for node in places.nodes():
+        weight, site = _weight_read(node), places.site(node)
         reason = _obstacle(node, weight, scheme, short=short)
         if weight is not None and not reason:
             known = found.setdefault(weight.value, weight)
             if known.transposed != weight.transposed:
                 reason = f"its weight {weight.value.name} is read along the other axis too"
-            elif permitted(site_of(node)):
-                (known.products if node.op_type in PRODUCTS else known.tables).append(node)
+            elif permitted(site):
+                (known.products if node.op_type in MATRIX_PRODUCTS else known.tables).append(node)
         if reason:
-            refused[site_of(node)] = reason
+            refused[site] = reason
     whole = []
     for weight in found.values():
-        other = _other_reader(weight)
+        other = _other_reader(weight, places)
         if not other:
             whole.append(weight)
-        refused.update((site_of(node), other) for node in weight.nodes if other)
-    inside = (f"{prefix}{site_of(node)}" for prefix, graph in walk(model) if prefix for node in graph
-              if node.op_type in PRODUCTS | CONVOLUTIONS)  # fmt: skip
-    return whole, [Refusal(*pair) for pair in (refused | dict.fromkeys(inside, INSIDE)).items()]
+        refused.update((places.site(node), other) for node in weight.nodes if other)
+    return BlockWeights(places, whole, [Refusal(*pair) for pair in refused.items()])
 
 
 def planned(model: ir.Model, ctx: Context, name: str, scheme: BlockScheme, *, short: bool) -> tuple[NodePlan, ...]:
     """Return what becomes of each node that was looked at, without quantizing any."""
-    weights, refused = block_weights(model, scheme, ctx.allow, short=short)
+    found = block_weights(model, scheme, ctx.allow, short=short)
 
     def entry(weight: StoredWeight, node: ir.Node) -> NodePlan:
         block = scheme.fitted(len(weight.matrix())).block
-        return NodePlan(site_of(node), node.op_type, name, f"constant weight, in blocks of {block}")
+        return NodePlan(found.places.site(node), node.op_type, name, f"constant weight, in blocks of {block}")
 
-    taken = (entry(weight, node) for weight in weights for node in weight.nodes)
-    return (*taken, *(NodePlan(refusal.site, "", FLOAT, refusal.reason) for refusal in refused))
+    taken = (entry(weight, node) for weight in found.weights for node in weight.nodes)
+    return (*taken, *(NodePlan(refusal.site, "", FLOAT, refusal.reason) for refusal in found.refused))
 
 
 def _weight_read(node: ir.Node) -> StoredWeight | None:
@@ -81,7 +92,7 @@ def _weight_read(node: ir.Node) -> StoredWeight | None:
         table, tensor = node.inputs[0], constant(node.inputs[0])
         is_table = tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) > 1
         return StoredWeight(table, transposed=True) if is_table and table is not None else None
-    weight = weight_of(node) if node.op_type in PRODUCTS else None
+    weight = weight_of(node) if node.op_type in MATRIX_PRODUCTS else None
     if weight is None:
         return None
     return StoredWeight(weight.value, weight.transposed or bool(number(node, "transB", 0)))
@@ -95,10 +106,10 @@ def _obstacle(node: ir.Node, weight: StoredWeight | None, scheme: BlockScheme, *
     """
     if node.op_type in CONVOLUTIONS:
         return "its weight is not a matrix"
-    if not is_standard(node) or (node.op_type not in PRODUCTS and weight is None):
+    if not is_standard(node) or (node.op_type not in MATRIX_PRODUCTS and weight is None):
         return ""
-    problem = weight_obstacle(node) if node.op_type in PRODUCTS else _table_obstacle(node)
-    if not problem and scheme.bits == JOINED_BITS and not short and node.op_type in PRODUCTS:
+    problem = weight_obstacle(node) if node.op_type in MATRIX_PRODUCTS else _table_obstacle(node)
+    if not problem and scheme.bits == JOINED_BITS and not short and node.op_type in MATRIX_PRODUCTS:
         problem = quantized_before(node)
     if problem or weight is None:
         return problem
@@ -125,23 +136,13 @@ def _table_obstacle(node: ir.Node) -> str:
     return "the rank of its indices is not known" if indices is None or indices.shape is None else ""
 
 
-def _other_reader(weight: StoredWeight) -> str:
+def _other_reader(weight: StoredWeight, places: Places) -> str:
     """Return what keeps a weight float beside its readers, or nothing."""
     name = weight.value.name
     if weight.value.is_graph_output():
-        return f"its weight {name} is an output of the model"
-    for node, index in _readers(weight.value):
+        return f"its weight {name} is an output too"
+    for node, index in matrix_readers(weight.value):
         reads = (node in weight.products and index == 1) or (node in weight.tables and index == 0)
         if not reads:
-            return f"its weight {name} is read by {node.op_type} {site_of(node)} too, which stays float"
+            return f"its weight {name} is read by {node.op_type} {places.site(node)} too, which stays float"
     return ""
-
-
-def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
-    """Yield who reads a matrix, looking through the Transposes of it."""
-    for node, index in value.uses():
-        turned = node.outputs[0]
-        if node.op_type == "Transpose" and integers(node, "perm") in ([], [1, 0]) and not turned.is_graph_output():
-            yield from turned.uses()
-        else:
-            yield node, index

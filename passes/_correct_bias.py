@@ -14,24 +14,25 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.formats import WeightLayout, bias_of, constant, weight_of
+from mlc.fusion import Places
 from mlc.graph_pass import Context, Need
 
 if TYPE_CHECKING:
     from mlc.types import Array
 
 
-def mean_needs(nodes: Iterable[ir.Node]) -> tuple[Need, ...]:
+def mean_needs(nodes: Iterable[ir.Node], places: Places) -> tuple[Need, ...]:
     """Ask for the means of what each node with a weight and a bias reads."""
-    return tuple(Need(value.name or "", f"{_axis(node)}-mean") for node, value in _inputs(nodes))
+    return tuple(Need(places.name(value), f"{_axis(node)}-mean") for node, value in _inputs(nodes))
 
 
-def means_of(nodes: Iterable[ir.Node], ctx: Context) -> Mapping[ir.Node, Array]:
+def means_of(nodes: Iterable[ir.Node], places: Places, ctx: Context) -> Mapping[ir.Node, Array]:
     """Return the means of what each node with a weight and a bias reads, float32 [inputs]."""
     known = ctx.statistics
     assert known is not None
+    named = ((node, places.name(value)) for node, value in _inputs(nodes))
     return {
-        node: known.channel_mean(value.name or "") if _axis(node) == "channel" else known.column_mean(value.name or "")
-        for node, value in _inputs(nodes)
+        node: known.channel_mean(name) if _axis(node) == "channel" else known.column_mean(name) for node, name in named
     }
 
 

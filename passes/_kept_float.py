@@ -18,12 +18,17 @@ from passes._qdq import Writer
 
 
 def keep_float(writer: Writer, chosen: Collection[ir.Node]) -> None:
-    """Give every float node with a constant weight a dequantizer of its own, with a scale for each channel."""
+    """Give every float node of a graph with a constant weight a dequantizer with a scale for each channel of its own.
+
+    One that reads what is dequantized around its branch or loop is left alone, as the runtime leaves it.
+    """
     written: dict[tuple[ir.Value, int, int], ir.Value] = {}
     for node in tuple(writer.graph):
         source, channels = node.inputs[0] if node.inputs else None, _channels(node)
         dequantizer = None if source is None else source.producer()
         if node in chosen or channels is None or dequantizer is None or dequantizer.op_type != "DequantizeLinear":
+            continue
+        if dequantizer.graph is not writer.graph:
             continue
         key = (dequantizer.outputs[0], *channels)
         if key not in written:

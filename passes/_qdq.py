@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import onnx_ir as ir
@@ -22,11 +24,21 @@ class Shared:
 
 
 class Writer:
-    """Adds initializers and nodes to the main graph of a model."""
+    """Adds initializers and nodes to the main graph of a model, or to a branch or body of a loop in it."""
 
     def __init__(self, model: ir.Model) -> None:
         self.graph = model.graph
         self.names = Names.of(model)
+
+    def inside(self, graph: ir.Graph) -> Self:
+        """Return a writer into another graph of the model.
+
+        onnxruntime joins codes with what reads them where both lie in one graph. Codes of 4 bits that a branch takes
+        from around it, to dequantize them for one product, are an error when it loads.
+        """
+        writer = copy(self)
+        writer.graph = graph
+        return writer
 
     def constant(self, wanted: str, array: np.ndarray) -> ir.Value:
         """Add an initializer."""
@@ -99,7 +111,10 @@ def write_activations(
     coded: Mapping[ir.Value, Coded],
     parameters: Mapping[ir.Value, Shared],
 ) -> None:
-    """Put a quantizer and a dequantizer behind every coded value, in place of a Relu or Clip where one computes it."""
+    """Put a quantizer and a dequantizer behind every coded value, in place of a Relu or Clip where one computes it.
+
+    All nodes are of the writer's graph; a value from around it is quantized for this graph alone.
+    """
     chosen = set(nodes)
     for node in nodes:
         if is_fold(node) and node.outputs[0] not in coded:
@@ -181,7 +196,7 @@ def _quantize_for(writer: Writer, value: ir.Value, parameters: tuple[ir.Value, i
     """Only int8 nodes read the dequantized value: it is exact for everyone else."""
     pair = writer.pair(value, value, parameters)
     producer = value.producer()
-    if producer is None:
+    if producer is None or producer.graph is not writer.graph:
         writer.graph.insert_before(writer.graph[0], pair)
     else:
         writer.graph.insert_after(producer, pair)

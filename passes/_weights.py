@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -21,7 +22,7 @@ from mlc.formats import (
     site_of,
     weight_of,
 )
-from mlc.fusion import drop_unused_constant
+from mlc.fusion import Places, drop_unused_constant
 from passes._correct_bias import mean_shift
 from passes._qdq import Shared, Writer
 
@@ -39,11 +40,14 @@ class Stored:
 
 
 def stored_weights(
-    nodes: list[ir.Node], parameters: Mapping[ir.Value, Shared], means: Mapping[ir.Node, np.ndarray]
+    nodes: list[ir.Node],
+    parameters: Mapping[ir.Graph, Mapping[ir.Value, Shared]],
+    means: Mapping[ir.Node, np.ndarray],
 ) -> list[Stored]:
     """Return every weight with all that read it, in order of first use; one read along two axes counts as two.
 
-    ``means`` are those of the inputs of the nodes whose biases are to be corrected.
+    ``parameters`` are those of the values in each graph, ``means`` those of the inputs of the nodes whose biases are to
+    be corrected.
     """
     found: dict[tuple[ir.Value, int], Stored] = {}
     chosen = set(nodes)
@@ -51,10 +55,11 @@ def stored_weights(
         weight, source = weight_of(node), node.inputs[0]
         if weight is None or source is None:
             continue
+        assert isinstance(node.graph, ir.Graph)
         stored = found.setdefault((weight.value, weight.layout.axis), Stored(weight))
         bias = bias_of(node)
         stored.users.append(node)
-        stored.x_scales.append(parameters[source].affine.scale)
+        stored.x_scales.append(parameters[node.graph][source].affine.scale)
         stored.biases.append(bias if bias is not None and bias.reader in chosen else None)
         stored.means.append(means.get(node))
     for node in nodes:
@@ -64,12 +69,16 @@ def stored_weights(
     return list(found.values())
 
 
-def write_weights(writer: Writer, weights: list[Stored], *, saturates: bool) -> None:
-    """Replace the weight and the bias of each node by integers and a DequantizeLinear."""
+def write_weights(writer: Writer, weights: list[Stored], places: Places, *, saturates: bool) -> None:
+    """Replace the weight and the bias of each node by integers and a DequantizeLinear.
+
+    The integers lie in the innermost graph around all that read them.
+    """
     replaced: list[ir.Value] = []
     for stored in weights:
         codes, scales = weight_codes(stored, saturates=saturates)
-        constants = _write_codes(writer, stored.weight, codes, scales)
+        own = writer.inside(places.common([*stored.users, *stored.tables]))
+        constants = _write_codes(own, stored.weight, codes, scales)
         _write_weight(writer, stored, constants)
         for bias, x_scale, mean in zip(stored.biases, stored.x_scales, stored.means, strict=True):
             if bias is not None:
@@ -116,11 +125,15 @@ def _write_codes(writer: Writer, weight: Weight, codes: np.ndarray, scales: np.n
 
 
 def _write_weight(writer: Writer, stored: Stored, constants: tuple[ir.Value, ...]) -> None:
-    """Dequantize a weight once for all of its users; once more for those that read it transposed."""
-    for transposed in (False, True):
-        users = [node for node in stored.users if _reads_transposed(node) is transposed]
-        if not users:
-            continue
+    """Dequantize a weight once in each graph for all of its users there; once more for those that read it transposed.
+
+    A runtime joins a dequantizer with products of its own graph alone.
+    """
+    groups = defaultdict[tuple[ir.Graph, bool], list[ir.Node]](list)
+    for user in stored.users:
+        assert isinstance(user.graph, ir.Graph)
+        groups[user.graph, _reads_transposed(user)].append(user)
+    for (graph, transposed), users in groups.items():
         inputs, axis = list(constants), stored.weight.layout.axis
         stem = f"{stored.weight.value.name}.transposed" if transposed else stored.weight.value.name
         shape = inputs[0].shape
@@ -129,9 +142,9 @@ def _write_weight(writer: Writer, stored: Stored, constants: tuple[ir.Value, ...
             shape, axis = ir.Shape(reversed(shape)), 1
             turn = writer.node("Transpose", inputs[:1], f"{stem}.int8", ir.DataType.INT8, shape, perm=[1, 0])
             inputs[0] = turn.outputs[0]
-            writer.graph.insert_before(users[0], turn)
+            graph.insert_before(users[0], turn)
         node = writer.node("DequantizeLinear", inputs, f"{stem}.dequantized", ir.DataType.FLOAT, shape, axis=axis)
-        writer.graph.insert_before(users[0], node)
+        graph.insert_before(users[0], node)
         for user in users:
             old = user.inputs[1]
             user.replace_input_with(1, node.outputs[0])
@@ -162,7 +175,8 @@ def _write_bias(writer: Writer, vector: np.ndarray, bias: Bias, x_scale: np.floa
     ]
     name = f"{stem}.dequantized"
     dequantize = writer.node("DequantizeLinear", inputs, name, ir.DataType.FLOAT, ir.Shape(codes.shape), axis=0)
-    writer.graph.insert_before(bias.reader, dequantize)
+    assert bias.reader.graph is not None
+    bias.reader.graph.insert_before(bias.reader, dequantize)
     bias.reader.replace_input_with(bias.index, dequantize.outputs[0])
 
 
@@ -170,6 +184,7 @@ def _write_table(writer: Writer, node: ir.Node, constants: tuple[ir.Value, ...])
     """``Gather(w, i)`` becomes ``Cast(Gather(codes, i)) * Unsqueeze(Gather(scales, i), -1)``."""
     output, indices = node.outputs[0], node.inputs[1]
     assert indices is not None
+    assert node.graph is not None
     shape, stem = output.shape, output.name or ""
     codes = writer.node("Gather", [constants[0], indices], f"{stem}.int8", ir.DataType.INT8, shape, axis=0)
     scales = writer.node("Gather", [constants[1], indices], f"{stem}.scales", ir.DataType.FLOAT, indices.shape, axis=0)
@@ -177,5 +192,5 @@ def _write_table(writer: Writer, node: ir.Node, constants: tuple[ir.Value, ...])
     column = writer.node("Unsqueeze", [scales.outputs[0], last], f"{stem}.scale", ir.DataType.FLOAT, None)
     cast = writer.node("Cast", codes.outputs, f"{stem}.codes", ir.DataType.FLOAT, shape, to=int(ir.DataType.FLOAT))
     product = writer.node("Mul", [cast.outputs[0], column.outputs[0]], f"{stem}.table", ir.DataType.FLOAT, shape)
-    writer.graph.insert_before(node, [codes, scales, column, cast, product])
+    node.graph.insert_before(node, [codes, scales, column, cast, product])
     writer.take_over(output, product.outputs[0])

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.formats import BlockCodes, BlockScheme, round_to_nearest
+from mlc.fusion import Places
 from mlc.graph_pass import Change, Context, Exactness, Need, Pass
 from mlc.types import NodePlan
 from passes._block_forms import KERNEL, Form, joined, small_product, write_blocks
@@ -18,6 +19,10 @@ from passes._blocks import block_weights, planned
 from passes._gptq import gptq, inverse_factor
 from passes._hqq import hqq
 from passes._stored import StoredWeight
+
+UNSEEN = (
+    "{names}: the codes are the nearest, without gptq, for a product that is in a loop or in a branch that none takes"
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Int4Weights(Pass):
 
     - ``rtn``, the nearest, needs no data;
     - ``gptq`` makes good the error of each row with the rows behind it, for inputs like the calibration data: Frantar
-      et al. 2022 (arXiv:2210.17323), algorithm 1, without reordering; tables, which have no inputs, get the nearest;
+      et al. 2022 (arXiv:2210.17323), algorithm 1, without reordering; tables, which have no inputs, get the nearest,
+      and so do weights of products in loops and in branches that no sample takes, whose inputs are not known;
     - ``hqq`` looks for scales and zero points that leave few weights far off, without data: Badri and Shaji 2023,
       equations (3) to (6), with whole zero points and moving scales.
 
@@ -56,8 +62,8 @@ class Int4Weights(Pass):
         """Ask, for gptq, for the second moments of what each product reads."""
         if not self.calibrates:
             return ()
-        weights, _ = block_weights(model, self.scheme, short=True)
-        names = dict.fromkeys(name for weight in weights for name in _inputs(weight))
+        found = block_weights(model, self.scheme, short=True)
+        names = dict.fromkeys(name for weight in found.weights for name in _inputs(weight, found.places))
         return tuple(Need(name, "moments") for name in names)
 
     def plan(self, model: ir.Model, ctx: Context) -> tuple[NodePlan, ...]:
@@ -67,6 +73,7 @@ class Int4Weights(Pass):
     def apply(self, model: ir.Model, ctx: Context) -> Change:
         """Quantize every weight that can be, each once, however many nodes read it."""
         factors = cache(lambda inputs: inverse_factor(_moments(inputs, ctx)))
+        places, unseen = Places(model), list[str]()
 
         def codes_of(weight: StoredWeight, matrix: np.ndarray, scheme: BlockScheme) -> BlockCodes:
             if not weight.products:
@@ -75,9 +82,14 @@ class Int4Weights(Pass):
                 return hqq(matrix, scheme)
             if self.method == "rtn" or not weight.products:
                 return round_to_nearest(matrix, scheme)
-            return gptq(matrix, factors(_inputs(weight)), scheme)
+            inputs = _inputs(weight, places)
+            if not inputs or not _all_seen(inputs, ctx):
+                unseen.append(weight.value.name or "")
+                return round_to_nearest(matrix, scheme)
+            return gptq(matrix, factors(inputs), scheme)
 
-        return write_blocks(model, ctx, self.name, self.scheme, self.form, codes_of)
+        change = write_blocks(model, ctx, self.name, self.scheme, self.form, codes_of)
+        return replace(change, notes=(UNSEEN.format(names=", ".join(unseen)),)) if unseen else change
 
     @property
     def scheme(self) -> BlockScheme:
@@ -85,14 +97,21 @@ class Int4Weights(Pass):
         return BlockScheme(4, self.block, self.symmetric)
 
 
-def _inputs(weight: StoredWeight) -> tuple[str, ...]:
-    """Return the names of what the products of a weight read."""
-    return tuple(value.name or "" for product in weight.products if (value := product.inputs[0]) is not None)
+def _inputs(weight: StoredWeight, places: Places) -> tuple[str, ...]:
+    """Return the names of what the products of a weight read; none where one of it comes about in a loop."""
+    read = [value for product in weight.products if (value := product.inputs[0]) is not None]
+    return tuple(map(places.name, read)) if all(value.graph in places.once for value in read) else ()
+
+
+def _all_seen(inputs: tuple[str, ...], ctx: Context) -> bool:
+    """Whether the calibration data gave elements of all values."""
+    if ctx.statistics is None:
+        raise ValueError("gptq reads statistics, and none were collected: give calibration data")
+    return all(map(ctx.statistics.seen, inputs))
 
 
 def _moments(inputs: tuple[str, ...], ctx: Context) -> np.ndarray:
     """Return the mean moments of values, float32 [rows, rows]."""
-    if ctx.statistics is None:
-        raise ValueError("gptq reads statistics, and none were collected: give calibration data")
+    assert ctx.statistics is not None
     mean: np.ndarray = np.mean([ctx.statistics.moments(name) for name in inputs], axis=0)
     return mean

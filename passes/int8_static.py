@@ -5,7 +5,7 @@ Activations are unsigned bytes by tensor, weights signed bytes by output channel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -19,21 +19,20 @@ from mlc.formats import (
     Choice,
     activation_parameters,
     int8_nodes,
-    site_of,
     static_choices,
 )
-from mlc.fusion import walk
+from mlc.fusion import Places, is_standard
 from mlc.graph_pass import Change, Context, Exactness, Need, Pass, Refusal
 from mlc.types import FLOAT, NodePlan
 from passes._codes import Coded, possible_values
 from passes._correct_bias import mean_needs, means_of
 from passes._kept_float import keep_float
-from passes._masked import unmasked
+from passes._masked import Unmasked, unmasked
 from passes._qdq import Shared, Writer, is_fold, write_activations
 from passes._stored import permitted
 from passes._weights import stored_weights, write_weights
 
-INSIDE = "branches and bodies of loops stay float"
+IN_LOOP = "it is in a loop, and the ranges of what comes about there are not collected"
 
 METHODS = ("min-max", "percentile", "mse", "entropy")
 
@@ -47,8 +46,9 @@ class Int8Static(Pass):
     Conv, MatMul and Gemm with constant weights, and what stands between them and has an integer kernel: additions,
     concatenations, pooling, shapes. A Relu or Clip before a quantizer is folded into it, which cuts at the same place.
     Weights are safe from saturation where the target may add two products in 16 bits; biases are 32-bit integers with
-    the scale ``x_scale * weight_scale``. Refuses, and keeps float: attention products, masks, softmax, normalizations,
-    and whatever would need a conversion on both sides.
+    the scale ``x_scale * weight_scale``. Branches are quantized each by itself, and a weight is stored once for all
+    graphs. Refuses, and keeps float: attention products, masks, softmax, normalizations, whatever would need a
+    conversion on both sides, and products of which no range is known, in loops and in branches that no sample takes.
 
     ``method`` says where the range of an activation ends: at its extremes (``min-max``), where ``percent`` of its
     elements lie inside (``percentile``), where the expected squared error of the codes is least (``mse``, Banner et al.
@@ -78,50 +78,62 @@ class Int8Static(Pass):
 
         It is the same for every method, so that one collection serves them all.
         """
-        choices = static_choices(model)
-        means = mean_needs(choice.node for choice in choices) if self.correct_bias else ()
-        return (*(Need(value.name or "", "histogram") for value in possible_values(choices)), *means)
+        places = Places(model)
+        choices = static_choices(places.once)
+        means = mean_needs((choice.node for choice in choices), places) if self.correct_bias else ()
+        return (*(Need(places.name(value), "histogram") for value in possible_values(choices)), *means)
 
     def plan(self, model: ir.Model, ctx: Context) -> tuple[NodePlan, ...]:
-        """Return the choice for every node of the main graph, with its reason."""
+        """Return the choice for every node, with its reason; of loops those with weights."""
         weights = "weights safe from saturation" if ctx.capabilities.saturates else "weights of full 8 bits"
-        return tuple(self.entry(choice, weights) for choice in static_choices(model, ctx.allow))
+        places = Places(model)
 
-    def entry(self, choice: Choice, weights: str) -> NodePlan:
-        """Return a choice as an entry of a plan."""
-        if not choice.int8:
-            return NodePlan(choice.site, choice.node.op_type, FLOAT, choice.reason)
-        reason = f"{choice.reason}, {weights}" if choice.weighted else choice.reason
-        return NodePlan(choice.site, choice.node.op_type, self.name, reason)
+        def entry(choice: Choice) -> NodePlan:
+            site, op = places.site(choice.node), choice.node.op_type
+            if not choice.int8:
+                return NodePlan(site, op, FLOAT, choice.reason)
+            return NodePlan(site, op, self.name, f"{choice.reason}, {weights}" if choice.weighted else choice.reason)
+
+        choices = static_choices(places.once, lambda node: ctx.allow(places.site(node)))
+        looped = (NodePlan(places.site(node), node.op_type, FLOAT, IN_LOOP) for node in _in_loops(places))
+        return (*map(entry, choices), *looped)
 
     def apply(self, model: ir.Model, ctx: Context) -> Change:
         """Quantize what the plan says (everything that pays, without a plan), on the statistics of ``needs``."""
         found = unmasked(model, permitted(ctx, self.name), ctx.statistics)
-        choices, coded = found.choices, found.coded
-        sites = tuple(choice.site for choice in choices if choice.int8)
+        site = found.places.site
+        nodes = list(int8_nodes(found.choices))
         refused = tuple(
-            Refusal(choice.site, choice.reason)
-            for choice in choices
+            Refusal(site(choice.node), choice.reason)
+            for choice in found.choices
             if choice.refused and choice.reason != KEPT_BY_PLAN
         )
-        refused += tuple(Refusal(site, reason) for site, reason in found.reasons.items())
-        refused += tuple(Refusal(site, INSIDE) for site in _inside(model))
+        refused += tuple(Refusal(*pair) for pair in found.reasons.items())
+        refused += tuple(Refusal(site(node), IN_LOOP) for node in _in_loops(found.places))
         masks = dict.fromkeys(found.reasons.values())
         notes = tuple(f"{mask} What reads or computes it stays float" for mask in masks)
-        if not sites:
+        if not nodes:
             return Change((), refused, notes)
-        parameters = self.parameters(coded, ctx)
-        nodes = list(int8_nodes(choices))
-        writer = Writer(model)
-        weights = stored_weights(nodes, parameters, means_of(nodes, ctx) if self.correct_bias else {})
-        write_activations(writer, nodes, coded, parameters)
-        write_weights(writer, weights, saturates=ctx.capabilities.saturates)
-        keep_float(writer, set(nodes))
+        sites = tuple(map(site, nodes))
+        self.write(Writer(model), nodes, found, ctx)
         return Change(sites, refused, notes)
 
-    def parameters(self, coded: Mapping[ir.Value, Coded], ctx: Context) -> dict[ir.Value, Shared]:
+    def write(self, writer: Writer, nodes: list[ir.Node], found: Unmasked, ctx: Context) -> None:
+        """Quantize nodes, inner graphs first: their quantizers read what is around them, whatever becomes of that."""
+        places = found.places
+        parameters = {graph: self.parameters(coded, places, ctx) for graph, coded in found.coded.items()}
+        means = means_of(nodes, places, ctx) if self.correct_bias else {}
+        weights = stored_weights(nodes, parameters, means)
+        for graph, coded in reversed(found.coded.items()):
+            own = [node for node in nodes if node.graph is graph]
+            write_activations(writer.inside(graph), own, coded, parameters[graph])
+        write_weights(writer, weights, places, saturates=ctx.capabilities.saturates)
+        for graph in found.coded:
+            keep_float(writer.inside(graph), set(nodes))
+
+    def parameters(self, coded: Mapping[ir.Value, Coded], places: Places, ctx: Context) -> dict[ir.Value, Shared]:
         """Return scale and zero point of each value to quantize."""
-        ranges = {value: Shared(value, self.affine(value.name or "", ctx)) for value in _ranges(coded)}
+        ranges = {value: Shared(value, self.affine(places.name(value), ctx)) for value in _ranges(coded)}
         found = {value: ranges[item.range_of] for value, item in coded.items()}
         for value, item in coded.items():
             if item.adopts is not None and (found[item.adopts].affine.zero_point == 0 or not is_fold(value.producer())):
@@ -143,10 +155,12 @@ class Int8Static(Pass):
         return activation_parameters(low, high, value)
 
 
-def _inside(model: ir.Model) -> Iterator[str]:
-    """Yield the sites of products in branches and bodies of loops."""
-    for prefix, graph in walk(model):
-        yield from (f"{prefix}{site_of(node)}" for node in graph if prefix and node.op_type in WEIGHTED)
+def _in_loops(places: Places) -> list[ir.Node]:
+    """Return the products in bodies of loops."""
+    once = places.once
+    return [
+        node for node in places.nodes() if node.op_type in WEIGHTED and is_standard(node) and node.graph not in once
+    ]
 
 
 def _ranges(coded: Mapping[ir.Value, Coded]) -> list[ir.Value]:

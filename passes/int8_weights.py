@@ -19,9 +19,10 @@ from passes._blocks import planned
 class Int8Weights(Pass):
     """``x @ w`` becomes ``x @ w'``, with ``w' = scale * (code - zero_point)``, codes of 8 bits, each block its scale.
 
-    MatMul and Gemm with constant weights, and the tables of Gather; blocks are ``block`` elements along what the
-    product adds up, or 64 or 32 where only those are whole. Codes are the nearest, so no data is needed. Refuses, and
-    keeps float: weights that anything else reads, that are not whole blocks, or are no matrices.
+    MatMul and Gemm with constant weights, and the tables of Gather, in branches and bodies of loops too; blocks are
+    ``block`` elements along what the product adds up, or 64 or 32 where only those are whole. Codes are the nearest, so
+    no data is needed, and stored once for all that read them. Refuses, and keeps float: weights that anything else
+    reads, that are not whole blocks, or are no matrices.
 
     Where the target has onnxruntime's MatMulNBits, a product becomes one, on a CPU with inputs that it rounds to 8 bits
     as it computes; its last block may be short. Elsewhere, in portable output, and with ``form=standard``, the weight

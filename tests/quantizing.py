@@ -46,6 +46,24 @@ def batches(*inputs, first=0):
     return found
 
 
+def whole_batches(*inputs):
+    """A re-iterable of batches from dicts of arrays, some of which, like a condition, do not stack samples."""
+    found, first = [], 0
+    for arrays in inputs:
+        count = max(len(array) for array in arrays.values() if array.ndim)
+        found.append(Batch(arrays, None, count, first, np.arange(first, first + count)))
+        first += count
+    return found
+
+
+def moved_into(model, graph, *names):
+    """The model, with initializers in the branch or body of this name."""
+    (inner,) = (each for each in model.graphs() if each.name == graph)
+    for name in names:
+        inner.register_initializer(model.graph.initializers.pop(name))
+    return model
+
+
 def samples(model, seed=0, count=3):
     """Batches of normal samples for a model with one fixed float input."""
     (value,) = model.graph.inputs

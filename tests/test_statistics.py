@@ -10,7 +10,7 @@ from mlc.statistics.histograms import COUNTED, counted
 from mlc.statistics.observers import KINDS, Observer
 from mlc.types import Need
 from mlc.workspace import Workspace
-from tests.quantizing import batches, build, weights
+from tests.quantizing import batches, build, weights, whole_batches
 
 pytestmark = pytest.mark.needs_onnxruntime
 
@@ -279,6 +279,48 @@ def test_only_what_is_needed_is_run(tmp_path):
     with Workspace(tmp_path) as workspace:
         path = taps.tapped(build(text, weights(0, w=(4, 4))), ["y"], workspace)
         assert [node.op_type for node in ir.load(path).graph] == ["Exp"]
+
+
+BRANCHES = """agraph (float[n,4] x, bool c) => (float[n,4] y) <int64 rounds = {2}, bool go = {1}> {
+    a = Neg(x)
+    y = If(c) <
+        then_branch = yes () => (float[n,4] p) { p = Exp(a) },
+        else_branch = no () => (float[n,4] q) {
+            s = Abs(a)
+            r = If(c) <
+                then_branch = never () => (float[n,4] p) { p = Neg(s) },
+                else_branch = always () => (float[n,4] p) { p = Sqrt(s) }
+            >
+            q = Loop(rounds, go, r) <
+                body = step (int64 i, bool on, float[n,4] h) => (bool still, float[n,4] t) {
+                    still = Identity(on)
+                    t = Neg(h)
+                }
+            >
+        }
+    >
+}"""
+
+
+def test_values_of_branches_are_collected_where_they_come_about():
+    feeds = [{**draw(seed, 3, 4), "c": np.array(taken)} for seed, taken in ((0, True), (1, False), (2, False))]
+    names = {"p": "y.then_branch/p", "r": "y.else_branch/r.else_branch/p", "none": "y.else_branch/r.then_branch/p"}
+    needs = [Need(value, "histogram") for value in ("a", "y.else_branch/s", *names.values())]
+    found = run(whole_batches(*feeds), needs, BRANCHES)
+    taken, others = feeds[0]["x"], np.concatenate([feed["x"] for feed in feeds[1:]])
+    assert found.range("a") == (-max(taken.max(), others.max()), -min(taken.min(), others.min()))
+    assert found.range("y.else_branch/s") == (np.abs(others).min(), np.abs(others).max())
+    np.testing.assert_allclose(found.range(names["p"]), (np.exp(-taken.max()), np.exp(-taken.min())), rtol=1e-6)
+    np.testing.assert_allclose(found.range(names["r"])[1], np.sqrt(np.abs(others).max()), rtol=1e-6)
+    assert counts(found, names["r"]).sum() == others.size
+    assert [found.seen(name) for name in names.values()] == [True, True, False]
+
+
+def test_values_of_loops_are_not_collected():
+    feed = {**draw(0, 3, 4), "c": np.array(False)}
+    with pytest.raises(UsageError, match=r"no value called 'y\.else_branch/q\.body/t'") as caught:
+        run(whole_batches(feed), [Need("y.else_branch/q.body/t", "range")], BRANCHES)
+    assert caught.value.hint == "statistics are of values outside of loops"
 
 
 def masked(mask, share=0.3, rows=8):

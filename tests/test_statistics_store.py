@@ -131,6 +131,26 @@ def test_branches_count_with_what_they_read_outside():
         assert fingerprints(build(text.replace(old, new)))["y"] != before["y"]
 
 
+def test_a_value_of_a_branch_counts_with_what_decides_that_it_is_taken():
+    text = """agraph (bool c, float[2] x) => (float[2] y) {
+        d = Not(c)
+        y = If (c) <
+            then_branch = one () => (float[2] t) { a = Neg(x) t = Exp(a) },
+            else_branch = two () => (float[2] e) { a = Neg(x) e = Abs(a) }
+        >
+    }"""
+    before = fingerprints(build(text))
+    assert set(before) == {"c", "x", "d", "y", *(f"y.{place}" for place in (
+        "then_branch/a", "then_branch/t", "else_branch/a", "else_branch/e"))}  # fmt: skip
+    assert (
+        len({before["y.then_branch/a"], before["y.else_branch/a"], fingerprints(build(text))["y.then_branch/a"]}) == 2
+    )
+    after = fingerprints(build(text.replace("If (c)", "If (d)")))
+    assert [name for name in before if before[name] != after[name]] == [name for name in before if name.startswith("y")]
+    other = fingerprints(build(text.replace("Abs(a)", "Sqrt(a)")))
+    assert {name for name in before if before[name] != other[name]} == {"y", "y.else_branch/e"}
+
+
 def test_weights_that_were_written_out_count_by_their_numbers(workspace):
     graph = build("agraph (float[2,64] x) => (float[2,64] y) {\n y = MatMul(x, w)\n}", weights(0, w=(64, 64)))
     before = fingerprints(graph)

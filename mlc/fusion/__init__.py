@@ -17,6 +17,7 @@ from mlc.fusion.graph import (
     walk,
 )
 from mlc.fusion.pattern import Fusion
+from mlc.fusion.places import Places
 from mlc.fusion.products import Product, product_of, scalar_of
 from mlc.fusion.search import Search
 from mlc.fusion.sizes import Size, dims_of, sizes_of
@@ -25,6 +26,7 @@ __all__ = [
     "Fusion",
     "Match",
     "Names",
+    "Places",
     "Product",
     "Search",
     "Size",

@@ -36,6 +36,10 @@ class CollectedStatistics:
         """Return exact minimum and maximum over all samples."""
         return self.observers[value].range()
 
+    def seen(self, value: str) -> bool:
+        """Whether a value has had any element."""
+        return self.observers[value].elements > 0
+
     def percentile(self, value: str, percent: float) -> tuple[float, float]:
         """Return the range that holds ``percent`` of the elements."""
         return self.observers[value].percentile(percent)

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.errors import DataError
+from mlc.figures import counted
 from mlc.runtimes.onnxruntime import open_session
 from mlc.statistics.collected import DIGEST, CollectedStatistics
 from mlc.statistics.observers import Observer, refuse_non_finite
@@ -95,7 +96,7 @@ def _run(
                 array = batch.inputs[name] if name in batch.inputs else values[name]
                 observers[name].add(valid_rows(array, batch), f"the value {name}", batch.indexes)
             digests += sample_digests(batch)
-            progress(f"{len(digests)} samples")
+            progress(counted(len(digests), "sample"))
     return digests
 
 

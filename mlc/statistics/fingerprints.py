@@ -9,25 +9,45 @@ from typing import Any
 import onnx_ir as ir
 
 from mlc.errors import UsageError
+from mlc.fusion import Places
 
 Known = dict[ir.Value, bytes]
 """The digests of the values that are in scope."""
 
 
 def fingerprints(model: ir.Model) -> dict[str, str]:
-    """Return the digest of every value of the main graph by name, hexadecimal.
+    """Return the digest of every value of the main graph, and of the branches outside of loops, by name, hexadecimal.
 
     It is that of the operators, attributes and weights behind the value, down to the inputs, which count by name and
-    type. Names of inner values do not count, so a renamed graph has the same digests.
+    type; in a branch that of what decides, too. Names of inner values do not count, so a renamed graph has the same
+    digests.
     """
     known: Known = {}
     _add_graph(model, model.graph, known, [value.name or "" for value in model.graph.inputs])
-    return {value.name: digest.hex() for value, digest in known.items() if value.name and _is_main(value, model.graph)}
+    places = Places(model)
+    scopes = {model.graph: known}
+    for branch in places.once[1:]:
+        holder = places.holders[branch]
+        assert isinstance(holder.graph, ir.Graph)
+        scopes[branch] = _branch(model, holder, branch, scopes[holder.graph])
+    return {
+        places.name(value): digest.hex()
+        for graph, scope in scopes.items()
+        for value, digest in scope.items()
+        if value.name and value.graph is graph
+    }
 
 
-def _is_main(value: ir.Value, graph: ir.Graph) -> bool:
-    producer = value.producer()
-    return value.graph is graph if producer is None else producer.graph is graph
+def _branch(model: ir.Model, holder: ir.Node, branch: ir.Graph, outer: Known) -> Known:
+    """Return the digests of the values in scope in a branch, its own with what has to be for the branch to be taken."""
+    scope, condition = dict(outer), holder.inputs[0]
+    assert condition is not None
+    _add_graph(model, branch, scope, [])
+    taken = next(name for name, attribute in holder.attributes.items() if attribute.value is branch)
+    own = {value for node in branch for value in node.outputs}
+    return {
+        value: _digest(digest, taken, outer[condition]) if value in own else digest for value, digest in scope.items()
+    }
 
 
 def _add_graph(model: ir.Model, graph: ir.Graph | ir.Function, known: Known, inputs: list[str]) -> None:

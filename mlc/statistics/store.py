@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlc.errors import DataError
+from mlc.figures import counted
 from mlc.statistics.by_axis import ByAxis
 from mlc.statistics.collected import DIGEST, CollectedStatistics
 from mlc.statistics.observers import KINDS, Observer
@@ -86,10 +87,10 @@ class Store:
     def described(self) -> str:
         """Return what the report says of them: how many samples and values, and whether all elements were counted."""
         counting = [observer for observer in self.observers.values() if observer.counts is not None]
-        elements, counted = (sum(getattr(each, key) for each in counting) for key in ("elements", "counted"))
-        parts = [f"{len(self.samples)} samples", f"{len(self.observers)} values", "exact extremes"]
+        elements, seen = (sum(getattr(each, key) for each in counting) for key in ("elements", "counted"))
+        parts = [counted(len(self.samples), "sample"), counted(len(self.observers), "value"), "exact extremes"]
         if counting:
-            share = f"{counted / elements:.1%} of the elements, evenly spaced" if counted < elements else "all elements"
+            share = f"{seen / elements:.1%} of the elements, evenly spaced" if seen < elements else "all elements"
             parts.append(f"histograms of {share}")
         return ", ".join([self.name, *parts] if self.name else parts)
 

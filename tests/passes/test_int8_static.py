@@ -506,22 +506,6 @@ def test_a_value_that_a_subgraph_reads():
     assert found.sqnr() > 25
 
 
-@pytest.mark.parametrize("product", ["MatMul(x, w)", "Gemm(x, w)"])
-def test_a_product_in_a_branch_is_refused_by_its_place(product):
-    text = f"""agraph (float[2,8] x, bool c) => (float[2,8] z) {{
-        z = If(c) <
-            then_branch = yes () => (float[2,8] p) {{ p = {product} }},
-            else_branch = no () => (float[2,8] q) {{ q = Neg(x) }}
-        >
-    }}"""
-    found = quantized(
-        build(text, weights(0, w=(8, 8))), batches({"x": np.zeros((2, 8), np.float32), "c": np.array(True)})
-    )
-    assert found.change.sites == ()
-    refusals = [(refusal.site, refusal.reason) for refusal in found.change.refused]
-    assert refusals == [("z.then_branch/p", "branches and bodies of loops stay float")]
-
-
 @pytest.mark.parametrize("kind", ["Gemm", "MatMul", "MatMul with bias"])
 @pytest.mark.parametrize("clamp", ["Relu(a)", "Clip(a, low, high)", "Clip(a, half)"])
 def test_a_product_before_a_clamp_that_nobody_wants_in_int8_is_still_fused(kind, clamp, tmp_path):
