@@ -29,6 +29,7 @@ from benchmarks.sets import Timing, timed
 from mlc import api
 from mlc.artifact import Artifact, write_model
 from mlc.errors import MlcError
+from mlc.exporting.opset import NEWER
 from mlc.grammar.values import parse_target
 from mlc.measuring import Candidate, bench
 from mlc.plan import formats_for
@@ -119,14 +120,19 @@ def measured(
 def by_mlc(
     subject: Subject, formats: Sequence[str], target: Target, folder: Path, failed: dict[str, str]
 ) -> dict[str, Candidate]:
-    """Write what mlc makes for a target: its default int8, and each format alone. What it refuses has failed."""
+    """Write what mlc makes for a target: its default int8, and each format alone. What it refuses has failed.
+
+    As ``mlc quantize`` does, it exports for onnxruntime at the newer opset, for which that has kernels.
+    """
+    newer = NEWER if target.runtime == "onnxruntime" else None
+    exported = api.export(subject.original, data=subject.recipe.calibrate, opset=newer)
     found = {}
     for number, asked in enumerate(("int8", *formats)):
         name = f"mlc {asked}"
         place = folder / str(number)
         place.mkdir(parents=True)
         try:
-            artifact = compiled(subject, asked, target)
+            artifact = compiled(subject, exported, asked, target)
         except MlcError as error:
             failed[name] = pathless(str(error))
             continue
@@ -134,11 +140,11 @@ def by_mlc(
     return found
 
 
-def compiled(subject: Subject, asked: str, target: Target) -> Artifact:
-    """Return the model in a number format; data are given where a pass of the format calibrates."""
+def compiled(subject: Subject, exported: Artifact, asked: str, target: Target) -> Artifact:
+    """Return an export in a number format; data are given where a pass of the format calibrates."""
     calibrates = any(build(PassSpec(name)).calibrates for name in formats_for(asked, target))
     calibrate = subject.recipe.calibrate if calibrates else None
-    return api.rewrite(subject.exported, subject.original, to=asked, calibrate=calibrate, target=target)
+    return api.rewrite(exported, subject.original, to=asked, calibrate=calibrate, target=target)
 
 
 def by_peers(
@@ -240,13 +246,13 @@ def raced(
     quick: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Time mlc's formats, what the peers recommend, and what is more accurate than mlc's default by however little.
+    """Time mlc's formats, what the peers recommend, and what is more accurate than mlc's default beyond the interval.
 
-    Whatever is less accurate by each figure cannot be better in accuracy and speed. What was ahead in both is timed
-    afresh, and only those rounds decide, since the best of many is lucky.
+    Whatever is not, by any figure, cannot be better in accuracy and speed. What was ahead in both is timed afresh, and
+    only those rounds decide, since the best of many is lucky.
     """
     better = [
-        name for name, one in accuracy.items() if any(figure and figure[0] > 0 for figure in one["against"].values())
+        name for name, one in accuracy.items() if any(figure and figure[1] > 0 for figure in one["against"].values())
     ]
     named = [name for name in (*(f"mlc {each}" for each in FORMATS), *RECOMMENDED) if name in accuracy]
     names = [name for name in dict.fromkeys([*named, *better]) if name not in FIXED]
@@ -272,7 +278,7 @@ def one_token(folder: Path, progress: Progress) -> dict[str, Any]:
     ours, theirs = place / "mlc", place / "onnxruntime"
     ours.mkdir()
     theirs.mkdir()
-    artifact = api.rewrite(exported, original, to="int8-dynamic")  # which needs no data
+    artifact = api.rewrite(api.export(original, opset=NEWER), original, to="int8-dynamic")  # which needs no data
     default = Candidate(DEFAULT, write_model(artifact.model, ours), artifact.session_options)
     made, error = Quantizer(export.path, arrays, theirs)(recommended()[0], 0)
     failed = {} if made else {DYNAMIC: error}

@@ -80,6 +80,20 @@ def test_what_outliers_cost_in_4_bits_they_get_in_8():
     assert steps["int8-weights"].sqnr["output"] > alone.steps[-1].sqnr["output"]
 
 
+@pytest.mark.parametrize(("opset", "formats"), [(23, ["int8-dynamic", "int8-weights"]), (20, ["int8-dynamic"])])
+def test_outliers_of_the_default_keep_8_bits_where_the_graph_may_hold_blocks(opset, formats):
+    original = api.load(Blocks(True).eval(), inputs=[f"x=float32[batch=1..16,{WIDTH}]"])
+    exported = api.export(original, opset=opset)
+    mixed = api.rewrite(exported, original, passes=["none"], to="int8")
+    alone = api.rewrite(exported, original, passes=["none", "int8-dynamic"])
+    steps = {step.spec.name: step for step in mixed.steps if step.exactness == "lossy"}
+    assert list(steps) == formats
+    assert "linear_1" not in steps["int8-dynamic"].sites
+    assert "int8-weights" not in steps or "linear_1" in steps["int8-weights"].sites
+    assert not any(step.requested for name, step in steps.items() if name == "int8-weights")
+    assert mixed.steps[-1].sqnr["output"] > alone.steps[-1].sqnr["output"] + 6
+
+
 def test_a_graph_in_which_layers_cannot_be_tried_alone_keeps_its_plan(workspace):
     """Blocks of opset 21 do not stand in a graph of opset 20."""
     text = """agraph (float[n,32] x) => (float[n,32] y) {

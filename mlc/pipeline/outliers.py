@@ -11,13 +11,17 @@ import onnx_ir as ir
 
 from mlc.artifact import Step
 from mlc.errors import TargetError
+from mlc.formats import MATRIX_PRODUCTS
+from mlc.fusion import opset_of
 from mlc.inspecting.arithmetic import multiply_adds
 from mlc.inspecting.shapes import values_at
 from mlc.pipeline.layers import probed
+from mlc.plan import formats_for, reserve_for
 from mlc.plan.planner import DECIDING
+from mlc.registry import pass_class
 from mlc.rewriting import Amend, as_planned
 from mlc.rewriting.sensitivity import Sensitivity, output_sensitivity
-from mlc.types import FLOAT, Plan
+from mlc.types import FLOAT, NodePlan, Plan
 
 if TYPE_CHECKING:
     from mlc.compare import Reference
@@ -25,13 +29,13 @@ if TYPE_CHECKING:
     from mlc.pipeline.data import Datasets
     from mlc.recipe import Recipe
     from mlc.statistics import Batches
-    from mlc.types import Sizes
+    from mlc.types import Capabilities, Sizes
     from mlc.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Search:
-    """What outliers of a number format get in its place, and what makes one.
+    """What outliers of a number format get in its place, as far as they are products, and what makes one.
 
     A node is one where its share of the noise is more than ``times`` its share of the multiply-adds; all together have
     no more than ``work`` of the multiply-adds.
@@ -43,7 +47,8 @@ class Search:
 
 
 SEARCHES = {
-    **dict.fromkeys(("int8", "int8-static", "int8-dynamic"), Search(FLOAT, 2.0)),
+    **dict.fromkeys(("int8-static", "int8-dynamic"), Search(FLOAT, 2.0)),
+    "int8": Search("int8-weights", 2.0),
     "int4-weights": Search("int8-weights", 1.0),
 }
 """The number formats whose outliers are looked for."""
@@ -80,10 +85,18 @@ class Outliers:
             return plan
         reasons = dict(self._outliers(found, self._work(before, sites)))
         better = [
-            replace(entry, format=self.search.instead, reason=reasons[entry.node]) if entry.node in reasons else entry
+            replace(entry, format=self._instead(entry, opset_of(before)), reason=reasons[entry.node])
+            if entry.node in reasons
+            else entry
             for entry in plan.nodes
         ]
         return Plan(tuple(better))
+
+    def _instead(self, entry: NodePlan, opset: int) -> str:
+        """Return the better format for a node, float where the pass is not for it."""
+        instead = self.search.instead
+        fits = instead != FLOAT and entry.op in MATRIX_PRODUCTS and opset >= pass_class(instead).min_opset
+        return instead if fits else FLOAT
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches that are run."""
@@ -114,10 +127,20 @@ class Outliers:
         return {site: count / sum(work.values()) for site, count in work.items()}
 
 
-def amend_for(recipe: Recipe, sets: Datasets, kept: Sequence[Reference], workspace: Workspace) -> Amend:
-    """Return what looks for outliers, where a format was asked for whose nodes nobody named one by one."""
+def amend_for(
+    recipe: Recipe, sets: Datasets, kept: Sequence[Reference], able: Capabilities, workspace: Workspace
+) -> Amend:
+    """Return what looks for outliers, where a format was asked for whose nodes nobody named one by one.
+
+    A pass in reserve is taken where the target has the kernels that it may use.
+    """
     search = SEARCHES.get(recipe.to or "")
     if search is None:
         return as_planned
+    if search.instead in reserve_for(recipe.to or "", recipe.target):
+        useful = pass_class(search.instead).may_use_kernels.keys() <= set(able.kernels)
+    else:
+        useful = search.instead in formats_for(recipe.to or "", recipe.target)[1:]
+    search = search if useful else replace(search, instead=FLOAT)
     batches = probed(kept) if sets.calibration is None else sets.calibration
     return Outliers(search, batches, kept[0].sizes, workspace).amended

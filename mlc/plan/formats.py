@@ -27,3 +27,12 @@ def formats_for(asked: str, target: Target) -> tuple[str, ...]:
     if "openvino" in (target.runtime, target.provider.lower()):
         return ("int8-static",)
     return ("int8-static", "int8-dynamic") if target.provider.lower() in CPU_PROVIDERS else ("int8-weights",)
+
+
+def reserve_for(asked: str, target: Target) -> tuple[str, ...]:
+    """Return the passes that a format has for its outliers alone.
+
+    Products of ``int8`` that lose too much with one scale for a row keep their activations in blocks, and only their
+    weights lie in 8 bits: smaller and faster than float.
+    """
+    return ("int8-weights",) if asked == MIXED and "int8-dynamic" in formats_for(asked, target) else ()

@@ -36,12 +36,14 @@ class Planner:
 
     ``kept`` are names or patterns of nodes that stay float. ``given`` is a plan from a file, which then decides.
     ``mixed`` says that the passes divide the nodes by what pays: int8-static takes convolutions and what hangs on them
-    alone, and a pass that is left without a node does nothing.
+    alone, and a pass that is left without a node does nothing. Passes in ``reserve`` take what an amended plan gives
+    them.
     """
 
     kept: tuple[str, ...] = ()
     given: Plan | None = None
     mixed: bool = False
+    reserve: tuple[str, ...] = ()
 
     def plan(self, model: ir.Model, passes: Sequence[Pass], context: Context) -> Plan:
         """Return the format of every node of a graph. Raises UsageError for nodes that it does not have."""
@@ -49,8 +51,8 @@ class Planner:
         if self.given is not None:
             return _checked(self.given, model, passes, context, kept)
         if self.mixed and len(passes) > 1:
-            chains = convolution_chains(model)
-            return plan_for(model, passes, context, kept, lambda name, site: name != INT8_STATIC or site in chains)
+            chains, first = convolution_chains(model), [one for one in passes if one.name not in self.reserve]
+            return plan_for(model, first, context, kept, lambda name, site: name != INT8_STATIC or site in chains)
         return plan_for(model, passes, context, kept)
 
     def leaves_out(self, subject: Pass, plan: Plan) -> bool:
