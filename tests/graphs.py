@@ -1,5 +1,6 @@
 """Small graphs for tests: from text, run without optimizations, and handed to the verified line of passes."""
 
+import re
 import warnings
 
 import numpy as np
@@ -24,6 +25,12 @@ def graph(text):
 def text(model):
     """ONNX text of a model, as golden files keep it."""
     return ir.to_onnx_text(model).rstrip() + "\n"
+
+
+def read_by(body, **arrays):
+    """Those of the arrays whose names a text of nodes reads: a graph with others would have weights to clean up."""
+    words = set(re.split(r"[(),\s]+", body))
+    return {name: np.asarray(array) for name, array in arrays.items() if name in words}
 
 
 def apply(subject, model, allow=lambda site: True):

@@ -25,7 +25,7 @@ def portions(graph: ir.Graph, names: Sequence[str], feeds: Sequence[Feeds]) -> l
     room = 0
     for name in names:
         taken = 2 * _bytes(values[name], sizes)
-        if taken > room:
+        if not found or taken > room:
             found.append([])
             room = TOGETHER
         found[-1].append(name)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlc.errors import SourceError, UsageError, foreign, kind_of
+from mlc.figures import counted
 from mlc.grammar.places import names_function
 from mlc.references import code_file, load_function
 from mlc.sources.asked import Asked
@@ -38,10 +39,11 @@ def load(asked: Asked) -> Original:
     with on_torch():
         function = load_function(reference, SourceError)
         from mlc.sources.live import original_of
+        from mlc.sources.weights.partial import heard
 
-        with seeded(), foreign(f"the function {reference}"):
+        with seeded(), heard() as loads, foreign(f"the function {reference}"):
             model, shown = model_and_example(reference, function())
-    notes = _loaded(model, Path(asked.weights), reference) if asked.weights else ()
+    notes = _loaded(model, Path(asked.weights), reference) if asked.weights else loads.check(model)
     chosen = shown if asked.example is None else asked.example
     code = code_file(reference, SourceError)
     return original_of(model, asked.inputs, chosen, source=asked.source, code=code, notes=notes)
@@ -94,7 +96,7 @@ def model_and_example(reference: str, returned: object) -> tuple[Model, Any]:
         if len(returned) == PAIR:
             return returned[0], returned[1]
         raise SourceError(
-            f"{reference} returned {len(returned)} things",
+            f"{reference} returned {counted(len(returned), 'thing')}",
             "return the module, or (module, example inputs) with a tuple",
         )
     what = "None" if returned is None else kind_of(returned)

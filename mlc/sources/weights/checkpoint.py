@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mlc.errors import SourceError, UsageError, foreign
+from mlc.figures import counted
 from mlc.sources.contents import TRUST, Kind, look, printable
 from mlc.sources.silence import silent
 from mlc.sources.weights.files import load_state
@@ -122,7 +123,7 @@ def load_inside(module: nn.Module, path: Path, checkpoint: Mapping[str, Any]) ->
     inside, _ = state_of({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}, path)
     notes = load_state(module, inside, path)
     others = [key for key in state if not key.startswith(prefix)]
-    left = f"; {len(others)} others are left out: {listed(others)}" if others else ""
+    left = f"; {counted(len(others), 'other is', 'others are')} left out: {listed(others)}" if others else ""
     return (f"the weights are those under {prefix!r} in {path.name}{left}", *notes)
 
 
