@@ -20,7 +20,7 @@ from mlc.judging import judge as judge_trials
 from mlc.measuring import Trial
 from mlc.pipeline import Live
 from mlc.pipeline import compile as compile_recipe
-from mlc.pipeline.data import Datasets, refuse_contradictions, refuse_missing_answers
+from mlc.pipeline.data import Datasets, refuse_contradictions, refuse_missing_answers, refuse_missing_data
 from mlc.pipeline.outliers import amend_for
 from mlc.pipeline.quantizing import quantizing
 from mlc.pipeline.run import Progress, Run, silent
@@ -140,8 +140,9 @@ def rewrite(
     }
     recipe = merge(None, {"source": "python:", **given, "target": target, "seed": seed, "strict": strict})
     asked = quantizing(recipe)
-    specs = schedule(asked.passes, defaults=recipe.defaults)
-    refuse_contradictions(recipe, Live(calibrate=calibrate), specs, divided=asked.planner.mixed)
+    specs = schedule(asked.all, defaults=recipe.defaults)
+    refuse_contradictions(recipe, Live(calibrate=calibrate), specs)
+    refuse_missing_data(recipe, Live(calibrate=calibrate), specs, divided=asked.planner.mixed)
     able = capabilities(recipe.target, probes_of(specs), optional_probes_of(specs))
     specs = runnable(specs, asked.passes, recipe.target, able)
     data = None if calibrate is None else open_data(calibrate, original.signature.inputs)
@@ -159,7 +160,7 @@ def rewrite(
         seed=recipe.seed,
         strict=recipe.strict,
         planner=asked.planner,
-        amend=amend_for(recipe, Datasets(calibration=data), kept, _workspace()),
+        amend=amend_for(recipe, Datasets(calibration=data), kept, able, _workspace()),
     )
 
 

@@ -128,9 +128,9 @@ def error(value: float) -> str:
     return significant(value, 2) if value == 0 or not 0 < value < SMALL else f"{value:.1e}"
 
 
-def counted(count: int, noun: str) -> str:
-    """Return ``1 site`` or ``3 sites``."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return ``1 site`` or ``3 sites``; ``many`` is what stands behind other numbers where that is not an s more."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def sizes_text(sizes: Mapping[str, int]) -> str:

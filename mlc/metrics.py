@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mlc.errors import DataError, UsageError, foreign, kind_of
+from mlc.figures import counted
 from mlc.grammar import nearest
 from mlc.grammar.places import names_function
 
@@ -72,7 +73,9 @@ class Metric:
         for what, array in (("score", scores), ("weight", weights)):
             if array.shape != (count,):
                 hint = "it must return one score for each sample, or scores and weights"
-                raise DataError(f"the metric {self.name} gave {array.size} {what}s for {count} samples", hint)
+                raise DataError(
+                    f"the metric {self.name} gave {counted(array.size, what)} for {counted(count, 'sample')}", hint
+                )
             if not np.isfinite(array).all():
                 row = int(np.argmax(~np.isfinite(array)))
                 raise DataError(f"the metric {self.name} gave the {what} {array[row]} for sample {indexes[row]}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from mlc.formats import QUANTIZERS
 from mlc.fusion import constant_tensor, evaluate, is_standard
 
 RANDOM = frozenset(
@@ -21,7 +22,6 @@ RANDOM = frozenset(
         "Dropout",
     }
 )
-QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 GROWING = frozenset({"Expand", "ConstantOfShape", "Tile"})
 """Operators whose result can be far larger than what they read: its size is known before it is computed."""
 
@@ -35,7 +35,7 @@ Tensors = Sequence[ir.TensorProtocol | None]
 
 def foldable(node: ir.Node) -> bool:
     """Whether a node is of a kind that gives the same in every run, given the same inputs."""
-    standard = is_standard(node) and node.op_type not in RANDOM | QUANTIZATION
+    standard = is_standard(node) and node.op_type not in RANDOM | QUANTIZERS
     return standard and not any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
 
 

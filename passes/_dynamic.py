@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from mlc.formats import (
     LONGEST_SUM,
+    MATRIX_PRODUCTS,
     constant,
     constant_obstacle,
     input_at,
@@ -18,9 +19,7 @@ from mlc.formats import (
     weight_of,
 )
 from mlc.fusion import is_standard, walk
-from passes._stored import StoredWeight
-
-PRODUCTS = frozenset({"MatMul", "Gemm"})
+from passes._stored import StoredWeight, matrix_readers
 
 KEPT_FLOAT = {
     "Conv": "the integer kernel of a convolution whose scales are not known beforehand is slower than the float one",
@@ -84,7 +83,7 @@ def _stored(node: ir.Node) -> tuple[ir.Value | None, bool]:
     """Return the weight that a product or table reads, and whether it is stored as [columns, rows]."""
     if node.op_type == "Gather":
         return node.inputs[0], True
-    weight = weight_of(node) if node.op_type in PRODUCTS else None
+    weight = weight_of(node) if node.op_type in MATRIX_PRODUCTS else None
     return (None, False) if weight is None else (weight.value, weight.transposed or bool(number(node, "transB", 0)))
 
 
@@ -94,7 +93,7 @@ def _reason(node: ir.Node, *, recurrent: bool) -> str | None:
         return KEPT_FLOAT[node.op_type]
     if node.op_type == "LSTM":
         return _lstm_obstacle(node) if recurrent else NO_KERNEL
-    return _product_obstacle(node) if node.op_type in PRODUCTS else None
+    return _product_obstacle(node) if node.op_type in MATRIX_PRODUCTS else None
 
 
 def _product_obstacle(node: ir.Node) -> str:
@@ -164,15 +163,6 @@ def _sharing_obstacle(table: ir.Value) -> str:
     """Return who needs a table as it is, so that its codes would come on top of it, or nothing."""
     if table.is_graph_output():
         return f"its table {table.name} is an output of the model"
-    readers = (reader for reader in _readers(table) if reader.op_type != "Gather")
+    readers = (reader for reader, _ in matrix_readers(table) if reader.op_type != "Gather")
     return next((f"its table {table.name} is read by {each.op_type} {site_of(each)} too, which stays float"
                  for each in readers), "")  # fmt: skip
-
-
-def _readers(value: ir.Value) -> Iterator[ir.Node]:
-    """Yield the nodes that read a matrix, looking through the Transposes of it."""
-    for node, _ in value.uses():
-        if node.op_type == "Transpose" and not node.outputs[0].is_graph_output():
-            yield from (reader for reader, _ in node.outputs[0].uses())
-        else:
-            yield node

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mlc.formats import constant
+from mlc.formats import constant, integers
 from mlc.graph_pass import Context
 
 if TYPE_CHECKING:
@@ -43,6 +43,16 @@ def array_of(value: ir.Value | None) -> Array:
     tensor = constant(value)
     assert tensor is not None
     return tensor.numpy()
+
+
+def matrix_readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """Yield who reads a matrix and at which input, looking through the Transposes of it."""
+    for node, index in value.uses():
+        turned = node.outputs[0]
+        if node.op_type == "Transpose" and integers(node, "perm") in ([], [1, 0]) and not turned.is_graph_output():
+            yield from turned.uses()
+        else:
+            yield node, index
 
 
 def permitted(ctx: Context, name: str) -> Callable[[str], bool]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from mlc.formats import constant_obstacle, number, site_of, weight_obstacle, weight_of
+from mlc.formats import MATRIX_PRODUCTS, constant_obstacle, number, site_of, weight_obstacle, weight_of
 from mlc.fusion import is_standard
 from mlc.graph_pass import Change, Context, Exactness, Need, Pass, Refusal
 from passes._norms import fits_last
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mlc.types import Array
 
 NORMALIZATIONS = ("LayerNormalization", "RMSNormalization")
-PRODUCTS = ("MatMul", "Gemm")
 
 NEAR = 0.01
 """Scales that are all so near to 1 are left out."""
@@ -109,7 +108,7 @@ def _groups(model: ir.Model) -> Iterator[Group]:
 
 
 def _multiplies(node: ir.Node, index: int) -> bool:
-    return node.op_type in PRODUCTS and is_standard(node) and index == 0
+    return node.op_type in MATRIX_PRODUCTS and is_standard(node) and index == 0
 
 
 def _obstacle(norm: ir.Node, products: list[ir.Node]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlc.artifact import LeftOut, Origin, Step, Way
 from mlc.compare import Check, Difference
-from mlc.explaining import Between, Explanation, IntegerShare, NodeCost, ProductShare, TensorError
+from mlc.explaining import Between, Explanation, Inside, IntegerShare, Kept, NodeCost, ProductShare, TensorError
 from mlc.judging import Report, judge
 from mlc.layer_errors import LayerError
 from mlc.measuring import Accuracy, Arithmetic, Candidate, Latency, OutputAgreement, Trial
@@ -166,7 +166,10 @@ def explanation() -> Explanation:
     nodes = tuple(NodeCost(f"layer{n}.conv", "Conv", 52.0 - n, "logits") for n in range(9))
     products = (ProductShare("QLinearConv", 9, 71_000_000, True), ProductShare("Gemm", 1, 1_400_000, False))
     between = (Between("softmax", "Softmax"), Between(HOSTILE, "Tanh"))
-    return Explanation(64, tuple(tensors), nodes, IntegerShare(products, between, 1), ("a sentence of its own",))
+    share, notes = IntegerShare(products, between, 1), ("a sentence of its own",)
+    inside = (Inside("loop.body/step", "MatMul", "int8-dynamic"), Inside(HOSTILE, "Gemm", "integers"))
+    kept = (Kept("sum", "ReduceSum", "it adds up many values, and sums leave float16"), Kept(HOSTILE, "Tan"))
+    return Explanation(64, tuple(tensors), nodes, share, notes, inside, kept)
 
 
 def layers() -> tuple[LayerError, ...]:

@@ -144,6 +144,22 @@ def test_wrong_use(refused, arguments, named):
 
 
 @pytest.mark.parametrize(
+    ("source", "more", "code", "named"),
+    [
+        ("nowhere.onnx", (), 3, "there is no model file nowhere.onnx"),
+        (LINEAR, ("--at", "bach=2"), 2, "did you mean batch?"),
+        (LINEAR, ("--max-drop", "0.1"), 2, "no metric was given"),
+        (LINEAR, ("--images", "size=8"), 2, "settings of images were given"),
+        (LINEAR, ("--target", "nowhere"), 3, "nowhere"),
+        (LINEAR, ("-o", "user.py"), 2, "user.py exists"),
+        (LINEAR, (), 2, "fp16 needs data to calibrate on"),
+    ],
+)
+def test_data_that_is_missing_hides_no_other_error(refused, source, more, code, named):
+    assert named in refused(["quantize", source, "--to", "fp16", *INPUT, *more], code)
+
+
+@pytest.mark.parametrize(
     ("source", "code", "named"),
     [
         ("missing.py:model", 3, "missing.py"),

@@ -13,8 +13,10 @@ import onnx
 import pytest
 
 from mlc.cli import main
+from mlc.cli.options import flag
 from mlc.errors import DataError, MlcError, OutputError, PassError, SourceError, TargetError, UsageError
-from mlc.recipe import parse_inputs
+from mlc.recipe import Recipe, parse_inputs
+from mlc.recipe.fields import FIELDS, LIMITS
 from mlc.registry import available
 from mlc.types import Drop, Limits, PassSpec, Target
 from tests import report_sample
@@ -220,6 +222,39 @@ def test_flags_override_the_recipe_file(capsys, pipeline, tmp_path, monkeypatch)
     assert (first.source, first.seed, first.strict, first.passes) == ("a.onnx", 1, True, (PassSpec("x"),))
     assert (second.source, second.seed, second.strict, second.passes) == ("b.onnx", 2, True, (PassSpec("y"),))
     assert second.limits.max_size == 3.0
+
+
+TAKEN_BACK = {
+    "inputs": 'inputs = ["x=float32[n=1..4]"]', "keep_float": 'keep_float = ["a"]', "to": 'to = "int8"',
+    "plan": 'plan = "p.toml"', "target": 'target = "cpu,threads=2"', "calibrate": 'calibrate = "c.npz"',
+    "statistics": 'statistics = "s.npz"', "data": 'data = "python:0123"', "images": "[images]\nsize = 32",
+    "metric": 'metric = "top1"', "at": 'at = "n=2"', "opset": "opset = 21", "seed": "seed = 7", "task": 'task = "t"',
+    "max_drop": "[limits]\nmax_drop = 0.1", "max_latency": "[limits]\nmax_latency = 1",
+    "min_speedup": "[limits]\nmin_speedup = 2", "max_size": "[limits]\nmax_size = 3",
+    "strict": "strict = true", "strict_provider": "strict_provider = true", "portable": "portable = true",
+}  # fmt: skip
+"""What a recipe may hold beside a source and passes, each as a line of its file."""
+
+
+def test_every_line_of_a_recipe_can_be_taken_back(capsys, pipeline, tmp_path):
+    assert {*FIELDS, *LIMITS} - TAKEN_BACK.keys() == {"source", "passes"}
+    path = tmp_path / "recipe.toml"
+    for key, line in TAKEN_BACK.items():
+        path.write_text(f'source = "m.onnx"\n{line}\n')
+        back = [f"--no-{key.replace('_', '-')}"] if line.endswith("true") else [flag(key), "none"]
+        assert run(capsys, "quantize", "--recipe", path, *back)[0] in {0, 1}
+        (recipe, _), _ = pipeline.calls[-1]
+        assert recipe == Recipe(recipe.source), key
+    assert len(pipeline.calls) == len(TAKEN_BACK)
+
+
+def test_without_a_recipe_there_is_nothing_to_take_back(capsys, pipeline):
+    code, _, err = run(capsys, "compile", "m.onnx", "--calibrate", "none")
+    assert code == 2
+    assert "--calibrate none takes back what a recipe says, and no --recipe is given" in err
+    assert "./none" in err
+    assert run(capsys, "compile", "m.onnx", "--strict", "--no-strict")[0] == 2
+    assert pipeline.calls == []
 
 
 def test_a_recipe_with_a_live_object_is_not_replayed(capsys, pipeline, tmp_path):

@@ -79,6 +79,14 @@ COUNTED: dict[str, tuple[str, dict[str, np.ndarray], int]] = {
         { y = com.microsoft.MultiHeadAttention<num_heads = 2>(q, k, k) }""",
         {}, 3 * 4 * 6 * (8 + 8),
     ),
+    "QAttention": (
+        """m (float[n,4,8] x) => (float[n,4,8] y) <float step = {0.1}, uint8 middle = {128}, int8 zero = {0}> {
+          q = QuantizeLinear(x, step, middle)
+          r = QuantizeLinear(w, step, zero)
+          y = com.microsoft.QAttention<num_heads = 2>(q, r, b, step, step, , middle, zero)
+        }""",
+        {"w": ones((8, 24)), "b": ones(24)}, 3 * 4 * (8 * 24 + 2 * 4 * 8),
+    ),
 }  # fmt: skip
 """Graphs with an axis n, their weights, and the multiply-adds at n = 3."""
 

@@ -11,7 +11,7 @@ from mlc.explaining.explain import explain
 from mlc.formats import BlockScheme, round_to_nearest
 from mlc.graph_pass import Context
 from mlc.rewriting.sensitivity import output_sensitivity
-from mlc.types import Capabilities
+from mlc.types import Capabilities, NodePlan, Plan
 from passes.int4_weights import Int4Weights
 from passes.int8_dynamic import Int8Dynamic
 from tests.quantizing import ANY_CPU, VNNI, batches, build, quantized, run, weights
@@ -195,7 +195,8 @@ def by_dynamic(tmp_path, workspace):
         capabilities = Capabilities("any CPU", kernels=("com.microsoft.DynamicQuantizeLSTM",))
         Int8Dynamic(smallest_table=0).apply(after, Context(capabilities))
         ir.save(after, tmp_path / "model.onnx")
-        return explain(before, tmp_path / "model.onnx", data, workspace, planned)
+        plan = Plan(tuple(NodePlan(site, "", "int8-dynamic", "") for site in planned))
+        return explain(before, tmp_path / "model.onnx", data, workspace, plan)
 
     return told_of
 
@@ -225,7 +226,8 @@ def test_a_table_in_blocks_beside_a_product_is_explained(form, bits, tmp_path, w
     Int4Weights(block=32, form=form, table_bits=bits).apply(after, Context(ANY_CPU))
     ir.save(after, tmp_path / "model.onnx")
     data = batches({"i": np.random.default_rng(0).integers(0, 30, (5, 4))})
-    told = explain(before, tmp_path / "model.onnx", data, workspace, ["e", "y"])
+    plan = Plan(tuple(NodePlan(site, "", "int4-weights", "") for site in ("e", "y")))
+    told = explain(before, tmp_path / "model.onnx", data, workspace, plan)
     assert told is not None
     assert [node.node for node in told.nodes] == ["e", "y"]
     assert told.notes == ()
@@ -252,14 +254,15 @@ def test_a_recurrent_layer_without_its_first_output_is_explained(by_dynamic):
     assert 30 < told.nodes[0].sqnr < 80
 
 
-def test_products_in_branches_are_counted_as_not_explained(by_dynamic):
+def test_what_nothing_is_told_of_is_counted(by_dynamic):
     text = """agraph (float[n,8] x, bool c) => (float[n,8] y) {
         p = MatMul(x, w)
         y = If(c) <then_branch = one () => (float[n,8] a) { a = MatMul(p, w) },
                    else_branch = two () => (float[n,8] b) { b = MatMul(p, v) }>
     }"""
     data = batches({"x": np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32), "c": np.array(True)})
-    told = by_dynamic(text, weights(1, w=(8, 8), v=(8, 8)), data, planned=["p", "one/a", "two/b"])
+    told = by_dynamic(text, weights(1, w=(8, 8), v=(8, 8)), data, planned=["p", "y.then_branch/a", "gone", "lost"])
     assert told is not None
     assert [node.node for node in told.nodes] == ["p"]
-    assert told.notes == ("2 converted nodes cannot be explained: one/a, two/b",)
+    assert [each.node for each in told.inside] == ["y.then_branch/a", "y.else_branch/b"]
+    assert told.notes == ("2 converted nodes cannot be explained: gone, lost",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import onnx_ir as ir
@@ -75,13 +76,47 @@ def test_a_model_of_which_nothing_is_quantized_is_said_to_be(source, capsys):
     assert captured.out.startswith("No node is quantized") or "converted no node" in captured.err
 
 
-def test_what_cannot_be_explained_is_not_called_nothing(source, capsys):
-    data = str(source / "data.npz")
-    model = str(source / "source.onnx")
-    assert main(["quantize", model, "--to", "fp16", *INPUT, "--calibrate", data, "--explain"]) == 0
+@pytest.fixture
+def softmax(tmp_path):
+    """A model of which fp16 keeps a node float32, and its data."""
+    text = "agraph (float[batch,6] x) => (float[batch,3] y) {\n a = MatMul(x, w)\n s = Softmax(a)\n y = MatMul(s, v)\n}"
+    ir.save(build(text, weights(0, w=(6, 40), v=(40, 3))), tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", **weights(1, x=(20, 6)))
+    return tmp_path
+
+
+WHY = "it takes powers or exponentials, which leave float16  "
+
+
+def test_float16_is_explained(softmax, capsys):
+    arguments = [str(softmax / "m.onnx"), "--input", "x=float32[batch=1..8,6]", "--calibrate", str(softmax / "d.npz")]
+    assert main(["quantize", *arguments, "--to", "fp16", "--explain"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("6 converted nodes cannot be explained: ")
-    assert "plan: 6 nodes fp16" in out
+    assert out.startswith("Explained: ")
+    for text in ("quantized tensors, the worst\n", "-65,504 to 65,504", "each node quantized alone, the worst\n",
+                 "the largest magnitude in float16: ", "where float16 ends at 65,504\n", "what stays float32\n",
+                 WHY, "Softmax s"):  # fmt: skip
+        assert text in out
+    assert "multiply-adds run on integers" not in out
+
+
+def test_a_written_model_in_float16_is_explained_by_the_plan_beside_it(softmax, capsys, quick):
+    model, place = str(softmax / "m.onnx"), softmax / "out"
+    asked = ["--input", "x=float32[batch=1..8,6]"]
+    data = str(softmax / "d.npz")
+    assert main(["quantize", model, *asked, "--to", "fp16", "--calibrate", data, "-o", str(place)]) == 0
+    page = (place / "report.html").read_text()
+    assert "What stays float32" in page
+    capsys.readouterr()
+    assert main(["validate", str(place), "--against", model, "--data", data, "--per-layer"]) == 0
+    out = capsys.readouterr().out
+    assert "the largest magnitude in float16: " in out
+    assert WHY in out
+    alone = shutil.copy(place / "model.onnx", softmax / "alone.onnx")
+    assert main(["validate", str(alone), "--against", model, *asked, "--data", data, "--per-layer"]) == 0
+    out = capsys.readouterr().out
+    assert WHY not in out
+    assert "no plan says why" in out
 
 
 def test_a_written_report_explains(source, capsys, quick):

@@ -145,12 +145,12 @@ def test_what_ships(candidates, asked, shipped):
         (
             [candidate("int8", SLOW)], ("int8-static",), SLOWER,
             ("Slower than the unmodified export: 0.800 times its speed (95 % interval 0.780 to 0.820). "
-            "Written all the same, asked for by name: int8-static."),
+            "Written all the same, asked for: int8-static."),
         ),
         (
             [candidate("int8", SAME)], ("int8-static",), DONE,
             ("Not shown to be faster than the unmodified export: 1.005 times its speed (95 % interval 0.990 to 1.020; "
-            "the export beside itself 0.990 to 1.010). Written all the same, asked for by name: int8-static."),
+            "the export beside itself 0.990 to 1.010). Written all the same, asked for: int8-static."),
         ),
         (
             [candidate("passes", SAME)], (), UNMODIFIED,
@@ -198,7 +198,7 @@ def test_what_a_pass_has_to_say_follows_the_speed():
     trials = [BASELINE, candidate("bf16", SLOW)]
     judged = judge(trials, requested=("bf16",), headlines=("weights are stored in 16 bits",))
     assert judged.first_line.startswith("Slower than the unmodified export")
-    assert "asked for by name: bf16. Weights are stored in 16 bits. The drop of top1" in judged.first_line
+    assert "asked for: bf16. Weights are stored in 16 bits. The drop of top1" in judged.first_line
 
 
 def test_met_limits_are_said():

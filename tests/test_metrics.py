@@ -133,7 +133,7 @@ def test_scores_alone_and_scores_with_weights():
     [
         (lambda outputs, answers: 1 / 0, "the metric mine.py:metric raised ZeroDivisionError at test_metrics.py"),
         (lambda outputs, answers: [1, 2], "gave 2 scores for 3 samples | it must return one score for each sample"),
-        (lambda outputs, answers: 0.5, "gave 1 scores for 3 samples"),
+        (lambda outputs, answers: 0.5, "gave 1 score for 3 samples"),
         (lambda outputs, answers: [1, math.nan, 2], "gave the score nan for sample 20"),
         (lambda outputs, answers: [1, 2, math.inf], "gave the score inf for sample 30"),
         (lambda outputs, answers: ([1, 2, 3], [1, 2]), "gave 2 weights for 3 samples"),

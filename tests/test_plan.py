@@ -131,6 +131,31 @@ def test_a_name_that_a_node_has_is_no_pattern():
         kept_sites(model, ["a[b]"])
 
 
+INSIDE = """agraph (float[n,8] x, bool c) => (float[n,8] y) {
+    y = If(c) <
+        then_branch = yes () => (float[n,8] p) { m = MatMul(x, w) a = Add(m, b) p = Relu(a) },
+        else_branch = no () => (float[n,8] p) { m = MatMul(x, v) p = Neg(m) }
+    >
+}"""
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("y.else_branch/m", {"else_branch/m"}),
+        ("m", {"then_branch/m", "else_branch/m"}),
+        ("y.then_branch/a", {"then_branch/a", "then_branch/m"}),
+        ("y.else*", {"else_branch/m", "else_branch/p"}),
+    ],
+)
+def test_nodes_of_branches_are_kept_float_by_their_place_or_their_name(name, kept):
+    model = build(INSIDE, weights(0, w=(8, 8), b=(8,), v=(8, 8)))
+    assert kept_sites(model, [name]) == {f"y.{site}" for site in kept}
+    found = formats(planned(model, ANY_CPU, kept=(name,)))
+    assert all(found[f"y.{site}"] == "float" for site in kept)
+    assert "int8-static" in found.values() or name == "m"
+
+
 def test_the_neighbours_of_a_node_kept_float_are_chosen_accordingly():
     plan = planned(attention(), ANY_CPU, kept=("h",))
     reasons = {entry.node: entry.reason for entry in plan.nodes}

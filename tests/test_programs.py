@@ -120,7 +120,7 @@ def test_sums_and_steps(workspace):
         (many, (), "how large the axis 0 of the input states.1 may be", "--input 'states.1=float32[states_1_0=1..64]'"),
         (linear, ("y=float32[2,3]",), "the model has no input 'y', it has input", ""),
         (linear, ("input=float64[b=1..8,3]",), "says that input is float64, but the model takes float32", ""),
-        (linear, ("input=float32[b=1..8]",), "gives input 1 axes, but the model's has 2: [s", ""),
+        (linear, ("input=float32[b=1..8]",), "gives input 1 axis, but the model's has 2: [s", ""),
         (linear, ("input=float32[b=1..8,4]",), "the model fixes axis 1 of input at 3; the spec says 4", "write 3"),
         (linear, ("input=float32[b=1..8,c=2..3]",), "the model fixes axis 1 of input at 3", "write 3"),
         (linear, ("input=float32[b=1..32,3]",), "takes 1..16 at axis 0 of input; the spec says b=1..32", "narrow"),

@@ -14,7 +14,7 @@ from mlc.judging import Report, judge
 from mlc.layer_errors import LayerError
 from mlc.report import history, html, json, markdown, results, setting, text, write_reports
 from mlc.report.table import listed, plain, table
-from mlc.types import Drop, Interval, Limits
+from mlc.types import Drop, Interval, Limits, PassSpec
 from tests.report_sample import HOSTILE, INT8, sample, trials, validated
 from tests.test_report_page import Page
 
@@ -209,6 +209,22 @@ def test_a_pass_says_what_it_nearly_did_and_no_more_where_it_found_nothing(repor
     ]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "asked"),
+    [
+        ({"passes": (PassSpec("int8-static"),)}, "by name"),
+        ({"passes": (PassSpec("int8-static"),), "to": "int8"}, "by name"),
+        ({"to": "int8"}, "--to int8"),
+        ({"plan": "plan.toml"}, "--plan plan.toml"),
+    ],
+)
+def test_what_asked_for_a_pass_is_told_as_it_was_written(report, recipe, asked):
+    changed = {"passes": (), **recipe}
+    table = history.passes(dataclasses.replace(report, recipe=dataclasses.replace(report.recipe, **changed)))
+    assert {row[0].partition(":")[0]: row[2] for row in table.rows}["int8-static"] == asked
+    assert {row[2] for row in table.rows} == {"default", asked}
+
+
 def test_one_way_of_exporting_needs_no_words(report):
     assert [line.rpartition(": ")[2] for line in setting.ways(report)][-1] == "taken"
     plainly = dataclasses.replace(report, origin=dataclasses.replace(report.origin, ways=report.origin.ways[-1:]))
@@ -220,7 +236,7 @@ def test_tables_and_lists():
     built = table("t", "ct", ("a", "b"), [(HOSTILE, "x\ny")])
     assert "\n" not in built.rows[0][1]
     assert not table("t", "t", ("a",), [])
-    assert table("t", "t", ("a",), [("1",), ("2",)], "why").head(1).note.startswith("why; 1 more rows")
+    assert table("t", "t", ("a",), [("1",), ("2",)], "why").head(1).note.startswith("why; 1 more row;")
     assert listed(["a", "b", "c"], most=2) == "a, b and 1 more"
     assert listed(["a"]) == "a"
 

@@ -240,7 +240,7 @@ def test_what_jax2onnx_cannot_write_is_said(workspace):
     assert message.startswith("the model does not compute the same way for all of batch=1..64, because of test_source_")
     assert "narrow the range" in hint
     message, hint = not_exported(workspace, lambda x: abs(jnp.fft.rfft(x)), X, "x=float32[n=1..4,3]")
-    assert message == "jax2onnx made the input x of <lambda> a float32 with 3 axes, but it is float32 with 2"
+    assert message == "jax2onnx made the input x of <lambda> a float32 of rank 3, but it is float32 of rank 2"
     assert hint == "write that step with other operations of jax.numpy"
     message, _ = not_exported(workspace, jnp.linalg.inv, jnp.eye(3))
     assert message.startswith("jax2onnx cannot write the model inv")

@@ -362,7 +362,7 @@ def test_the_example_fixes_symbols_without_a_spec(tmp_path):
         (("x=float32[batch=1..8,4]",), "the model fixes axis 1 of x at 3; the spec says 4"),
         (("x=float32[batch=1..8,d=1..3]",), "the model fixes axis 1 of x at 3; the spec says d=1..3"),
         (("x=float64[batch=1..8,3]",), "the spec says that x is float64, but the model takes float32"),
-        (("x=float32[batch=1..8]",), "the spec gives x 1 axes, but the model's has 2: [batch,3]"),
+        (("x=float32[batch=1..8]",), "the spec gives x 1 axis, but the model's has 2: [batch,3]"),
         (("z=float32[batch=1..8,3]", "x=float32[batch,3]"), "the model has no input 'z', it has x, k"),
         (("x=float32[batch=1..8,3]",), "nothing says which values the integer input 'k' may take"),
     ],

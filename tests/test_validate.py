@@ -50,8 +50,19 @@ def test_another_interface_is_a_verdict(tmp_path, capsys, identity, problem):
     model = write(tmp_path / "model.onnx", *OTHERS[problem])
     assert main(["validate", model, "--against", identity, *INPUT]) == 1
     shown = capsys.readouterr().out
-    assert shown.startswith("Missed: interface")
-    assert problem in shown
+    assert shown.startswith(f"Missed: interface: {problem}")
+    assert shown.splitlines()[0].endswith(" No values were compared.")
+
+
+def test_of_a_model_with_another_interface_nothing_is_said_that_nobody_looked_at(tmp_path, capsys, identity):
+    model = write(tmp_path / "m.onnx", "(float[batch,6] y) => (float[batch,6] y2)", "{ y2 = Identity(y) }")
+    assert main(["validate", model, "--against", identity, *INPUT, "--per-layer", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    first = "Missed: interface: the inputs are y, the source's x (and 1 more difference). No values were compared."
+    assert report["first_line"] == first
+    assert [verdict["limit"] for verdict in report["verdicts"]] == ["interface"]
+    assert report["trials"][0]["size_bytes"] == Path(model).stat().st_size
+    assert report["notes"] == ["values were not compared layer by layer, since the interfaces differ"]
 
 
 def test_values_that_are_not_finite_are_a_verdict(tmp_path, capsys, identity):

@@ -112,7 +112,7 @@ def test_nodes_that_fall_back_are_reported(device, int8):
     with open_session(int8, target) as session, open_session(int8, Target()) as expected:
         np.testing.assert_allclose(session.run(x)["y"], expected.run(x)["y"], rtol=1e-4)
     with pytest.raises(
-        TargetError, match=r"1 of the \d+ nodes of m fall back from webgpu .*: quantize \(QuantizeLinear\)"
+        TargetError, match=r"1 of the \d+ nodes of m falls back from webgpu .*: quantize \(QuantizeLinear\)"
     ):
         refuse_fallbacks("m", int8, target)
 

@@ -36,9 +36,9 @@ def compile_(
     at: o.At = None,
     out: o.Out = None,
     force: o.Force = False,
-    strict: o.Strict = False,
-    strict_provider: o.StrictProvider = False,
-    portable: o.Portable = False,
+    strict: o.StrictOrNot = None,
+    strict_provider: o.StrictProviderOrNot = None,
+    portable: o.PortableOrNot = None,
     task: o.Task = None,
     trust: o.Trust = False,
     no_cache: o.NoCache = False,
@@ -76,9 +76,9 @@ def quantize(
     out: o.Out = None,
     explain: o.Explain = False,
     force: o.Force = False,
-    strict: o.Strict = False,
-    strict_provider: o.StrictProvider = False,
-    portable: o.Portable = False,
+    strict: o.StrictOrNot = None,
+    strict_provider: o.StrictProviderOrNot = None,
+    portable: o.PortableOrNot = None,
     task: o.Task = None,
     trust: o.Trust = False,
     no_cache: o.NoCache = False,
@@ -130,10 +130,11 @@ def recipe_of(flags: dict[str, Any]) -> Recipe:
         raise UsageError(f"{source} is a recipe, not a model", f"write --recipe {source}")
     if source is None and file is None:  # said before the grammar is loaded: start-up is a promise
         raise UsageError("no model is given", "name one: file.py:function, package.module:function or model.onnx")
+    taken = o.taken_back(flags, file)
     changes = o.recipe_changes(flags)
-    from mlc.recipe import changed, live, read_recipe
+    from mlc.recipe import changed, live, read_recipe, without
 
-    recipe = changed(None if file is None else read_recipe(Path(file), source), changes)
+    recipe = changed(None if file is None else without(read_recipe(Path(file), source), taken), changes)
     for key in live(recipe):
         raise UsageError(
             f"{file}: {key} was a live Python object", f"give it anew: {'SOURCE' if key == 'source' else o.flag(key)}"

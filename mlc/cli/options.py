@@ -7,9 +7,13 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from mlc.errors import UsageError
 from mlc.grammar.formats import FORMATS
 
 Value = TypeVar("Value")
+
+NONE = "none"
+"""In the place of the value of an option: what a recipe says there does not hold."""
 
 SOURCE_FORMS = (
     "file.py:function or package.module:function, with @weights; model.onnx or model.keras; a directory of mlc's or "
@@ -24,6 +28,11 @@ def option(name: str, form: str, text: str, *short: str, known: Callable[[], Ite
     """
     complete = None if known is None else completing(known)
     return typer.Option(*short, name, metavar=form, help=text, show_default=False, autocompletion=complete)
+
+
+def switch(name: str, text: str) -> Any:
+    """Return a flag that a recipe may hold, and that can be taken back: ``--strict`` and ``--no-strict``."""
+    return typer.Option(f"--{name}/--no-{name}", help=text, show_default=False)
 
 
 def completing(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
@@ -76,7 +85,10 @@ KeepFloat = Annotated[
     option("--keep-float", "NAME", "A node, or a pattern of names, that no pass quantizes; repeatable."),
 ]
 PlanFile = Annotated[str | None, option("--plan", "FILE", "A plan.toml that gives every node its format.")]
-RecipeFile = Annotated[str | None, option("--recipe", "FILE", "A recipe.toml, which the other options override.")]
+RecipeFile = Annotated[
+    str | None,
+    option("--recipe", "FILE", "A recipe.toml, which other options override; the value none takes one back."),
+]
 TargetText = Annotated[
     str | None,
     option("--target", "T", "Where it will run: provider[:device][,threads=N][,option=value] (cpu).", known=_providers),
@@ -112,11 +124,13 @@ Explain = Annotated[
     bool, typer.Option("--explain", help="Say where the quantized model loses; measure no speed and write nothing.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an OUT that exists.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Fail where a site is left out, or the result inconclusive.")]
-StrictProvider = Annotated[
-    bool, typer.Option("--strict-provider", help="Refuse a model of which nodes fall back from the target's provider.")
-]
-Portable = Annotated[bool, typer.Option("--portable", help="Write standard ONNX operators only, for any runtime.")]
+_STRICT = "Fail where a site is left out, or the result inconclusive."
+_STRICT_PROVIDER = "Refuse a model of which nodes fall back from the target's provider."
+Strict = Annotated[bool, typer.Option("--strict", help=_STRICT)]
+StrictProvider = Annotated[bool, typer.Option("--strict-provider", help=_STRICT_PROVIDER)]
+StrictOrNot = Annotated[bool | None, switch("strict", _STRICT)]
+StrictProviderOrNot = Annotated[bool | None, switch("strict-provider", _STRICT_PROVIDER)]
+PortableOrNot = Annotated[bool | None, switch("portable", "Write standard ONNX operators only, for any runtime.")]
 Task = Annotated[str | None, option("--task", "TASK", "What a Hugging Face model is for (from its architecture).")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Export anew, and keep no export for later runs.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Run the code that a model file or directory holds.")]
@@ -144,6 +158,21 @@ def given(name: str, read: Callable[[str], Value], text: str) -> Value:
         return read(text)
 
 
+def taken_back(flags: dict[str, Any], recipe: str | None) -> tuple[str, ...]:
+    """Return the fields of a recipe file that flags take back, and take these out of the flags.
+
+    Raises UsageError without a recipe: then ``none`` is a file of that name, or a slip. A pass of that name has a
+    meaning of its own.
+    """
+    keys = tuple(key for key, value in flags.items() if value in (NONE, [NONE]) and key not in {"source", "passes"})
+    for key in keys:
+        if recipe is None:
+            hint = "leave it out, or write ./none for a file of that name"
+            raise UsageError(f"{flag(key)} none takes back what a recipe says, and no --recipe is given", hint)
+        flags[key] = None
+    return keys
+
+
 def recipe_changes(flags: dict[str, Any], source: str = "SOURCE") -> dict[str, Any]:
     """Return the fields of a recipe that flags give, by the name of the field; errors name ``source`` as that."""
     from mlc.grammar.values import parse_number, parse_whole
@@ -155,7 +184,7 @@ def recipe_changes(flags: dict[str, Any], source: str = "SOURCE") -> dict[str, A
     }  # fmt: skip
     values: dict[str, Any] = {}
     for key, value in flags.items():
-        if value is None or value is False or value == ():
+        if value is None or value == ():
             values[key] = None
         elif key in readers:
             values[key] = given(flag(key), readers[key], value)

@@ -25,7 +25,7 @@ class _AsWritten:
 
 
 class Command(TyperCommand):
-    """A command that refuses an option that takes one value and is given twice."""
+    """A command that refuses an option that takes one value, or a flag and its opposite, and is given twice."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return all parameters, that of the help included."""
@@ -35,10 +35,16 @@ class Command(TyperCommand):
         """Parse as usual, after a look at what is repeated."""
         order: list[Any] = self.make_parser(ctx).parse_args(list(args))[2]
         for option in order:
-            repeatable = option.param_type_name != "option" or option.multiple or option.is_flag
-            if not repeatable and order.count(option) > 1:
+            if not _repeatable(option) and order.count(option) > 1:
                 raise UsageError(f"{option.opts[-1]} is given {order.count(option)} times", "give it once")
         return super().parse_args(ctx, args)
+
+
+def _repeatable(parameter: Any) -> bool:
+    """Whether a parameter may be given several times without one hiding another."""
+    if parameter.param_type_name != "option" or parameter.multiple:
+        return True
+    return bool(parameter.is_flag and not parameter.secondary_opts)
 
 
 class Group(TyperGroup):

@@ -9,6 +9,7 @@ import numpy as np
 
 from mlc.dims import legal, range_text
 from mlc.errors import DataError
+from mlc.figures import counted
 from mlc.grammar import nearest
 from mlc.types import Dim, InputSpec
 
@@ -60,7 +61,8 @@ def check_kinds(
             raise DataError(f"the input {spec.name} of {source} is {dtype.name}, the model takes {spec.dtype}", hint)
         if len(shape) != len(spec.dims):
             hint = "axis 0 runs over the samples; the other axes are the model's"
-            raise DataError(f"the input {spec.name} of {source} has the shape {shape}, not {len(spec.dims)} axes", hint)
+            axes = counted(len(spec.dims), "axis", "axes")
+            raise DataError(f"the input {spec.name} of {source} has the shape {shape}, not {axes}", hint)
         for axis, dim in enumerate(spec.dims[1:], start=1):
             where = f"the input {spec.name} of {source} has size {shape[axis]} at axis {axis}"
             _check_size(where, shape[axis], dim, spec.name, sizes)
@@ -68,7 +70,9 @@ def check_kinds(
     for name, length in lengths.items():
         first, expected = next(iter(lengths.items()))
         if length != expected:
-            raise DataError(f"{source} has {expected} samples of {first} and {length} of {name}", "make them as many")
+            raise DataError(
+                f"{source} has {counted(expected, 'sample')} of {first} and {length} of {name}", "make them as many"
+            )
 
 
 def _check_size(where: str, size: int, dim: Dim, name: str, sizes: dict[str, tuple[int, str]]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from mlc.data.arrays import Header
 from mlc.data.checks import ANSWERS, answers_name, check_kinds, check_names, check_values
 from mlc.errors import DataError, foreign
+from mlc.figures import counted
 from mlc.types import InputSpec
 
 if TYPE_CHECKING:
@@ -239,7 +240,8 @@ def _named(source: str, batch: Any, inputs: Sequence[InputSpec]) -> dict[str, Ar
         names.append(next(name for name in ANSWERS if name not in names))
     if len(values) != len(names):
         hint = f"give a dict by name, or a tuple of {', '.join(names)} and the answers last"
-        raise DataError(f"{source} has {len(values)} values for the {len(inputs)} inputs of the model", hint)
+        takes = f"the {counted(len(inputs), 'input')} of the model"
+        raise DataError(f"{source} has {counted(len(values), 'value')} for {takes}", hint)
     return {name: _array(source, name, value) for name, value in zip(names, values, strict=True)}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from mlc.data.sources import Chunk, Source
 from mlc.dims import legal, range_text, smallest
 from mlc.errors import DataError
+from mlc.figures import counted
 from mlc.types import Dim, InputSpec
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
     count = len(data)
     if count < 2:  # noqa: PLR2004
         raise DataError(
-            f"{data.name} has {count} sample, too few to split", "give calibration and evaluation data apart"
+            f"{data.name} has {counted(count, 'sample')}, too few to split",
+            "give calibration and evaluation data apart",
         )
     size = min(max(round(count * share), 1), count - 1)
     keep = np.zeros(count, bool)

@@ -10,10 +10,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from mlc.figures import counted
 from mlc.formats import FOLDING, ORDERS, Order, WeightLayout, layout_of, pairs, saturating_pairs
 from mlc.formats.affine import LARGEST_ACTIVATION
 from mlc.formats.layout import product_matrix
-from mlc.formats.nodes import WEIGHTED, constant, input_at, integers, number, site_of
+from mlc.formats.nodes import constant, input_at, integers, number, site_of
+from mlc.formats.operators import INTEGER_OPERATORS, PRODUCTS, WEIGHTED
 from mlc.formats.saturation import HIGHEST, LOWEST
 
 if TYPE_CHECKING:
@@ -29,13 +31,6 @@ MATMUL_INTEGER, DYNAMIC_LSTM = "MatMulInteger", "DynamicQuantizeLSTM"
 
 COLUMNS = WeightLayout("MatMul", 1)
 """A matrix whose columns are the output channels."""
-
-INTEGER_OPERATORS = frozenset(
-    {
-        "ConvInteger", DYNAMIC_LSTM, "DynamicQuantizeMatMul", MATMUL_INTEGER, "MatMulIntegerToFloat",
-        "QAttention", "QGemm", "QLinearConv", "QLinearMatMul",
-    }
-)  # fmt: skip
 
 RUNTIMES = {
     Order.ONNXRUNTIME: "onnxruntime (x86 without VNNI)",
@@ -88,13 +83,12 @@ def saturation_proof(model: ir.Model) -> tuple[str, ...]:
 
 def first_of(nodes: Sequence[str]) -> str:
     """Return the first of the nodes as a part of a sentence."""
-    more = f" and {len(nodes) - NAMED} more nodes" if len(nodes) > NAMED else ""
+    more = f" and {counted(len(nodes) - NAMED, 'more node')}" if len(nodes) > NAMED else ""
     return f"{', '.join(nodes[:NAMED])}{more}"
 
 
 def _text(product: Product, order: Order) -> str:
-    count = _count(product, order)
-    return f"{product.site} ({count} pair{'s' if count != 1 else ''})"
+    return f"{product.site} ({counted(_count(product, order), 'pair')})"
 
 
 def _count(product: Product, order: Order) -> int:
@@ -223,7 +217,7 @@ def _is_unproven(node: ir.Node) -> bool:
         return False
     if node.op_type in INTEGER_OPERATORS:
         return True
-    if node.op_type not in {*WEIGHTED, "ConvTranspose"}:
+    if node.op_type not in PRODUCTS:
         return False
     activation, stored = (_dequantizer(input_at(node, index)) for index in (0, 1))
     if activation is None:

@@ -3,6 +3,24 @@
 The nouns alone are here: what reads reports needs neither graph nor runtime.
 """
 
-from mlc.explaining.nouns import Between, Explanation, IntegerShare, NodeCost, ProductShare, TensorError
+from mlc.explaining.nouns import (
+    Between,
+    Explanation,
+    Inside,
+    IntegerShare,
+    Kept,
+    NodeCost,
+    ProductShare,
+    TensorError,
+)
 
-__all__ = ["Between", "Explanation", "IntegerShare", "NodeCost", "ProductShare", "TensorError"]
+__all__ = [
+    "Between",
+    "Explanation",
+    "Inside",
+    "IntegerShare",
+    "Kept",
+    "NodeCost",
+    "ProductShare",
+    "TensorError",
+]

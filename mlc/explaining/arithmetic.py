@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import onnx
 
 from mlc.explaining.nouns import Between, IntegerShare, ProductShare
+from mlc.formats import INTEGER_OPERATORS
 from mlc.inspecting.arithmetic import multiply_adds, whole
-from mlc.inspecting.precision import INTEGER, MOVES
+from mlc.inspecting.precision import MOVES
 from mlc.inspecting.shapes import Shape, values_at
 from mlc.inspecting.skeleton import read_skeleton
 from mlc.runtimes.optimized import optimized_graph
@@ -57,7 +58,7 @@ def _sizes(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> dict[str, int
 
 def _integer(node: onnx.NodeProto) -> bool:
     rounds = node.op_type == "MatMulNBits" and whole(node, "accuracy_level") == ROUNDS_INPUTS
-    return node.op_type in INTEGER or rounds
+    return node.op_type in INTEGER_OPERATORS or rounds
 
 
 def _between(graph: onnx.GraphProto) -> Iterable[Between]:
@@ -71,7 +72,7 @@ def _between(graph: onnx.GraphProto) -> Iterable[Between]:
     for node in graph.node:
         if node.op_type == DEQUANTIZE and node.input[0] not in constants:
             floats.update(node.output)
-        elif node.op_type != QUANTIZE and node.op_type not in INTEGER and floats.intersection(node.input):
+        elif node.op_type != QUANTIZE and node.op_type not in INTEGER_OPERATORS and floats.intersection(node.input):
             floats.update(node.output)
             behind.append(node)
     wanted = {node.input[0] for node in graph.node if node.op_type in {QUANTIZE, "DynamicQuantizeLinear"}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -58,6 +58,21 @@ class Grid:
         return int(((values < least * self.scale) | (values > most * self.scale)).sum())
 
 
+class Meaning(Protocol):
+    """Numbers that something can stand for: which they are, and how many of some values they are not."""
+
+    @property
+    def lowest(self) -> float:
+        """The smallest of them."""
+
+    @property
+    def highest(self) -> float:
+        """The largest of them."""
+
+    def outside(self, values: Array) -> int:
+        """Count the values that lie outside."""
+
+
 def code_range(dtype: ir.DataType) -> tuple[int, int] | None:
     """Return the least and the largest code of an integer type, None for other types."""
     if dtype.name.startswith("UINT"):
@@ -88,7 +103,7 @@ class Seen:
     lowest: float = math.inf
     highest: float = -math.inf
 
-    def add(self, values: Array, stands: Array, grid: Grid) -> None:
+    def add(self, values: Array, stands: Array, grid: Meaning) -> None:
         """Add numbers, what stands for them, and the codes that they had."""
         self.powers += powers(values, stands)
         self.count += values.size

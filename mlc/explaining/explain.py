@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from mlc.emulate import computes_half, rounded_half
 from mlc.emulate.saturation import first_of
 from mlc.errors import MlcError
 from mlc.explaining.activations import activation_errors
 from mlc.explaining.arithmetic import arithmetic_of
+from mlc.explaining.halves import half_errors, halved_nodes, kept_nodes
+from mlc.explaining.inside import converted_inside
 from mlc.explaining.nouns import Explanation, IntegerShare, NodeCost, TensorError
 from mlc.explaining.weights import weight_errors
 from mlc.figures import counted
@@ -23,10 +26,12 @@ from mlc.rewriting.chosen import quantized_nodes
 from mlc.rewriting.opset import raised
 from mlc.rewriting.sensitivity import output_sensitivity
 from mlc.rewriting.sessions import Runner
+from mlc.types import FLOAT
 
 if TYPE_CHECKING:
     from mlc.data import Batch
     from mlc.statistics import Batches
+    from mlc.types import Plan
     from mlc.workspace import Workspace
 
 SAMPLES = 32
@@ -34,35 +39,46 @@ SAMPLES = 32
 
 
 def explain(
-    before: ir.Model, path: Path, batches: Batches, workspace: Workspace, planned: Sequence[str] = ()
+    before: ir.Model, path: Path, batches: Batches, workspace: Workspace, plan: Plan | None = None
 ) -> Explanation | None:
     """Return where the quantized model at ``path`` loses against the float graph ``before``, over the first samples.
 
-    None where nothing of it can be told: codes inside branches and bodies of loops cannot, other number formats have
-    none. Of the nodes ``planned`` to be converted, those of which nothing is told are counted in a note. Nodes and
-    weights are told by the names that both have; what each node costs alone is told where both are of one opset. The
-    multiply-adds are those of onnxruntime's CPU provider.
+    None where nothing in it is quantized. ``plan`` says what each node was to be; of those to be converted, the ones of
+    which nothing is told are counted in a note. Nodes and weights are told by the names that both have; what each node
+    costs alone is told where both are of one opset, in float16 as a GPU computes it. The multiply-adds are those of
+    onnxruntime's CPU provider.
     """
-    after = ir.load(path)
+    before, after = before.clone(), ir.load(path)
     for model in (before, after):
         workspace.hold(model)
-    infer_shapes(after)
-    few = list(_first(batches))
-    sites = quantized_nodes(before, after)
-    tensors = (*activation_errors(before, after, few, workspace), *weight_errors(before, after))
-    if not sites and not tensors:
+        infer_shapes(model)
+    few, halves = list(_first(batches)), halved_nodes(before, after)
+    coded = quantized_nodes(before, after)
+    codes = (*activation_errors(before, after, few, workspace), *weight_errors(before, after))
+    tensors = (*codes, *half_errors(before, after, halves, few, workspace))
+    formats = {} if plan is None else {entry.node: entry.format for entry in plan.nodes}
+    inside = converted_inside(before, after, halves, formats)
+    if not (coded or tensors or halves or inside):
         return None
-    nodes, unknown = _costs(before, after, sites, few, workspace)
-    arithmetic, more = _arithmetic(path, few, workspace)
+    in_half = computes_half(after) and not computes_half(before)
+    sites = [site for node in before.graph if (site := site_of(node)) in halves or site in coded]
+    nodes, unknown = _costs(before, rounded_half(after) if in_half else after, sites, few, workspace)
+    arithmetic, more = _arithmetic(path, few, workspace) if coded or codes else (None, ())
     costs = {node.node: node.sqnr for node in nodes}
-    samples = sum(batch.count for batch in few)
-    told = tuple(_with_output(tensor, costs) for tensor in tensors)
-    return Explanation(samples, told, nodes, arithmetic, (*unknown, *more, *_untold(planned, sites, tensors)))
+    told = {*sites, *(reader for tensor in tensors for reader in tensor.readers), *(each.node for each in inside)}
+    return Explanation(
+        samples=sum(batch.count for batch in few),
+        tensors=tuple(_with_output(tensor, costs) for tensor in tensors),
+        nodes=nodes,
+        arithmetic=arithmetic,
+        notes=(*unknown, *more, *_untold(formats, told)),
+        inside=inside,
+        kept=kept_nodes(before, halves, plan) if in_half else (),
+    )
 
 
-def _untold(planned: Sequence[str], sites: Sequence[str], tensors: Sequence[TensorError]) -> tuple[str, ...]:
-    told = {*sites, *(reader for tensor in tensors for reader in tensor.readers)}
-    left = [site for site in planned if site not in told]
+def _untold(formats: Mapping[str, str], told: Collection[str]) -> tuple[str, ...]:
+    left = [site for site, form in formats.items() if form != FLOAT and site not in told]
     return (f"{counted(len(left), 'converted node')} cannot be explained: {first_of(left)}",) if left else ()
 
 
@@ -76,7 +92,7 @@ def _first(batches: Batches) -> Iterator[Batch]:
 
 
 def _costs(
-    before: ir.Model, after: ir.Model, sites: tuple[str, ...], batches: list[Batch], workspace: Workspace
+    before: ir.Model, after: ir.Model, sites: Sequence[str], batches: list[Batch], workspace: Workspace
 ) -> tuple[tuple[NodeCost, ...], tuple[str, ...]]:
     """Return what each node costs, or why that is not known."""
     if opset_of(before) < opset_of(after) and batches:

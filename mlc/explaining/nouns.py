@@ -17,7 +17,8 @@ MOST_NOISE = 0.5
 class TensorError:
     """How far the numbers of one quantized tensor are from what they stand for, in what the quantized model computes.
 
-    ``kind`` is activation or weight, ``dtype`` that of the codes. ``sqnr`` is in dB; ``clipped`` is the share of the
+    ``kind`` is activation or weight, ``dtype`` that of the codes, or of numbers of 16 bits, which are looked at in what
+    the float model computes. ``sqnr`` is in dB; ``clipped`` is the share of the
     elements outside of what the codes can mean, by more than rounding. ``low`` and ``high`` were seen, ``lowest`` and
     ``highest`` have a code (of several scales, in any of them). ``readers`` are the nodes that read it, by first
     output, and ``output`` what the worst of them, alone quantized, leaves of the outputs, in dB; None where that is
@@ -96,10 +97,29 @@ class IntegerShare:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """A node of a branch or of the body of a loop that was converted: nothing sees what its values cost."""
+
+    node: str
+    op: str
+    format: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A node that gives float32 where others compute in float16, and why, if anything says so."""
+
+    node: str
+    op: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Where a quantized model loses, and what of it runs on integers; ``samples`` were run.
 
-    ``nodes`` are in the order of the graph.
+    ``nodes`` are in the order of the graph. ``inside`` are those of which no cost can be told, ``kept`` those that stay
+    float32 in a model that computes in float16.
     """
 
     samples: int = 0
@@ -107,6 +127,8 @@ class Explanation:
     nodes: tuple[NodeCost, ...] = ()
     arithmetic: IntegerShare | None = None
     notes: tuple[str, ...] = ()
+    inside: tuple[Inside, ...] = ()
+    kept: tuple[Kept, ...] = ()
 
     @property
     def sensitive(self) -> tuple[NodeCost, ...]:

@@ -12,13 +12,12 @@ import onnx_ir as ir
 from mlc.emulate.saturation import MATMUL_INTEGER, stored_array
 from mlc.explaining.codes import Grid, Seen, code_range, laid_out
 from mlc.explaining.nouns import TensorError
-from mlc.formats import constant, number
+from mlc.formats import PRODUCTS, constant, number
 from mlc.formats.nodes import input_at, site_of
+from mlc.fusion import walk
 
 if TYPE_CHECKING:
     from mlc.types import Array
-
-PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 NBITS = "MatMulNBits"
 
@@ -51,7 +50,7 @@ def weight_errors(before: ir.Model, after: ir.Model) -> tuple[TensorError, ...]:
     It is compared with that of the node of the same site in the float model ``before``; where there is none,
     or its weight has another shape, nothing can be told.
     """
-    twins = {site_of(node): node for node in before.graph}
+    twins = {f"{prefix}{site_of(node)}": node for prefix, graph in walk(before) for node in graph}
     found: dict[ir.Value, TensorError] = {}
     readers: dict[ir.Value, list[str]] = {}
     for stored in _stored_weights(after, twins.keys()):
@@ -73,16 +72,17 @@ def weight_errors(before: ir.Model, after: ir.Model) -> tuple[TensorError, ...]:
 
 
 def _stored_weights(after: ir.Model, known: Collection[str]) -> Iterator[_Stored]:
-    for node in after.graph:
-        found = None
-        if node.op_type in PRODUCTS:
-            found = _dequantized(node)
-        elif node.op_type == NBITS:
-            found = _in_bytes(node)
-        elif node.op_type == MATMUL_INTEGER:
-            found = _scaled_behind(node, known)
-        if found is not None:
-            yield found
+    for prefix, graph in walk(after):
+        for node in graph:
+            found = None
+            if node.op_type in PRODUCTS:
+                found = _dequantized(node)
+            elif node.op_type == NBITS:
+                found = _in_bytes(node)
+            elif node.op_type == MATMUL_INTEGER:
+                found = _scaled_behind(node, prefix, known)
+            if found is not None:
+                yield replace(found, site=f"{prefix}{found.site}")
 
 
 def _dequantized(node: ir.Node) -> _Stored | None:
@@ -103,8 +103,11 @@ def _dequantized(node: ir.Node) -> _Stored | None:
     return _Stored(site_of(node), value, value.dtype, codes.T if turned else codes, grid.turned() if turned else grid)
 
 
-def _scaled_behind(node: ir.Node, known: Collection[str]) -> _Stored | None:
-    """Return the weight of ``Cast(MatMulInteger(x, w)) * (x_scale * w_scale)``, named by the float value behind it."""
+def _scaled_behind(node: ir.Node, prefix: str, known: Collection[str]) -> _Stored | None:
+    """Return the weight of ``Cast(MatMulInteger(x, w)) * (x_scale * w_scale)``, named by the float value behind it.
+
+    ``known`` are the sites of the float graph, of which those beside the node begin with ``prefix``.
+    """
     value = input_at(node, 1)
     codes, zeros = stored_array(value), constant(input_at(node, 3))
     cast = _only_reader(node)
@@ -115,7 +118,7 @@ def _scaled_behind(node: ir.Node, known: Collection[str]) -> _Stored | None:
     scales = [constant(each) for factor in factors if factor is not None for each in factor.inputs]
     scale = next((tensor.numpy() for tensor in scales if tensor is not None), None)
     ends = (product, _only_reader(product))
-    site = next((site_of(end) for end in ends if end is not None and site_of(end) in known), None)
+    site = next((site_of(end) for end in ends if end is not None and f"{prefix}{site_of(end)}" in known), None)
     if scale is None or site is None:
         return None
     zero = None if zeros is None else zeros.numpy()

@@ -31,7 +31,6 @@ from mlc.formats.coverage import (
 )
 from mlc.formats.layout import WeightLayout, layout_of, product_matrix, weight_axis
 from mlc.formats.nodes import (
-    WEIGHTED,
     Bias,
     Weight,
     bias_of,
@@ -46,16 +45,21 @@ from mlc.formats.nodes import (
     weight_obstacle,
     weight_of,
 )
+from mlc.formats.operators import INTEGER_OPERATORS, MATRIX_PRODUCTS, PRODUCTS, QUANTIZERS, WEIGHTED
 from mlc.formats.saturation import ORDERS, Order, pairs, pairs_fit, safe_scales, saturating_pairs
 
 __all__ = [
     "COMBINING",
     "FOLDING",
     "INT8_STATIC",
+    "INTEGER_OPERATORS",
     "KEPT_BY_PLAN",
     "LONGEST_SUM",
+    "MATRIX_PRODUCTS",
     "ORDERS",
     "PASSING",
+    "PRODUCTS",
+    "QUANTIZERS",
     "WEIGHTED",
     "Affine",
     "Bias",

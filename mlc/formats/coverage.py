@@ -7,13 +7,13 @@ anybody want them?).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from mlc.formats.nodes import (
-    WEIGHTED,
+    Weight,
     averages_space,
     clips_around_zero,
     constant,
@@ -21,11 +21,11 @@ from mlc.formats.nodes import (
     is_mask,
     number,
     product_of,
-    site_of,
     text,
     weight_obstacle,
     weight_of,
 )
+from mlc.formats.operators import WEIGHTED
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -56,16 +56,11 @@ KEPT_BY_PLAN = "kept float by the plan"
 
 @dataclass(frozen=True)
 class Choice:
-    """One node of the main graph: whether it becomes int8, and why or why not."""
+    """One node: whether it becomes int8, and why or why not."""
 
     node: ir.Node
     int8: bool
     reason: str
-
-    @property
-    def site(self) -> str:
-        """The name of the node's first output."""
-        return site_of(self.node)
 
     @property
     def weighted(self) -> bool:
@@ -82,15 +77,28 @@ class Choice:
         return not self.int8 and self.node.op_type in expected and self.node.domain in ("", "ai.onnx")
 
 
-def static_choices(model: ir.Model, permitted: Callable[[str], bool] = lambda _: True) -> tuple[Choice, ...]:
-    """Return the choice for every node of the main graph, in its order.
+def static_choices(
+    graphs: Iterable[ir.Graph], permitted: Callable[[ir.Node], bool] = lambda _: True
+) -> tuple[Choice, ...]:
+    """Return the choice for every node of some graphs of a model, in their order.
 
-    ``permitted(site)`` may keep a node float that could be int8, and is asked once for each; its neighbours are then
-    chosen accordingly. A node that nobody below wants in int8 is no source of codes either, so the walks are repeated
-    without it, until nothing is dropped any more.
+    Each graph is judged by itself: what it takes from around it comes as floats, and what it gives leaves as floats.
+    ``permitted(node)`` may keep a node float that could be int8, and is asked once for each; its neighbours are then
+    chosen accordingly.
     """
     permitted = cache(permitted)
-    nodes = [node for node in model.graph if node.op_type != "Constant"]
+    walks = [_walked([node for node in graph if node.op_type != "Constant"], permitted) for graph in graphs]
+    stored = {weight.value for walk in walks for weight in walk.by_rows()}
+    for walk in walks:
+        walk.share_tables(stored)
+    return tuple(Choice(node, node in walk.chosen, reason) for walk in walks for node, reason in walk.reasons.items())
+
+
+def _walked(nodes: list[ir.Node], permitted: Callable[[ir.Node], bool]) -> _Walk:
+    """Walk down and up until nothing is dropped any more.
+
+    A node that nobody below wants in int8 is no source of codes either, so the walks are repeated without it.
+    """
     dropped: dict[ir.Node, str] = {}
     while True:
         walk = _Walk(permitted, dropped)
@@ -99,10 +107,8 @@ def static_choices(model: ir.Model, permitted: Callable[[str], bool] = lambda _:
         for node in reversed(nodes):
             walk.up(node)
         if walk.dropped == dropped:
-            break
+            return walk
         dropped = walk.dropped
-    walk.share_tables(nodes)
-    return tuple(Choice(node, node in walk.chosen, walk.reasons[node]) for node in nodes)
 
 
 class _Walk:
@@ -112,7 +118,7 @@ class _Walk:
     (a matrix product can also write float, a convolution cannot).
     """
 
-    def __init__(self, permitted: Callable[[str], bool], dropped: dict[ir.Node, str]) -> None:
+    def __init__(self, permitted: Callable[[ir.Node], bool], dropped: dict[ir.Node, str]) -> None:
         self.permitted = permitted
         self.dropped = dict(dropped)
         self.chosen: dict[ir.Node, None] = {}
@@ -122,7 +128,7 @@ class _Walk:
 
     def down(self, node: ir.Node) -> None:
         reason = self.dropped.get(node) or self.obstacle(node)
-        if not reason and not self.permitted(site_of(node)):
+        if not reason and not self.permitted(node):
             reason = KEPT_BY_PLAN
         self.reasons[node] = reason
         if reason:
@@ -203,12 +209,15 @@ class _Walk:
         node, index = use
         return node in self.chosen and carries(node, index)
 
-    def share_tables(self, nodes: list[ir.Node]) -> None:
+    def by_rows(self) -> list[Weight]:
+        """Return the weights that are quantized by rows."""
+        return [weight for node in self.chosen if (weight := weight_of(node)) and weight.layout.axis == 0]
+
+    def share_tables(self, stored: Collection[ir.Value]) -> None:
         """Let a Gather read the codes of a weight that is quantized by rows anyway: the weight is stored once."""
-        stored = {weight.value for node in self.chosen if (weight := weight_of(node)) and weight.layout.axis == 0}
-        for node in nodes:
+        for node in self.reasons:
             shares = node.op_type == "Gather" and node.inputs[0] in stored and number(node, "axis", 0) == 0
-            if shares and self.permitted(site_of(node)):
+            if shares and self.permitted(node):
                 self.chosen[node] = None
                 self.reasons[node] = "its table is the weight of a product"
 

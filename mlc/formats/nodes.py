@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlc.formats.layout import WeightLayout, layout_of
+from mlc.formats.operators import WEIGHTED
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from mlc.types import Array
-
-WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 
 STANDARD = ("", "ai.onnx")
 """The names of the domain of ONNX's own operators; those of other domains may have the same names."""

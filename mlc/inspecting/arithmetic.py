@@ -159,15 +159,19 @@ def _multi_head(node: onnx.NodeProto, shapes: Sequence[Shape | None], _out: Shap
     return query[0] * query[1] * key[1] * (query[2] + value[2])
 
 
-def _packed_attention(node: onnx.NodeProto, shapes: Sequence[Shape | None], _out: Shape | None) -> int | None:
+def _packed_attention(past: int) -> Callable[..., int | None]:
     """Attention of onnxruntime's own domain that projects [batch, length, width] by [width, 3 * size] first."""
-    given, weights = _at(shapes, 0), _at(shapes, 1)
-    if _given(node, 4) or "qkv_hidden_sizes" in attributes(node) or given is None or weights is None:
-        return None
-    if len(given) != 3:  # noqa: PLR2004
-        return None
-    batch, length, width = given
-    return batch * length * (width * weights[-1] + 2 * length * weights[-1] // 3)
+
+    def count(node: onnx.NodeProto, shapes: Sequence[Shape | None], _out: Shape | None) -> int | None:
+        given, weights = _at(shapes, 0), _at(shapes, 1)
+        if _given(node, past) or "qkv_hidden_sizes" in attributes(node) or given is None or weights is None:
+            return None
+        if len(given) != 3:  # noqa: PLR2004
+            return None
+        batch, length, width = given
+        return batch * length * (width * weights[-1] + 2 * length * weights[-1] // 3)
+
+    return count
 
 
 def _given(node: onnx.NodeProto, index: int) -> bool:
@@ -199,7 +203,7 @@ RULES: Mapping[str, Rule] = {
 """What each standard operator multiplies."""
 
 CONTRIB_RULES: Mapping[str, Rule] = {
-    "Attention": _packed_attention,
+    "Attention": _packed_attention(4),
     "DynamicQuantizeLSTM": _recurrent,
     "DynamicQuantizeMatMul": _product,
     "FusedConv": _convolution(1),
@@ -208,6 +212,7 @@ CONTRIB_RULES: Mapping[str, Rule] = {
     "MatMulIntegerToFloat": _product,
     "MatMulNBits": _few_bits,
     "MultiHeadAttention": _multi_head,
+    "QAttention": _packed_attention(8),
     "QGemm": _transposable("transA"),
     "QLinearConv": _convolution(3),
 }

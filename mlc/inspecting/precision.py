@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import onnx
 
+from mlc.formats import INTEGER_OPERATORS, QUANTIZERS
 from mlc.inspecting.arithmetic import whole
 from mlc.inspecting.shapes import Values
 
@@ -16,13 +17,9 @@ Producers: TypeAlias = Mapping[str, onnx.NodeProto]
 MOVES = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Expand", "Flatten", "Slice", "Split"})
 """Operators that hand values on as they are."""
 
-INTEGER = frozenset({
-    "ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm",
-    "QLinearConv", "QLinearMatMul",
-})  # fmt: skip
-"""Operators that take 8-bit integers themselves."""
 
-QUANTIZERS = frozenset({"DequantizeLinear", "QuantizeLinear"})
+SCALES = {"QAttention": (3, 4, 6, 7), "QLinearConv": (1, 2, 4, 5, 6, 7), "QLinearMatMul": (1, 2, 4, 5, 6, 7)}
+"""Where operators on integers read scales and zero points."""
 
 
 def producers(graph: onnx.GraphProto) -> Producers:
@@ -32,7 +29,7 @@ def producers(graph: onnx.GraphProto) -> Producers:
 
 def precision_of(node: onnx.NodeProto, values: Values, made_by: Producers) -> str:
     """Return what a product is computed in: ``int8``, ``int4 weights, float32``, or the dtype of its inputs."""
-    if node.op_type in INTEGER:
+    if node.op_type in INTEGER_OPERATORS:
         return "int8"
     plain = values.dtype(node.input[0]) if node.input else "?"
     if node.op_type == "MatMulNBits":
@@ -66,8 +63,8 @@ def helpers(nodes: Iterable[onnx.NodeProto]) -> set[str]:
             names.update(node.input[1:])
         elif node.op_type == "MatMulNBits":
             names.update(node.input[2:4])
-        elif node.op_type in {"QLinearConv", "QLinearMatMul"}:
-            names.update(node.input[index] for index in (1, 2, 4, 5, 6, 7) if index < len(node.input))
+        elif node.op_type in SCALES:
+            names.update(node.input[index] for index in SCALES[node.op_type] if index < len(node.input))
     return names
 
 

@@ -46,7 +46,7 @@ def judge(
 ) -> Judgement:
     """Judge the trial called ``shipped`` (by default the one that ``choose`` picks) against the limits.
 
-    ``requested`` names the passes asked for by name, ``headlines`` is what they want said; ``requirements`` are
+    ``requested`` is what was asked for by name, ``headlines`` what the passes of it want said; ``requirements`` are
     verdicts on what is not a limit of the user's (see ``requirement``); ``written`` is false where nothing ships, as in
     ``mlc validate``. Raises UsageError without trials, and for a name that none of them has.
     """

@@ -26,18 +26,18 @@ def speed_sentence(trials: Sequence[Trial], trial: Trial, requested: Sequence[st
         return UNMODIFIED, _unmodified_sentence(trials[1:])
     if trial.latency is None:
         return DONE, f"{trial.candidate.name}: written; the speed was not measured."
-    by_name = f" Written all the same, asked for by name: {', '.join(requested)}." if requested else ""
+    as_asked = f" Written all the same, asked for: {', '.join(requested)}." if requested else ""
     figure = f"{middle(trial.latency.speedup)} times"
     interval = f"95 % interval {ends(trial.latency.speedup)}"
     how = compared(trial.latency)
     if how == "faster":
         return DONE, f"{trial.candidate.name}: {figure} as fast as the unmodified export ({interval})."
     if how == "slower":
-        return SLOWER, f"Slower than the unmodified export: {figure} its speed ({interval}).{by_name}"
+        return SLOWER, f"Slower than the unmodified export: {figure} its speed ({interval}).{as_asked}"
     noise = _noise_text(trial.latency)
     return (
         DONE,
-        f"Not shown to be faster than the unmodified export: {figure} its speed ({interval}; {noise}).{by_name}",
+        f"Not shown to be faster than the unmodified export: {figure} its speed ({interval}; {noise}).{as_asked}",
     )
 
 

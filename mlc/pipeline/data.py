@@ -12,6 +12,7 @@ import numpy as np
 
 from mlc.data import Data, open_data, split
 from mlc.errors import DataError, UsageError
+from mlc.figures import counted
 from mlc.grammar.images import Images
 from mlc.metrics import Metric
 from mlc.pipeline.run import Live, either
@@ -61,11 +62,8 @@ class Datasets:
         return {role: _description(data) for role, data in parts.items() if data is not None}
 
 
-def refuse_contradictions(recipe: Recipe, live: Live, specs: Sequence[PassSpec], *, divided: bool = False) -> None:
-    """Raise UsageError where something was asked for that could only be ignored.
-
-    Where lossy passes have ``divided`` the nodes among themselves, it is seen later whether any has to calibrate.
-    """
+def refuse_contradictions(recipe: Recipe, live: Live, specs: Sequence[PassSpec]) -> None:
+    """Raise UsageError where something was asked for that could only be ignored."""
     calibrate, data, metric, statistics = (
         given is not None
         for given in (
@@ -77,14 +75,10 @@ def refuse_contradictions(recipe: Recipe, live: Live, specs: Sequence[PassSpec],
     )
     calibrating = _calibrating(specs)
     if calibrate and statistics:
-        raise UsageError("calibration data and statistics were given", "leave out one: statistics stand in its place")
+        hint = "leave out one, or take back a recipe's with --calibrate none"
+        raise UsageError("calibration data and statistics were given", hint)
     if statistics and not calibrating:
         raise UsageError("statistics were given and no pass reads any", "add --pass int8-static, or leave them out")
-    if calibrating and not divided and not (calibrate or data or statistics):
-        raise UsageError(
-            f"{calibrating[0].name} needs data to calibrate on, and none was given",
-            "give --calibrate FILE.npz, --data for both, or --statistics FILE; random data is never used",
-        )
     if calibrate and not calibrating:
         hint = "leave it out; int8, int8-static and fp16 calibrate"
         raise UsageError("calibration data was given and no pass calibrates", hint)
@@ -94,6 +88,20 @@ def refuse_contradictions(recipe: Recipe, live: Live, specs: Sequence[PassSpec],
         raise UsageError("a metric was given and no data to compute it on", "give --data FILE.npz")
     if recipe.limits.max_drop is not None and not metric:
         raise UsageError("--max-drop is a drop of a metric, and no metric was given", "give --metric, such as top1")
+
+
+def refuse_missing_data(recipe: Recipe, live: Live, specs: Sequence[PassSpec], *, divided: bool) -> None:
+    """Raise UsageError where a pass has nothing to calibrate on.
+
+    Where lossy passes have ``divided`` the nodes among themselves, it is seen later whether any has to calibrate.
+    """
+    given = (either(live.calibrate, recipe.calibrate), either(live.data, recipe.data), recipe.statistics)
+    calibrating = _calibrating(specs)
+    if calibrating and not divided and all(source is None for source in given):
+        raise UsageError(
+            f"{calibrating[0].name} needs data to calibrate on, and none was given",
+            "give --calibrate FILE.npz, --data for both, or --statistics FILE; random data is never used",
+        )
 
 
 def refuse_missing_answers(metric: Metric | None, evaluation: Data | None) -> None:
@@ -166,10 +174,11 @@ def _class_notes(data: Data, signature: Signature) -> Iterator[str]:
 
 
 def _description(data: Data) -> str:
-    parts = [data.name, f"{len(data)} samples", data.source.detail]
+    parts = [data.name, counted(len(data), "sample"), data.source.detail]
     classes = data.source.classes
     if classes:
-        parts.append(f"{len(classes)} classes: {', '.join(classes[:NAMED])}{', ...' if len(classes) > NAMED else ''}")
+        named = f"{', '.join(classes[:NAMED])}{', ...' if len(classes) > NAMED else ''}"
+        parts.append(f"{counted(len(classes), 'class', 'classes')}: {named}")
     return ", ".join(part for part in parts if part).encode("utf-8", "replace").decode("utf-8")
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 EXPLAINED = "Explained: speed and accuracy were not measured, and nothing was written."
 NOT_QUANTIZED = "No node is quantized: there is nothing to explain."
-UNEXPLAINED = "{nodes} cannot be explained: only integer codes outside of branches and loops can be."
+UNEXPLAINED = "{nodes} cannot be explained: nothing of the model has the names that it had before."
 
 
 def samples_of(data: Data | None, kept: Sequence[Reference]) -> list[Batch]:
@@ -42,16 +42,13 @@ def explanation_of(
 ) -> Explanation | None:
     """Explain a written model against the graph that it was before it was quantized."""
     samples = samples_of(sets.evaluation or sets.calibration, kept)
-    return explain(unquantized, path, samples, run.workspace, _converted(run.plan))
+    return explain(unquantized, path, samples, run.workspace, run.plan)
 
 
-def _converted(plan: Plan | None) -> list[str]:
-    return [] if plan is None else [entry.node for entry in plan.nodes if entry.format != FLOAT]
-
-
-def _first_line(explanation: Explanation | None, converted: int) -> str:
+def _first_line(explanation: Explanation | None, plan: Plan | None) -> str:
     if explanation is not None:
         return EXPLAINED
+    converted = 0 if plan is None else sum(entry.format != FLOAT for entry in plan.nodes)
     return UNEXPLAINED.format(nodes=counted(converted, "converted node")) if converted else NOT_QUANTIZED
 
 
@@ -78,7 +75,7 @@ def explained_only(found: Shipped, original: Original, run: Run) -> Report:
         steps=found.artifact.steps,
         trials=(),
         shipped="",
-        first_line=_first_line(explanation, len(_converted(run.plan))),
+        first_line=_first_line(explanation, run.plan),
         checks=found.checks,
         plan=run.plan,
         saturation=saturation_of(ir.load(path), original.run, samples, run),

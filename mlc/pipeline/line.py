@@ -14,7 +14,7 @@ from mlc.exporting import export
 from mlc.exporting.cache import default_cache
 from mlc.graph_pass import Exactness
 from mlc.judging import Report, choose
-from mlc.pipeline.data import datasets, refuse_contradictions, replayable
+from mlc.pipeline.data import datasets, refuse_contradictions, refuse_missing_data, replayable
 from mlc.pipeline.explaining import explained_only
 from mlc.pipeline.opset import export_opset
 from mlc.pipeline.optimizers import settled, without_optimizers
@@ -63,9 +63,9 @@ def compile(  # noqa: A001 - the word of the field
     """
     live = live or Live()
     asked = quantizing(recipe)
-    specs = schedule(asked.passes, defaults=recipe.defaults, portable=recipe.portable)
+    specs = schedule(asked.all, defaults=recipe.defaults, portable=recipe.portable)
     lossy = lossy_of(specs)
-    refuse_contradictions(recipe, live, specs, divided=asked.planner.mixed)
+    refuse_contradictions(recipe, live, specs)
     metric = metric_of(recipe, live)
     try_target(recipe.target)
     able = capabilities(recipe.target, probes_of(specs), {} if recipe.portable else optional_probes_of(specs))
@@ -80,6 +80,7 @@ def compile(  # noqa: A001 - the word of the field
                 either(live.module, recipe.source), recipe.inputs, live.example, trust=trust, task=recipe.task
             )
             check_sizes(recipe.at, original.signature.inputs)
+            refuse_missing_data(recipe, live, specs, divided=asked.planner.mixed)  # last: it would hide all else
         with run.stage("read data"):
             sets = datasets(recipe, live, original.signature, specs, metric)
             run.recipe = recipe = replayable(recipe, live, original.source, sets)
@@ -99,7 +100,7 @@ def compile(  # noqa: A001 - the word of the field
         with run.stage("quantize"), telling_of_probes(sets):
             final = rewritten_by(
                 lossy, rewritten, kept, run, asked, able=able, calibration=sets.calibration, statistics=store,
-                amend=amend_for(recipe, sets, kept, workspace),
+                amend=amend_for(recipe, sets, kept, able, workspace),
             )  # fmt: skip
         if explain:
             with run.stage("explain"):

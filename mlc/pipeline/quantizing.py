@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc.errors import PassError, UsageError
-from mlc.plan import UNNAMED, Planner, formats_for, read_plan
+from mlc.plan import UNNAMED, Planner, formats_for, read_plan, reserve_for
 from mlc.recipe import Recipe
 from mlc.registry import lossy_of
 from mlc.types import FLOAT, PassSpec
@@ -24,16 +24,26 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Quantizing:
-    """All passes that a recipe asks for, those of its formats among them, and the planner of the lossy ones."""
+    """All passes that a recipe asks for, those of its formats among them, and the planner of the lossy ones.
+
+    Those in ``reserve`` nobody asked for: they are for nodes that lose too much in the formats that were.
+    """
 
     passes: tuple[PassSpec, ...]
     planner: Planner
+    reserve: tuple[PassSpec, ...] = ()
+
+    @property
+    def all(self) -> tuple[PassSpec, ...]:
+        """Every pass that may have something to do."""
+        return (*self.passes, *self.reserve)
 
 
 def quantizing(recipe: Recipe) -> Quantizing:
     """Return what is asked for. Raises UsageError for a plan that cannot be read, and for what contradicts itself."""
     if recipe.plan is not None and recipe.to is not None:
-        raise UsageError("a plan and a number format were given", "leave out --to: the plan says the formats")
+        hint = "leave out --to, or take back a recipe's with --to none: the plan says the formats"
+        raise UsageError("a plan and a number format were given", hint)
     given = None if recipe.plan is None else read_plan(Path(recipe.plan))
     if given is not None:
         formats = tuple(dict.fromkeys(entry.format for entry in given.nodes if entry.format != FLOAT))
@@ -49,7 +59,10 @@ def quantizing(recipe: Recipe) -> Quantizing:
         raise UsageError(f"the plan {recipe.plan} gives no node to {beside[0]}", f"leave out --pass {beside[0]}")
     if recipe.keep_float and not lossy:
         raise UsageError("nodes are to be kept float, and nothing is quantized", "give --pass int8-static, or --to")
-    return Quantizing(passes, Planner(recipe.keep_float, given, mixed=given is None and len(formats) > 1))
+    reserve = () if recipe.to is None else reserve_for(recipe.to, recipe.target)
+    further = tuple(PassSpec(name) for name in reserve if name not in [spec.name for spec in passes])
+    mixed = given is None and len(formats) > 1
+    return Quantizing(passes, Planner(recipe.keep_float, given, mixed=mixed, reserve=reserve), further)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from mlc.pipeline.explaining import explanation_of, samples_of, saturation_of
 from mlc.pipeline.portable import portable_sentence
 from mlc.pipeline.run import Run
 from mlc.plan import plan_toml
-from mlc.recipe import Recipe, recipe_toml
+from mlc.recipe import Recipe, asked_as, recipe_toml
 from mlc.registry import pass_class
 from mlc.report import write_reports
 from mlc.rewriting import check_files, check_half
@@ -149,7 +149,7 @@ def report_of(shipped: Shipped, checks: tuple[Check, ...], directory: Path, out:
         shipped.trials,
         recipe.limits,
         shipped=shipped.name,
-        requested=[step.spec.name for step in asked],
+        requested=list(dict.fromkeys(asked_as(recipe, step.spec.name) for step in asked)),
         headlines=[step.headline for step in asked if step.headline],
     )
     place = out.as_posix() if out is not None else ""

@@ -11,9 +11,13 @@ import onnx_ir as ir
 
 from mlc.artifact import Origin
 from mlc.compare import EXPORT_TOLERANCE, Check
+from mlc.directory import MARK
 from mlc.emulate import saturation_proof
 from mlc.errors import UsageError
 from mlc.explaining import Explanation
+from mlc.explaining.halves import HIGHEST
+from mlc.figures import counted
+from mlc.formats import QUANTIZERS
 from mlc.fusion import opset_of
 from mlc.grammar.images import Images
 from mlc.graph_pass import Pass
@@ -28,6 +32,7 @@ from mlc.pipeline.explaining import explanation_of, samples_of, saturation_of
 from mlc.pipeline.layers import compared_layers, exported_like
 from mlc.pipeline.run import Live, Progress, Run, silent
 from mlc.pipeline.trials import metric_of
+from mlc.plan import read_plan
 from mlc.probes import references
 from mlc.recipe import Recipe
 from mlc.rewriting import check_files, check_half
@@ -37,17 +42,13 @@ from mlc.sources.onnx.declared import declared
 from mlc.sources.onnx.safety import check_values
 from mlc.sources.original import Original
 from mlc.sources.specs import dim_text
-from mlc.types import Dim, Drop, InputSpec, Limits, OutputSpec, Signature, Target
+from mlc.types import Dim, Drop, InputSpec, Limits, OutputSpec, Plan, Signature, Target
 from mlc.workspace import Workspace
 
 NO_LAYERS = ("values were not compared layer by layer, since the interfaces differ",)
 
 DRAWN = "the inputs were drawn at random, which no calibration has seen: --data compares on samples that matter"
 """Of a quantized model: values outside of the calibrated ranges are clipped."""
-
-HALVES = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
-
-QUANTIZERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 
 
 def validate(
@@ -88,7 +89,7 @@ def validate(
             opset, floor = _read(located.path)
             origin = Origin(original.source, original.digest, "", opset, notes=original.notes)
         if problems:
-            trial = Trial(Candidate(str(model), located.path))
+            trial = Trial(Candidate(str(model), located.path), size_bytes=file_bytes(located.path))
             unlayered = NO_LAYERS if per_layer else ()
             return _report(run, origin, signature, located, (trial,), problems=problems, notes=unlayered)
         with run.stage("read data"):
@@ -103,6 +104,7 @@ def validate(
                 baseline = exported_like(original, located.path, kept, run)
                 layers, said = compared_layers(baseline, located.path, kept, run, data=sets.evaluation, floor=floor)
                 if floor is not None:
+                    run.plan = _plan_beside(located.path)
                     explanation = explanation_of(ir.load(baseline), located.path, sets, kept, run)
         saturation = saturation_of(ir.load(located.path), original.run, samples_of(sets.evaluation, kept), run)
         runs = None if sets.evaluation is None else original
@@ -144,7 +146,13 @@ def _narrowed(model: ir.Model) -> bool:
     """Whether weights are of 16 bits between an interface of float32: something was rounded to them on the way."""
     interface = {value.dtype for value in (*model.graph.inputs, *model.graph.outputs)}
     held = {value.dtype for graph in model.graphs() for value in graph.initializers.values()}
-    return bool(HALVES & held) and not HALVES & interface
+    return bool(HIGHEST.keys() & held) and not HIGHEST.keys() & interface
+
+
+def _plan_beside(path: Path) -> Plan | None:
+    """Return the plan that a compiled model has beside it."""
+    place = path.with_name("plan.toml")
+    return read_plan(place) if path.with_name(MARK).is_file() and place.is_file() else None
 
 
 def _original(recipe: Recipe, located: Located, *, trust: bool) -> Original:
@@ -203,6 +211,12 @@ def _size(dim: Dim | int | str | None) -> int | None:
     return dim if isinstance(dim, int) else None
 
 
+def _uncompared(problems: Sequence[str]) -> str:
+    """Return the first line on a model of another interface, of which nothing else is known."""
+    more = f" (and {counted(len(problems) - 1, 'more difference')})" if len(problems) > 1 else ""
+    return f"Missed: interface: {problems[0]}{more}. No values were compared."
+
+
 def _report(
     run: Run,
     origin: Origin,
@@ -215,10 +229,10 @@ def _report(
     described: Mapping[str, str] = MappingProxyType({}),
     notes: tuple[str, ...] = (),
 ) -> Report:
-    requirements = (
-        requirement("interface", "the source's", problems),
-        requirement("values", "of the source's shapes, finite where its are", unusable(trials, checks)),
-    )
+    requirements = [requirement("interface", "the source's", problems)]
+    if not problems:
+        broken = unusable(trials, checks)
+        requirements.append(requirement("values", "of the source's shapes, finite where its are", broken))
     judgement = judge(trials, run.recipe.limits, requirements=requirements, written=False)
     return Report(
         recipe=run.recipe,
@@ -229,7 +243,7 @@ def _report(
         shipped=trials[0].candidate.name,
         verdicts=judgement.verdicts,
         outcome=judgement.outcome,
-        first_line=judgement.first_line,
+        first_line=_uncompared(problems) if problems else judgement.first_line,
         checks=checks,
         saturation=saturation_proof(ir.load(located.path)),
         data=described,

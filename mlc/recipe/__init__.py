@@ -4,6 +4,7 @@ from mlc.recipe.recipe import (
     LIMITS,
     LIVE,
     Recipe,
+    asked_as,
     changed,
     check_sizes,
     input_text,
@@ -12,12 +13,14 @@ from mlc.recipe.recipe import (
     parse_inputs,
     read_recipe,
     recipe_toml,
+    without,
 )
 
 __all__ = [
     "LIMITS",
     "LIVE",
     "Recipe",
+    "asked_as",
     "changed",
     "check_sizes",
     "input_text",
@@ -26,4 +29,5 @@ __all__ = [
     "parse_inputs",
     "read_recipe",
     "recipe_toml",
+    "without",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from mlc.recipe.files import FILES, LIVE, from_folder, to_folder
 from mlc.types import InputSpec, Limits, PassSpec, Target
 
 __all__ = [
-    "LIMITS", "LIVE", "NO_DEFAULTS", "Recipe", "changed", "check_sizes", "drop_text", "input_text", "live", "merge",
-    "parse_drop", "parse_inputs", "parse_pass", "parse_sizes", "parse_target", "pass_text", "read_recipe",
-    "recipe_toml", "sizes_text", "target_text",
+    "LIMITS", "LIVE", "NO_DEFAULTS", "Recipe", "asked_as", "changed", "check_sizes", "drop_text", "input_text", "live",
+    "merge", "parse_drop", "parse_inputs", "parse_pass", "parse_sizes", "parse_target", "pass_text", "read_recipe",
+    "recipe_toml", "sizes_text", "target_text", "without",
 ]  # fmt: skip
 
 _TABLE = "limits"
@@ -92,6 +92,22 @@ def changed(recipe: Recipe | None, changes: Mapping[str, Any]) -> Recipe:
         recipe = Recipe(changes["source"])
     limits = dataclasses.replace(recipe.limits, **changes["limits"])
     return dataclasses.replace(recipe, **{**changes, "limits": limits})
+
+
+def without(recipe: Recipe, keys: Collection[str]) -> Recipe:
+    """Return the recipe as if it had not given some of its fields and limits."""
+    plain, limits = Recipe(recipe.source), {key: None for key in keys if key in LIMITS}
+    fields = {key: getattr(plain, key) for key in keys if key not in LIMITS}
+    return dataclasses.replace(recipe, **fields, limits=dataclasses.replace(recipe.limits, **limits))
+
+
+def asked_as(recipe: Recipe, name: str) -> str:
+    """Return by what a recipe asks for a pass: its own name, the number format that it is a part of, or the plan."""
+    if any(spec.name == name for spec in recipe.passes):
+        return name
+    if recipe.plan is not None:
+        return f"--plan {recipe.plan}"
+    return name if recipe.to is None else f"--to {recipe.to}"
 
 
 def check_sizes(sizes: Mapping[str, int], inputs: Sequence[InputSpec]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
+from mlc.explaining import TensorError
 from mlc.figures import counted, decibels, percent, significant
 from mlc.judging import Report
 from mlc.report.table import Table, listed, plain, table
@@ -13,7 +14,15 @@ WORST = 10
 """So many rows of a table are shown; the rest is counted."""
 
 NAMED = 3
-"""So many nodes of one operator are named."""
+"""So many nodes of one operator, or with one reason, are named."""
+
+DIGITS, EXACT = 3, 5
+"""Significant digits of a range; the ends of float16 are a number that people know."""
+
+HALF = "float16"
+
+UNTOLD = "no plan says why"
+"""In the place of a reason."""
 
 
 def tensors(report: Report) -> Table:
@@ -26,12 +35,12 @@ def tensors(report: Report) -> Table:
             decibels(each.sqnr),
             percent(each.clipped) if each.clipped else "none",
             _range(each.low, each.high),
-            _range(each.lowest, each.highest),
+            _range(each.lowest, each.highest, EXACT if each.dtype == HALF else DIGITS),
             "" if each.output is None else decibels(each.output),
         )
         for each in sorted(found, key=lambda each: _sortable(each.sqnr))[:WORST]
     ]
-    header = ("tensor", "kind", "SQNR", "clipped", "seen", "range of its codes", "output, its reader alone")
+    header = ("tensor", "kind", "SQNR", "clipped", "seen", "what it can hold", "output, its reader alone")
     return table("Quantized tensors, the worst", "ctnnnnn", header, rows, _rest(len(found), "tensor"))
 
 
@@ -65,6 +74,25 @@ def products(report: Report) -> Table:
     return table("Multiply-adds after onnxruntime's own optimization", "ctnnn", header, rows)
 
 
+def inside(report: Report) -> Table:
+    """What was converted inside branches and bodies of loops, with its format alone."""
+    found = report.explanation.inside if report.explanation else ()
+    rows = [(each.node, each.op, each.format) for each in found[:WORST]]
+    note = f"{counted(len(found) - WORST, 'node')} more; report.json and --json have them all"
+    header = ("node", "operator", "format")
+    return table("Converted inside branches and loops", "cct", header, rows, note if len(found) > WORST else "")
+
+
+def kept(report: Report) -> Table:
+    """Why nodes stay float32 in a model that computes in float16, the commonest reason first."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for each in report.explanation.kept if report.explanation else ():
+        by_reason[each.reason or UNTOLD].append(f"{each.op} {each.node}")
+    ordered = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    rows = [(reason, f"{len(names):,}", listed(names, NAMED)) for reason, names in ordered]
+    return table("What stays float32", "tnc", ("reason", "nodes", "such as"), rows)
+
+
 def sentences(report: Report) -> list[str]:
     """What is to be said of it: the share of integers, what stands in between, and which nodes to keep float."""
     found = report.explanation
@@ -82,11 +110,20 @@ def sentences(report: Report) -> list[str]:
             by_op[each.op].append(each.node)
         named = "; ".join(f"{op} {len(names):,} ({listed(names, NAMED)})" for op, names in sorted(by_op.items()))
         said.append(f"float operators between dequantizers and quantizers: {named}")
+    halves = [each for each in found.tensors if each.kind == "activation" and each.dtype == HALF]
+    if halves:
+        largest = max(halves, key=_magnitude)
+        figures = f"{significant(_magnitude(largest))} at {largest.value}, where {HALF} ends at {largest.highest:,.0f}"
+        said.append(f"the largest magnitude in {HALF}: {figures}")
+    if found.inside:
+        which = counted(len(found.inside), "converted node is", "converted nodes are")
+        said.append(f"{which} inside branches and loops: no value in there is seen, so what it costs is not known")
     sensitive = found.sensitive
     if sensitive:
         share = percent(sum(each.noise for each in sensitive) / sum(each.noise for each in found.nodes))
-        which = counted(len(sensitive), "node")
-        said.append(f"{which} of {len(found.nodes):,} make {share} of the noise at the outputs: {found.keep_float}")
+        of = f"of {len(found.nodes):,}"
+        which = counted(len(sensitive), f"node {of} makes", f"nodes {of} make")
+        said.append(f"{which} {share} of the noise at the outputs: {found.keep_float}")
     return [plain(sentence) for sentence in (*said, *found.notes)]
 
 
@@ -100,8 +137,13 @@ def quantized(report: Report) -> frozenset[str]:
     )
 
 
-def _range(low: float, high: float) -> str:
-    return f"{significant(low)} to {significant(high)}" if math.isfinite(low) and math.isfinite(high) else ""
+def _range(low: float, high: float, digits: int = DIGITS) -> str:
+    finite = math.isfinite(low) and math.isfinite(high)
+    return f"{significant(low, digits)} to {significant(high, digits)}" if finite else ""
+
+
+def _magnitude(tensor: TensorError) -> float:
+    return max(abs(tensor.low), abs(tensor.high))
 
 
 def _rest(count: int, noun: str) -> str:

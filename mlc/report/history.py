@@ -13,6 +13,7 @@ from mlc.figures import (
     seconds,
 )
 from mlc.judging import Report
+from mlc.recipe import Recipe, asked_as
 from mlc.report.cells import LOSSY
 from mlc.report.table import Table, listed, plain, table
 from mlc.runtimes.session import NodeRun, Placement
@@ -31,11 +32,18 @@ def passes(report: Report) -> Table:
             measured = "" if step.error is None else f"error {error(step.error)}"
         counts = [f"{len(each):,}" for each in (step.sites, step.refused, step.left_out)]
         nodes = f"{step.nodes_before:,} to {step.nodes_after:,}"
-        asked = "by name" if step.requested else "default"
         took = (seconds(step.seconds), seconds(step.verify_seconds))
-        rows.append((str(step.spec), step.exactness, asked, *counts, measured, nodes, *took))
+        rows.append((str(step.spec), step.exactness, _asked(step, report.recipe), *counts, measured, nodes, *took))
     note = "error: the largest over the rms of the value, over all sites and outputs"
     return table("Passes", "cttnnntnnn", header, rows, note if rows else "")
+
+
+def _asked(step: Step, recipe: Recipe) -> str:
+    """Return what asked for a pass: a format that is made of several, and a plan, name none of them."""
+    if not step.requested:
+        return "default"
+    asked = asked_as(recipe, step.spec.name)
+    return "by name" if asked == step.spec.name else asked
 
 
 def declined(report: Report) -> Table:
@@ -68,7 +76,8 @@ def near_miss(step: Step) -> str:
     count = len(step.refused)
     alike = sum(refusal.reason == first.reason for refusal in step.refused)
     others = f" ({count - alike:,} for other reasons)" if alike < count else ""
-    return f"{count:,} near {'miss' if count == 1 else 'misses'}{others}, the first at {first.site}: {first.reason}"
+    misses = counted(count, "near miss", "near misses")
+    return f"{misses}{others}, the first at {first.site}: {first.reason}"
 
 
 def sites(report: Report) -> list[tuple[str, tuple[str, ...]]]:

@@ -41,14 +41,14 @@ def render(found: Inspection) -> str:
 def first_line(found: Inspection) -> str:
     """Return what a hurried reader gets: the files that are not as they were, else what the model is."""
     if found.mismatches:
-        files = counted(len(found.mismatches), "file")
-        return f"{found.model}: {files} {'is' if len(found.mismatches) == 1 else 'are'} not as the manifest says"
+        files = counted(len(found.mismatches), "file is", "files are")
+        return f"{found.model}: {files} not as the manifest says"
     facts = found.facts
     if facts is None:
         return f"{found.model}: the model cannot be read"
     whole = "" if not facts.uncounted else "at least "
     size = _size(sum(facts.files.values()))
-    adds = f"{whole}{facts.multiply_adds:,} multiply-adds at {sizes_text(facts.sizes)}"
+    adds = f"{whole}{counted(facts.multiply_adds, 'multiply-add')} at {sizes_text(facts.sizes)}"
     return f"{found.model}: {counted(facts.parameters, 'parameter')}, {adds}, {size}"
 
 
@@ -89,7 +89,7 @@ def _runtime(minimum: str) -> str:
 def _short(text: str) -> str:
     """Return a text of any length on one line; --json has all of it."""
     line = " ".join(text.split())
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]} and {len(line) - LONGEST:,} more letters"
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} and {counted(len(line) - LONGEST, 'more letter')}"
 
 
 def _operators(facts: Facts) -> list[str]:
@@ -148,7 +148,7 @@ def _percent(part: int, total: int) -> str:
 
 
 def _size(count: int) -> str:
-    return megabytes(count) if count >= SMALLEST else f"{count:,} bytes"
+    return megabytes(count) if count >= SMALLEST else counted(count, "byte")
 
 
 def _pairs(rows: Sequence[tuple[str, str]]) -> list[str]:

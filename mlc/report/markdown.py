@@ -34,6 +34,7 @@ def render(report: Report) -> str:
         _section(history.plan(report)),
         _list("Saturation", report.saturation),
         *(_section(built) for built in (explaining.tensors(report), explaining.nodes(report))),
+        *(_section(built) for built in (explaining.inside(report), explaining.kept(report))),
         _section(explaining.products(report)),
         _list("Quantization", explaining.sentences(report)),
         *(_section(built) for built in (history.placement(report), history.fallbacks(report), history.moved(report))),

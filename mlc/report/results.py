@@ -38,6 +38,8 @@ from mlc.report.table import Table, plain, table
 
 LAYER_HEADER = ("value", "operator", "SQNR")
 
+PAIRED = "a speed-up is over rounds in which both ran in turn, so it need not be the ratio of their p50s"
+
 
 def verdicts(report: Report) -> Table:
     """Limits and what else has to hold, the failed ones first."""
@@ -72,7 +74,7 @@ def figures(report: Report) -> Table:
     if any(trial.load_seconds is not None for trial in trials):
         rows.append(("load", *(load_text(trial) for trial in trials)))
     header = ("", *(heading for heading, _ in shown))
-    return table("Figures", "t" * (len(shown) + 1), header, rows if shown else ())
+    return table("Figures", "t" * (len(shown) + 1), header, rows if shown else (), paired(trials))
 
 
 def trials(
@@ -102,6 +104,11 @@ def trials(
         alone = milliseconds(eager[0])
         rows.append((f"{eager_name}, alone", *map(milliseconds, eager), alone, *[UNKNOWN] * 4))
     return table("All that was measured", "cnnnnnnnn", header, rows, _trials_note(measured))
+
+
+def paired(measured: Sequence[Trial]) -> str:
+    """Say what a speed-up is, where it stands beside latencies that a reader may divide."""
+    return PAIRED if sum(trial.latency is not None for trial in measured) > 1 else ""
 
 
 def peaks(measured: Sequence[Trial]) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mlc.figures import counted
+
 ELLIPSIS_HINT = "all of them are in report.json"
 
 
@@ -31,7 +33,7 @@ class Table:
         """Return the table with its first rows only, and a note that says how many more there are."""
         if len(self.rows) <= count:
             return self
-        more = f"{len(self.rows) - count:,} more rows; {ELLIPSIS_HINT}"
+        more = f"{counted(len(self.rows) - count, 'more row')}; {ELLIPSIS_HINT}"
         note = f"{self.note}; {more}" if self.note else more
         return Table(self.title, self.kinds, self.header, self.rows[:count], note)
 

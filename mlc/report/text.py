@@ -40,7 +40,7 @@ def render_trials(trials: Sequence[Trial]) -> str:
     """Return the table of ``mlc bench``: one model a line, the first is what the others are compared with."""
     built = results.trials(trials)
     lines = aligned(built, indent="")
-    lines += [plain(built.note)] if built.note else []
+    lines += [note for note in (built.note, results.paired(trials)) if note]
     lines += results.peaks(trials)
     lines += [plain(f"{trial.candidate.name}: {note}") for trial in trials for note in trial.notes]
     for trial in trials:
@@ -66,7 +66,7 @@ def _figures(report: Report) -> list[str]:
     built = results.figures(report)
     eager = [f"  {report.eager_name}, alone: p50 {milliseconds(report.eager[0])}"] if report.eager else []
     peaks = [f"  {sentence}" for sentence in results.peaks([trial for _, trial in shown_trials(report)])]
-    return ["figures", *aligned(built), *eager, *peaks] if built else []
+    return [*_block("figures", built), *eager, *peaks] if built else []
 
 
 def _agreement(report: Report) -> list[str]:
@@ -138,7 +138,7 @@ def _plan(report: Report) -> list[str]:
 def _explanation(report: Report) -> list[list[str]]:
     """Return what of a quantized model runs on integers; where that was asked for, where it loses, the worst first."""
     said = explaining.sentences(report)
-    tables = (explaining.tensors(report), explaining.nodes(report))
+    tables = (explaining.tensors(report), explaining.nodes(report), explaining.inside(report), explaining.kept(report))
     asked = report.command == "validate" or not report.trials
     return [
         *(_block(built.title.lower(), built) for built in tables if asked),

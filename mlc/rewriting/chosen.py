@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from mlc.compare.decisions import used_values
 from mlc.formats.nodes import site_of
+from mlc.formats.operators import QUANTIZERS
 from mlc.fusion import Names, infer_shapes
 
 if TYPE_CHECKING:
@@ -18,13 +19,8 @@ if TYPE_CHECKING:
 
 GRAPHS = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
 
-ON_CODES = frozenset(
-    {
-        "DequantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeLinear", "GatherBlockQuantized", "MatMulInteger",
-        "MatMulNBits", "QuantizeLinear",
-    }
-)  # fmt: skip
-"""Operators that make codes, or compute on them."""
+ON_CODES = QUANTIZERS | {"DynamicQuantizeLSTM", "GatherBlockQuantized", "MatMulInteger", "MatMulNBits"}
+"""Operators that make codes, or compute on them, in what passes write."""
 
 BYTE = 8
 """Codes have so many bits at most."""
@@ -71,10 +67,10 @@ def quantized_nodes(before: ir.Model, after: ir.Model) -> tuple[str, ...]:
     """Return the sites of the float graph's nodes whose values the graph after computes through codes."""
     known = {str(value.name) for value in _moving(before.graph)}
     sites = [site for node in before.graph if (site := site_of(node))]
-    return tuple(twin.site for twin in _twins(before, after, sites) if _is_quantized(twin.quantized, known))
+    return tuple(twin.site for twin in _twins(before, after, sites) if computed_on_codes(twin.quantized, known))
 
 
-def _is_quantized(node: ir.Node, known: Collection[str]) -> bool:
+def computed_on_codes(node: ir.Node, known: Collection[str]) -> bool:
     """Whether there is an operator on codes among a node and what it is computed from, as far as known values."""
     seen: set[ir.Node] = set()
     stack: list[ir.Node | None] = [node]

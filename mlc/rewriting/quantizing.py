@@ -9,8 +9,8 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from mlc.artifact import Step
-from mlc.emulate.saturation import INTEGER_OPERATORS
 from mlc.errors import PassError
+from mlc.formats import INTEGER_OPERATORS
 from mlc.graph_pass import Context, Pass
 from mlc.plan import Planner, as_done
 from mlc.rewriting.one_pass import Line, Ran

@@ -108,19 +108,18 @@ def notes_on(file: str, arrays: Arrays, ports: Sequence[Port], inputs: Sequence[
     yield from _disagreeing(file, arrays, ports)
     ranges: Mapping[str, tuple[float, float]] = {spec.name: spec.values for spec in inputs if spec.values is not None}
     for name, array in arrays.items():
+        whole = f"of {counted(array.size, 'value')} of {name} in {file}"
         if array.size == 0:
             yield f"{name} in {file} is empty"
         if array.dtype.kind in "fc" and not np.isfinite(array).all():
             bad = int(array.size - np.isfinite(array).sum())
-            yield f"{bad:,} of {counted(array.size, 'value')} of {name} in {file} are NaN or infinite"
+            yield counted(bad, f"{whole} is NaN or infinite", f"{whole} are NaN or infinite")
         if name in ranges:
             low, high = ranges[name]
             outside = int(((array < low) | (array > high)).sum())
             if outside:
-                what = (
-                    f"{outside:,} of {counted(array.size, 'value')} of {name} in {file} lie outside {low:g}..{high:g}"
-                )
-                yield f"{what}, where nothing was verified"
+                where = f"outside {low:g}..{high:g}, where nothing was verified"
+                yield counted(outside, f"{whole} lies {where}", f"{whole} lie {where}")
 
 
 def _disagreeing(file: str, arrays: Arrays, ports: Sequence[Port]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlc.errors import DataError, kind_of
+from mlc.figures import counted
 from mlc.grammar import nearest
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def _check_array(model: str, name: str, array: Any, expected: Expected) -> None:
             f"the input {name} of {model} is {expected.dtype}, given {array.dtype.name}", "nothing is cast silently"
         )
     if array.ndim != len(expected.shape):
-        raise DataError(f"the input {name} of {model} has {len(expected.shape)} axes, given the shape {array.shape}")
+        axes = counted(len(expected.shape), "axis", "axes")
+        raise DataError(f"the input {name} of {model} has {axes}, given the shape {array.shape}")
     for axis, (size, given) in enumerate(zip(expected.shape, array.shape, strict=True)):
         if isinstance(size, int) and size != given:
             raise DataError(f"the input {name} of {model} has size {size} at axis {axis}, given {given}")

@@ -193,9 +193,7 @@ def _refuse_fallback(session: OnnxRuntimeSession, target: Target) -> None:
         raise TargetError(f"the provider {target.provider} did not start: the session would run on the CPU", there)
     nodes = session.assignment()
     if nodes and not any(node.provider == session.provider for node in nodes):
-        raise TargetError(
-            f"the provider {target.provider} runs none of the {len(nodes)} nodes of {session.name}", there
-        )
+        raise TargetError(f"the provider {target.provider} runs no node of {session.name}", there)
 
 
 def _expected(value: Any) -> Expected:

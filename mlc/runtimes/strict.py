@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlc.errors import TargetError
+from mlc.figures import counted
 from mlc.runtimes.opening import open_session
 from mlc.runtimes.session import NodeRun
 from mlc.types_asked import Target
@@ -32,8 +33,9 @@ def refuse(name: str, target: Target, assigned: Sequence[NodeRun], fallbacks: Se
         return
     nodes = ", ".join(f"{node.name or '(unnamed)'} ({node.op})" for node in fallbacks[:NAMED])
     more = f" and {len(fallbacks) - NAMED} more" if len(fallbacks) > NAMED else ""
+    of = f"of the {counted(len(assigned), 'node')} of {name}"
     raise TargetError(
-        f"{len(fallbacks)} of the {len(assigned)} nodes of {name} fall back from {target.provider} to "
+        f"{counted(len(fallbacks), f'{of} falls', f'{of} fall')} back from {target.provider} to "
         f"{' and '.join(sorted({node.provider for node in fallbacks}))}: {nodes}{more}",
         "leave --strict-provider out to have it nevertheless, or choose passes that keep to what the provider has",
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlc.dims import range_text
 from mlc.errors import UsageError
+from mlc.figures import counted
 from mlc.grammar import nearest
 from mlc.types import Dim, InputSpec
 
@@ -39,7 +40,8 @@ def _spec(name: str, spec: InputSpec | None, example: Array | None) -> InputSpec
         )
     if len(spec.dims) != example.ndim:
         raise UsageError(
-            f"the spec gives {name} {len(spec.dims)} axes, but the example has {example.ndim}: {list(example.shape)}",
+            f"the spec gives {name} {counted(len(spec.dims), 'axis', 'axes')}, "
+            f"but the example has {example.ndim}: {list(example.shape)}",
             "state one size, range or name for each axis",
         )
     for axis, dim in enumerate(spec.dims):
@@ -64,7 +66,8 @@ def check_fits(spec: InputSpec, dtype: str, axes: Sequence[int | str | None]) ->
         )
     if len(spec.dims) != len(axes):
         raise UsageError(
-            f"the spec gives {spec.name} {len(spec.dims)} axes, but the model's has {len(axes)}: {_axes_text(axes)}",
+            f"the spec gives {spec.name} {counted(len(spec.dims), 'axis', 'axes')}, "
+            f"but the model's has {len(axes)}: {_axes_text(axes)}",
             "state one size, range or name for each axis",
         )
     for axis, (dim, size) in enumerate(zip(spec.dims, axes, strict=True)):

@@ -5,7 +5,7 @@ import pytest
 
 from mlc.errors import UsageError
 from mlc.graph_pass import Context
-from mlc.pipeline.data import datasets, refuse_contradictions
+from mlc.pipeline.data import datasets, refuse_missing_data
 from mlc.pipeline.run import Live
 from mlc.recipe import Recipe
 from mlc.registry import build as build_pass
@@ -143,8 +143,8 @@ def test_without_data_it_says_what_is_missing(workspace):
 def test_data_is_asked_for_beforehand_and_kept_apart():
     specs = [PassSpec("smooth-quant")]
     with pytest.raises(UsageError, match="smooth-quant needs data to calibrate on"):
-        refuse_contradictions(Recipe(source="model.onnx"), Live(), specs)
-    refuse_contradictions(Recipe(source="model.onnx", calibrate="some.npz"), Live(), specs)
+        refuse_missing_data(Recipe(source="model.onnx"), Live(), specs, divided=False)
+    refuse_missing_data(Recipe(source="model.onnx", calibrate="some.npz"), Live(), specs, divided=False)
     given = Live(data=[{"x": random(n, 1, 4, 16)} for n in range(10)])
     signature = Signature((InputSpec("x", "float32", (Dim(1, 9, name="n"), Dim(4, 4), Dim(16, 16))),), ())
     sets = datasets(Recipe(source="model.onnx"), given, signature, specs)

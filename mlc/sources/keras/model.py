@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import Any, ClassVar
 
 from mlc.errors import SourceError, UsageError, foreign
+from mlc.figures import counted
 from mlc.grammar.inputs import input_text
 from mlc.references import is_installed
 from mlc.sources.keras.backend import check_backend
@@ -158,7 +159,9 @@ def _check_fit(known: Sequence[KerasInput], specs: Sequence[InputSpec]) -> None:
             raise UsageError(f"the spec says that {spec.name} is {spec.dtype}, but the model takes {one.dtype}", hint)
         if len(spec.dims) != len(one.axes):
             raise UsageError(
-                f"the spec gives {spec.name} {len(spec.dims)} axes, but the model's has {len(one.axes)}", hint
+                f"the spec gives {spec.name} {counted(len(spec.dims), 'axis', 'axes')}, "
+                f"but the model's has {len(one.axes)}",
+                hint,
             )
         for axis, (dim, size) in enumerate(zip(spec.dims, one.axes, strict=True)):
             if size is not None and not dim.low == dim.high == size:

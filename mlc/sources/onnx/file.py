@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from mlc.errors import DataError, SourceError, TargetError, UsageError
+from mlc.figures import counted
 from mlc.probes import check_example, probe
 from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.onnx.declared import Axes, declared_inputs
@@ -75,7 +76,10 @@ def _example(example: Any, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         return {name: np.asarray(array) for name, array in example.items()}
     arrays = list(example) if isinstance(example, tuple | list) else [example]
     if len(arrays) > len(names):
-        raise UsageError(f"the example has {len(arrays)} arrays, the model {len(names)} inputs", ", ".join(names))
+        raise UsageError(
+            f"the example has {counted(len(arrays), 'array')}, the model {counted(len(names), 'input')}",
+            ", ".join(names),
+        )
     return {name: np.asarray(array) for name, array in zip(names, arrays, strict=False)}
 
 

@@ -13,11 +13,11 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from mlc.errors import SourceError
+from mlc.formats import PRODUCTS
 from mlc.sources.weights.finite import not_finite
 
 CHUNK = 1 << 24
 FACTORS = 2
-PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 MOVES = {"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 HALF_BYTE = {"INT4", "UINT4", "FLOAT4E2M1"}
 

@@ -136,10 +136,12 @@ def check_quantized(module: nn.Module) -> tuple[str, ...]:
     watching = [path for path, part in module.named_modules() if fakes(part) and bool(part.observer_enabled.any())]
     notes: tuple[str, ...] = ()
     if watching:
-        notes += (f"the observers of {_counted(watching)} were at rest: scales are what they were when it was given",)
+        notes += (f"the observers of {_shown(watching)} were at rest: scales are what they were when it was given",)
     only = [path for path, part in module.named_modules() if observes(part) and not _inside_fake(module, path)]
     if only:
-        notes += (f"{_counted(only)} only observe and quantize nothing: convert the module for their scales",)
+        notes += (
+            f"modules that only observe and quantize nothing: {_shown(only)}; convert the module for their scales",
+        )
     return notes
 
 
@@ -148,7 +150,7 @@ def _inside_fake(module: nn.Module, path: str) -> bool:
     return fakes(module.get_submodule(above))
 
 
-def _counted(paths: list[str]) -> str:
+def _shown(paths: list[str]) -> str:
     more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
     return f"{', '.join(paths[:SHOWN])}{more}"
 

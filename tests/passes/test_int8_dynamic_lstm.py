@@ -1,0 +1,145 @@
+"""int8-dynamic of an LSTM, and where its kernel is."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import mlc
+from mlc.cli import main
+from mlc.emulate import saturation_proof
+from mlc.registry import optional_probes_of
+from mlc.runtimes.cpu import capabilities
+from mlc.runtimes.kernels import HEAD
+from mlc.types import PassSpec, Target
+from passes import _dynamic
+from passes.int8_dynamic import WHOLE_BATCH, Int8Dynamic
+from tests.dynamic import LSTMS, WITH_LSTM, bytes_of, dynamic, lstm, refusals
+from tests.quantizing import VNNI, build, weights
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+
+@pytest.mark.parametrize("able", [WITH_LSTM, replace(VNNI, kernels=WITH_LSTM.kernels)])
+@pytest.mark.parametrize("form", LSTMS)
+def test_an_lstm_where_the_target_has_its_kernel(form, able):
+    model = lstm(**LSTMS[form])
+    found = dynamic(model, capabilities=able)
+    (node,) = found.nodes("DynamicQuantizeLSTM")
+    assert found.change.sites == (("yh",) if form == "its state alone" else ("y",))
+    assert node.domain == "com.microsoft"
+    assert found.change.notes == (WHOLE_BATCH,)
+    assert {value.dtype for value in node.inputs[1:3]} == {ir.DataType.INT8}
+    assert found.sqnr(optimize=False) > 28
+    assert found.sqnr() > 28
+
+
+def test_weights_that_several_lstms_read_are_stored_once():
+    text = """agraph (float[7,3,5] x) => (float[7,1,3,5] z) {
+        y = LSTM<hidden_size = 5>(x, w, w)
+        s = Squeeze(y, one)
+        z = LSTM<hidden_size = 5>(s, w, w)
+    }"""
+    found = dynamic(build(text, weights(0, w=(1, 20, 5)) | {"one": np.array([1])}), capabilities=WITH_LSTM)
+    assert found.change.sites == ("y", "z")
+    assert bytes_of(found.model) == 100 + 20
+    assert found.sqnr() > 25
+
+
+def by_tensor(model):
+    """Give an LSTM of codes one scale for each direction in the place of one for each column."""
+    (node,) = [node for node in model.graph if node.op_type == "DynamicQuantizeLSTM"]
+    for index, place in ((1, 8), (2, 10)):
+        codes, scales = (node.inputs[at].const_value.numpy() for at in (index, place))
+        real = codes * scales[:, np.newaxis]
+        scale = np.abs(real).max(axis=(1, 2)) / np.float32(127)
+        for at, array in ((index, np.rint(real / scale[:, np.newaxis, np.newaxis]).astype(np.int8)), (place, scale),
+                          (place + 1, np.zeros(len(scale), np.int8))):  # fmt: skip
+            node.inputs[at].const_value = ir.tensor(array)
+            node.inputs[at].shape = ir.Shape(array.shape)
+
+
+@pytest.mark.parametrize("form", ["plain", "both ways"])
+def test_scales_by_column_are_no_worse_than_one_for_all(form):
+    model = lstm(**LSTMS[form])
+    found = dynamic(model, capabilities=WITH_LSTM)
+    columns = found.sqnr()
+    by_tensor(found.model)
+    assert columns + 1 > found.sqnr() > 25
+
+
+def test_an_lstm_stays_float_in_standard_output():
+    found = dynamic(lstm())
+    assert found.change.sites == ()
+    assert [(each.site, each.reason) for each in found.change.refused] == [
+        ("y", "ONNX has no integer LSTM, and onnxruntime's own is not for this target or for portable output")
+    ]
+    assert found.change.notes == ()
+
+
+@pytest.mark.parametrize("form", ["plain", "both ways"])
+def test_no_product_sum_of_an_lstm_saturates(form):
+    model = lstm(**LSTMS[form])
+    found = dynamic(model, capabilities=WITH_LSTM)
+    assert saturation_proof(found.model)[0].startswith("no product sum saturates on: onnxruntime")
+    full = dynamic(model, capabilities=replace(VNNI, kernels=WITH_LSTM.kernels))
+    assert saturation_proof(full.model)[0].startswith("product sums may saturate on onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            {"attributes": ", layout = 1", "outputs": "y"},
+            "its batch comes first, which the integer kernel does not know",
+        ),
+        ({"inputs": "x, x, r"}, "its weight is not constant"),
+        ({"inputs": "x, w, x"}, "its recurrence weight is not constant"),
+    ],
+)
+def test_an_lstm_that_the_kernel_does_not_know_is_refused(change, reason):
+    model = lstm(**change)
+    assert refusals(model, WITH_LSTM) == [("y", reason)]
+
+
+def test_an_lstm_of_long_sums_is_refused(monkeypatch):
+    monkeypatch.setattr(_dynamic, "LONGEST_SUM", 5)
+    assert refusals(lstm(), WITH_LSTM) == [("y", "sums of 6 products may leave 32 bits")]
+
+
+PROBES = optional_probes_of([PassSpec("int8-dynamic")])
+
+
+@pytest.mark.parametrize(
+    "target", [Target(), Target(device="native"), Target(options=(("session.disable_prepacking", "1"),))]
+)
+def test_a_cpu_is_seen_to_have_the_lstm(target):
+    assert capabilities(target, {}, PROBES).kernels == ("com.microsoft.DynamicQuantizeLSTM",)
+
+
+@pytest.mark.parametrize("target", [Target("openvino", "cpu"), Target(provider="nowhere")])
+def test_another_runtime_has_no_such_lstm(target):
+    assert capabilities(target, {}, PROBES).kernels == ()
+
+
+def test_it_asks_for_what_it_writes():
+    (text,) = Int8Dynamic.may_use_kernels.values()
+    onnx.checker.check_model(onnx.parser.parse_model(HEAD.format(domain="com.microsoft", graph=text)))
+
+
+def test_portable_output_keeps_an_lstm_float(tmp_path, quick, capsys):
+    onnx.save(ir.to_proto(lstm()), tmp_path / "lstm.onnx")
+    arguments = ["--to", "int8-dynamic", "--portable", "--out", str(tmp_path / "out")]
+    assert main(["quantize", str(tmp_path / "lstm.onnx"), *arguments]) == 4
+    assert "int8-dynamic" in capsys.readouterr().err
+
+
+def test_an_lstm_is_quantized_where_it_need_not_be_portable(tmp_path):
+    onnx.save(ir.to_proto(lstm()), tmp_path / "lstm.onnx")
+    original = mlc.load(tmp_path / "lstm.onnx")
+    artifact = mlc.rewrite(mlc.export(original), original, passes=["int8-dynamic"])
+    step = artifact.steps[-1]
+    assert (step.sites, step.notes) == (("y",), (WHOLE_BATCH,))
+    assert step.sqnr["y"] > 28
