@@ -27,7 +27,7 @@ demo: venv
 
 # Files side by side; tests of one file stay in one process.
 test: venv
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: venv
 	$(BIN)/ruff check .
