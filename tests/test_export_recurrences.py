@@ -153,6 +153,19 @@ def test_functions_of_other_packages_are_left_alone():
         assert torch_chunk_gated_delta_rule is own
 
 
+def test_what_a_file_imports_is_left_alone(monkeypatch):
+    """As the file of xLSTM imports a class from another package, where that is installed."""
+
+    class RecurrentGemmaRglru(nn.Module):
+        def _rnn_scan(self):
+            """Something else."""
+
+    own = RecurrentGemmaRglru._rnn_scan
+    monkeypatch.setattr(modeling, "RecurrentGemmaRglru", RecurrentGemmaRglru, raising=False)
+    with rolled(gated_delta_net()):
+        assert RecurrentGemmaRglru._rnn_scan is own
+
+
 # what is exported
 
 

@@ -82,6 +82,12 @@ class Overwritten(nn.Module):
         lambda flag, x: flag.view(-1)[:1].copy_(x.sum()),
         lambda flag, x: torch.add(flag, x.sum(), out=flag),
         lambda flag, x: flag.__iadd__(x.sum()),
+        lambda flag, x: flag[: len(x)].copy_(x[:2]),
+        lambda flag, x: flag.data[: len(x)].copy_(x[:2]),
+        lambda flag, x: torch.fill_(input=flag, value=x.sum()),
+        lambda flag, x: torch._foreach_copy_([flag], [x[:2]]),
+        lambda flag, x: torch.ops.aten.copy_.default(flag, x[:2]),
+        lambda flag, x: torch.vmap(lambda part: part.copy_(x.sum()))(flag),
     ],
 )
 def test_a_value_that_an_input_is_written_into_is_not_known(workspace, write):
@@ -89,6 +95,21 @@ def test_a_value_that_an_input_is_written_into_is_not_known(workspace, write):
         exported(workspace, Overwritten(write), None, "x=float32[batch=2..5]")
     assert "hangs on the values of its inputs at test_export_values.py" in refused.value.message
     assert "flag[0] > 0" in refused.value.message
+
+
+def test_how_many_places_of_a_buffer_hold_is_no_obstacle(workspace):
+    class Chosen(nn.Module):
+        mask: torch.Tensor
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mask", torch.tensor([True, False, True]))
+
+        def forward(self, x):
+            return x[:, self.mask.nonzero().squeeze(1)]
+
+    net = exported(workspace, Chosen(), None, "x=float32[batch=1..5,3]")
+    assert_alike(workspace, net, np.arange(9, dtype=np.float32).reshape(3, 3))
 
 
 class Experts(nn.Module):
@@ -101,11 +122,11 @@ class Experts(nn.Module):
         self.heads = nn.ModuleDict({f"head_{place}": nn.Linear(WIDTH, WIDTH) for place in range(EXPERTS)})
 
     def routed(self, x):
-        weights, chosen = self.router(x).softmax(-1).topk(2)
-        return weights, functional.one_hot(chosen, num_classes=self.experts).permute(2, 1, 0)
+        return self.router(x).softmax(-1).topk(2)
 
     def forward(self, x):
-        weights, mask = self.routed(x)
+        weights, chosen = self.routed(x)
+        mask = functional.one_hot(chosen, num_classes=self.experts).permute(2, 1, 0)
         sums = torch.zeros_like(x)
         hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()
         for expert in hit:
@@ -127,8 +148,32 @@ class SpareExperts(Experts):
         hit = (mask.sum(dim=(-1, -2)) > 0).nonzero()
         for expert in hit:
             expert = expert[0]  # noqa: PLW2901 - as such loops are written
+            if expert == self.experts:
+                continue
             place, rows = torch.where(mask[expert])
             sums.index_add_(0, rows, (x[rows] @ self.weight[expert]) * weights[rows, place, None])
+        return sums
+
+
+class SharedExpert(Experts):
+    """Four experts, and as the last one that only few rows are sent to."""
+
+    def __init__(self):
+        super().__init__()
+        self.router = nn.Linear(WIDTH, EXPERTS + 1)
+        self.weight = nn.Parameter(torch.randn(EXPERTS + 1, WIDTH, WIDTH))
+        with torch.no_grad():
+            self.router.bias[EXPERTS] = -9
+            self.router.weight[EXPERTS] = 3
+
+    def forward(self, x):
+        weights, chosen = self.router(x).softmax(-1).topk(1)
+        sums = torch.zeros_like(x)
+        mask = functional.one_hot(chosen, num_classes=self.experts + 1).permute(2, 1, 0)
+        hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()
+        for expert in hit:
+            place, rows = torch.where(mask[expert].squeeze(0))
+            sums.index_add_(0, rows, (x[rows] @ self.weight[expert[0]]) * weights[rows, place, None])
         return sums
 
 
@@ -139,11 +184,37 @@ def test_a_loop_over_the_experts_that_were_chosen_is_one_over_all(workspace, kin
     assert_alike(workspace, net, *(draw.standard_normal((rows, WIDTH)).astype(np.float32) for rows in (1, 2, 8)))
 
 
+def test_an_expert_that_no_compared_row_was_sent_to_is_kept(workspace):
+    torch.manual_seed(0)
+    net = exported(workspace, SharedExpert(), None, f"x=float32[rows=1..9,{WIDTH}]")
+    assert_alike(workspace, net, np.full((2, WIDTH), 9, np.float32))
+
+
+def test_a_plane_of_transformers_for_tokens_that_no_expert_takes_is_left_out(workspace):
+    dbrx = pytest.importorskip("transformers.models.dbrx", exc_type=ImportError)
+    sizes = {"hidden_size": WIDTH, "ffn_hidden_size": 5, "moe_num_experts": EXPERTS}
+    theirs = dbrx.modeling_dbrx.DbrxExperts(dbrx.configuration_dbrx.DbrxFFNConfig(**sizes))
+    torch.manual_seed(0)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter)
+
+    class Routed(Experts):
+        def forward(self, x):
+            weights, chosen = self.router(x).softmax(-1).topk(2)
+            return theirs(x[:, None], chosen, weights)[:, 0]
+
+    module = Routed()
+    module.theirs = theirs
+    net = exported(workspace, module, None, f"x=float32[rows=1..9,{WIDTH}]")
+    assert_alike(workspace, net, np.random.default_rng(0).standard_normal((5, WIDTH)).astype(np.float32))
+
+
 class Counting(Experts):
     """Each round doubles what was added before: rounds that add nothing count too."""
 
     def forward(self, x):
-        weights, mask = self.routed(x)
+        weights, chosen = self.routed(x)
+        mask = functional.one_hot(chosen, num_classes=self.experts).permute(2, 1, 0)
         sums = torch.zeros_like(x)
         hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()
         for expert in hit:
@@ -157,7 +228,8 @@ class Last(Experts):
     """What the last round computed is read behind the loop."""
 
     def forward(self, x):
-        _, mask = self.routed(x)
+        _, chosen = self.routed(x)
+        mask = functional.one_hot(chosen, num_classes=self.experts).permute(2, 1, 0)
         sums = torch.zeros_like(x)
         hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()
         for expert in hit:
@@ -170,7 +242,8 @@ class Everywhere(Experts):
     """Each round adds to rows that its expert did not select."""
 
     def forward(self, x):
-        _, mask = self.routed(x)
+        _, chosen = self.routed(x)
+        mask = functional.one_hot(chosen, num_classes=self.experts).permute(2, 1, 0)
         sums, all_rows = torch.zeros_like(x), torch.arange(x.shape[0])
         hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()
         for expert in hit:
@@ -179,7 +252,79 @@ class Everywhere(Experts):
         return sums
 
 
-@pytest.mark.parametrize("kind", [Counting, Last, Everywhere])
+class Elsewhere(Experts):
+    """Each round adds to the rows that were not sent to its expert."""
+
+    def forward(self, x):
+        _, chosen = self.routed(x)
+        mask = functional.one_hot(chosen, num_classes=self.experts).permute(2, 1, 0)
+        sums = torch.zeros_like(x)
+        hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()
+        for expert in hit:
+            _, rows = torch.where(mask[expert].squeeze(0) == 0)
+            sums.index_add_(0, rows, x[rows])
+        return sums
+
+
+class Named(Experts):
+    """Rounds like those that may run over all, written so that it is not seen."""
+
+    def forward(self, x):
+        _, chosen = self.routed(x)
+        mask = functional.one_hot(chosen, num_classes=self.experts).permute(2, 1, 0)
+        sums = torch.zeros_like(x)
+        hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()
+        for expert in hit:
+            _, rows = torch.where(mask[expert].squeeze(0))
+            sums.index_add_(0, index=rows, source=x[rows])
+        return sums
+
+
+class Signed(Experts):
+    """A plane of which some rows take away what others add is none that no row was sent to."""
+
+    def forward(self, x):
+        _, chosen = self.routed(x)
+        mask = functional.one_hot(chosen, num_classes=self.experts).permute(2, 1, 0) * x[:, 0].sign().long()
+        sums = torch.zeros_like(x)
+        hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()
+        for expert in hit:
+            _, rows = torch.where(mask[expert].squeeze(0))
+            sums.index_add_(0, rows, x[rows])
+        return sums
+
+
+class Widened(Experts):
+    """The mask changes after it was seen which experts have a row."""
+
+    def forward(self, x):
+        _, chosen = self.routed(x)
+        mask = functional.one_hot(chosen, num_classes=self.experts).permute(2, 1, 0)
+        sums = torch.zeros_like(x)
+        hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()
+        mask[..., 0] = 1
+        for expert in hit:
+            _, rows = torch.where(mask[expert].squeeze(0))
+            sums.index_add_(0, rows, x[rows])
+        return sums
+
+
+class Shifting(Experts):
+    """Each round writes into a tensor of all rounds."""
+
+    def forward(self, x):
+        _, chosen = self.routed(x)
+        mask = functional.one_hot(chosen, num_classes=self.experts).permute(2, 1, 0)
+        sums, shift = torch.zeros_like(x), torch.zeros_like(x[0])
+        hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()
+        for expert in hit:
+            _, rows = torch.where(mask[expert].squeeze(0))
+            once = shift.add_(x.mean(0))
+            sums.index_add_(0, rows, x[rows] + once)
+        return sums
+
+
+@pytest.mark.parametrize("kind", [Counting, Last, Everywhere, Elsewhere, Named, Signed, Widened, Shifting])
 def test_a_loop_whose_empty_rounds_count_is_refused(workspace, kind):
     with pytest.raises(SourceError) as refused:
         exported(workspace, kind(), None, f"x=float32[rows=1..9,{WIDTH}]")

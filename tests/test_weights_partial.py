@@ -8,6 +8,7 @@ from torch import nn
 
 from mlc.errors import SourceError
 from mlc.sources.load import load
+from mlc.sources.weights.partial import heard
 
 MODULE = """
 import torch
@@ -112,12 +113,43 @@ WHOLE = {
     net.head.load_state_dict({key[5:]: part for key, part in given().items() if "head" in key})""",
     "of another module": "Net().load_state_dict({'module.x': torch.ones(1)}, strict=False)",
     "nothing": "pass",
+    "into one that says otherwise what its state is": """net.body.state_dict = lambda: {}
+    net.body.load_state_dict({key[5:]: part for key, part in given().items() if "body" in key})""",
 }
 
 
 @pytest.mark.parametrize("what", WHOLE)
 def test_nothing_is_said_where_nothing_is_left(what, loaded):
     assert not any("as drawn" in note for note in loaded(WHOLE[what]).notes)
+
+
+def test_a_load_while_the_file_is_imported_is_heard(loaded):
+    code = """return made, torch.ones(2, 6)
+
+made = Net()
+made.load_state_dict(given(), strict=False)
+
+def other():
+    net = None"""
+    with pytest.raises(SourceError, match="no key did fit"):
+        loaded(code, PREFIXES["DataParallel"])
+
+
+def test_a_load_of_nothing_is_noted(loaded):
+    (note,) = [note for note in loaded("net.load_state_dict({}, strict=False)").notes if "as drawn" in note]
+    assert "left 10 weights of Net as drawn: body.0.weight, " in note
+
+
+def test_what_a_library_replaced_meanwhile_stays(monkeypatch):
+    monkeypatch.setattr(nn.Module, "load_state_dict", nn.Module.load_state_dict)
+    with heard():
+        ours = nn.Module.load_state_dict
+
+        def theirs(*given):
+            return ours(*given)
+
+        nn.Module.load_state_dict = theirs  # type: ignore[method-assign]
+    assert nn.Module.load_state_dict is theirs
 
 
 def test_torch_is_left_as_it_was(loaded):

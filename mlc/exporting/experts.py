@@ -21,13 +21,18 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mlc.exporting.recurrences.rolled import MODELS
+
 HIT = re.compile(
     r"(?:torch\.(?:greater|gt)\((\w+)\.sum\([^()]*(?:\([^()]*\))?\), 0\)|\((\w+)\.sum\(.*\) > 0\))\.nonzero\(\)"
 )
 """How the experts are found that any token was sent to, of a mask with one plane for each."""
 
+COUNTS = r"(?:[\w.]+\.)?one_hot\([^()]*\)(?:\.permute\([\d, ]+\))?"
+"""How a mask is made of zeros and ones: of others a plane can be empty in sum alone."""
+
 SPARE = re.compile(r"one_hot\(\w+, num_classes=[\w.]+ \+ 1\)")
-"""How a mask is made that has one plane more than there are experts, for tokens that are sent to none."""
+"""How transformers makes a mask with one plane more than there are experts, for tokens that are sent to none."""
 
 TORCH = Path(torch.__file__).parent
 
@@ -49,7 +54,7 @@ class AllExperts(TorchFunctionMode):
                 places = torch.arange(self._positions[id(args[0])][1] - spare)
                 return places.unsqueeze(1).unbind(0)
         returned = func(*args, **(kwargs or {}))
-        if func in (Tensor.nonzero, torch.nonzero) and isinstance(returned, Tensor):
+        if func in (Tensor.nonzero, torch.nonzero) and isinstance(returned, Tensor) and args:
             sizes = args[0].shape
             if len(sizes) == 1 and isinstance(sizes[0], int):
                 self._positions[id(returned)] = (returned, sizes[0])
@@ -68,7 +73,8 @@ def _caller(frame: FrameType) -> FrameType:
 def _spare(frame: FrameType) -> int | None:
     """Return how many planes at the end of the mask stand for no expert, or None where the loop may not run over all.
 
-    It may where its iterations only add to the rows that they select.
+    It may where its iterations only add to the rows that they select. In other code than that of transformers the last
+    plane may be an expert's, such as one that all share.
     """
     try:
         lines, first = inspect.getsourcelines(frame.f_code)
@@ -77,17 +83,26 @@ def _spare(frame: FrameType) -> int | None:
         return None
     line = frame.f_lineno - first + 1
     loops = [node for node in ast.walk(function) if isinstance(node, ast.For) and node.iter.lineno == line]
-    if len(loops) != 1 or not _selects(loops[0], function):
+    theirs = frame.f_globals.get("__name__", "").startswith(MODELS)
+    if len(loops) != 1 or not _selects(loops[0], function, theirs):
         return None
-    return int(any(SPARE.search(ast.unparse(node)) for node in ast.walk(function) if isinstance(node, ast.Call)))
+    return int(theirs and SPARE.search(ast.unparse(function)) is not None)
 
 
-def _selects(loop: ast.For, function: ast.stmt) -> bool:
-    """Whether all that stays of a loop's iteration is what it adds to the rows that its plane of the mask selects."""
+def _selects(loop: ast.For, function: ast.stmt, theirs: bool) -> bool:
+    """Whether all that stays of a loop's iteration is what it adds to the rows that its plane of the mask selects.
+
+    What ``theirs`` is, code of transformers, may take the mask from elsewhere: it is one of zeros and ones there.
+    """
     mask = _mask(loop.iter, function)
     if mask is None or not isinstance(loop.target, ast.Name) or loop.orelse:
         return False
     expert = loop.target.id
+    selection = rf"torch\.where\({mask}\[{expert}\](?:\.squeeze\(0\))?\)(?:\[\d\])?"
+    made_of = ".*" if theirs else rf"(?:{COUNTS}|{mask}\.permute\([\d, ]+\))"
+    known = rf"{mask} = {made_of}|\w+ = {HIT.pattern}|.* = {selection}"
+    if not all(re.fullmatch(known, use) for use in _uses(mask, function)):
+        return False
     statements = list(_flat(loop.body))
     made = {expert}
     rows: set[str] = set()
@@ -95,9 +110,11 @@ def _selects(loop: ast.For, function: ast.stmt) -> bool:
     for statement in statements:
         if not {name for name in _names(statement, ast.Load) if name in stored} <= made:
             return False  # carried over from the iteration before
-        if isinstance(statement, ast.Assign) and all(_is_plain(target) for target in statement.targets):
+        if expert in _names(statement, ast.Store) and ast.unparse(statement) != f"{expert} = {expert}[0]":
+            return False  # another plane is selected then
+        if isinstance(statement, ast.Assign) and all(map(_is_plain, statement.targets)) and not _writes(statement):
             made |= _names(statement, ast.Store)
-            selected = ast.unparse(statement.value).startswith(f"torch.where({mask}[{expert}]")
+            selected = re.fullmatch(selection, ast.unparse(statement.value))
             rows = rows | _names(statement, ast.Store) if selected else rows - _names(statement, ast.Store)
         elif not (_skips(statement) or _adds(statement, rows)):
             return False
@@ -114,6 +131,22 @@ def _mask(hit: ast.expr, function: ast.AST) -> str | None:
         if isinstance(node, ast.Assign) and hit.id in _names(node, ast.Store)
     ]
     return found[0][1] or found[0][2] if len(found) == 1 and found[0] else None
+
+
+def _uses(name: str, function: ast.AST) -> list[str]:
+    """Return the statements that a name stands in; those that hold others only read it where they begin."""
+    return [
+        ast.unparse(node)
+        for node in ast.walk(function)
+        if isinstance(node, ast.stmt) and not hasattr(node, "body")
+        if any(isinstance(part, ast.Name) and part.id == name for part in ast.walk(node))
+    ]
+
+
+def _writes(statement: ast.stmt) -> bool:
+    """Whether a statement calls a method whose name says that it writes into a tensor."""
+    names = [node.attr for node in ast.walk(statement) if isinstance(node, ast.Attribute)]
+    return any(name.endswith("_") and not name.endswith("__") for name in names)
 
 
 def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -149,7 +182,8 @@ def _adds(statement: ast.stmt, rows: set[str]) -> bool:
         isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
         and call.func.attr == "index_add_"
-        and [ast.unparse(argument) for argument in call.args[:1]] == ["0"]
+        and len(call.args) > 1
+        and ast.unparse(call.args[0]) == "0"
         and isinstance(call.args[1], ast.Name)
         and call.args[1].id in rows
     )

@@ -6,7 +6,7 @@ torch.export keeps tensors apart from their values. A buffer's value is part of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -43,7 +43,8 @@ class Known(TorchFunctionMode):
 
     def __init__(self, module: nn.Module, values: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._known: dict[int, tuple[Tensor, Tensor]] = {}  # what is traced is held: ids of what is gone come again
+        # with its value, and how often it was written into; it is held, since ids of what is gone come again
+        self._known: dict[int, tuple[Tensor, Tensor, int]] = {}
         with _untraced():  # a copy, since a function that writes is called with it too
             copies = {name: value.detach().clone() for name, value in values.items() if _is_small(value)}
         for name, traced in module.named_buffers(remove_duplicate=False):
@@ -55,9 +56,9 @@ class Known(TorchFunctionMode):
     ) -> Any:
         """Answer what asks for known values; follow all else."""
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
+        name = getattr(func, "__name__", "").partition(".")[0]  # that of an operator ends in its overload
         if _writes(name) or kwargs.get("out") is not None:
-            self._forget(*args[:1], *_parts(kwargs.get("out")))
+            self._forget(_parts((args[:1] or kwargs, kwargs.get("out"))))
         elif not any(word in name for word in RANDOM):
             with suppress(UnknownError):
                 real = self._values(args), self._values(kwargs)
@@ -78,7 +79,7 @@ class Known(TorchFunctionMode):
         traced, found = list(_parts(returned)), list(_parts(value))
         if len(traced) == len(found):
             for one, other in zip(traced, found, strict=True):
-                if isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape:
+                if isinstance(one, Tensor) and isinstance(other, Tensor) and _has_sizes(one, other.shape):
                     self._learn(one, other)
         return returned
 
@@ -93,18 +94,18 @@ class Known(TorchFunctionMode):
             return type(value)(self._numbers(part) for part in value)
         if isinstance(value, slice):
             return slice(*(self._numbers(part) for part in (value.start, value.stop, value.step)))
-        if isinstance(value, Tensor) and id(value) in self._known:
-            found = self._known[id(value)][1]
-            if found.ndim == 0 and not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool):
-                return int(found)
-        return value
+        found = self._value(value) if isinstance(value, Tensor) else None
+        if found is None or found.ndim or found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+            return value
+        return int(found)
 
     def _values(self, value: Any) -> Any:
         """Return arguments with their values in the place of what is traced. Raises UnknownError."""
         if isinstance(value, Tensor):
-            if id(value) not in self._known:
+            found = self._value(value)
+            if found is None:
                 raise UnknownError
-            return self._known[id(value)][1]
+            return found
         if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
             raise UnknownError
         if type(value) in (tuple, list):
@@ -115,15 +116,22 @@ class Known(TorchFunctionMode):
             return slice(*(self._values(part) for part in (value.start, value.stop, value.step)))
         return value
 
-    def _learn(self, traced: Tensor, value: Tensor) -> None:
-        if _is_small(value):
-            self._known[id(traced)] = (traced, value)
+    def _value(self, traced: Tensor) -> Tensor | None:
+        """Return the value of a tensor that is known, and was not written into since, under whatever name."""
+        _, value, version = self._known.get(id(traced), (None, None, 0))
+        return value if value is None or traced._version == version else None  # noqa: SLF001
 
-    def _forget(self, *written: Any) -> None:
-        """Forget what shares its memory with tensors that are written into."""
-        places = {_place(self._known[id(one)][1]) for one in written if id(one) in self._known}
-        if places:
-            self._known = {key: pair for key, pair in self._known.items() if _place(pair[1]) not in places}
+    def _learn(self, traced: Tensor, value: Tensor) -> None:
+        if _is_small(value) and not traced.is_inference():  # of which torch does not count the writes
+            self._known[id(traced)] = (traced, value, traced._version)  # noqa: SLF001
+
+    def _forget(self, written: Iterable[Any]) -> None:
+        """Forget what shares its memory with tensors that are written into: torch counts no writes to ``.data``.
+
+        Where that memory is cannot be told inside of vmap: all is forgotten then.
+        """
+        places = {_place(one) for one in written if isinstance(one, Tensor)}
+        self._known = {key: known for key, known in self._known.items() if not places & {None, _place(known[0])}}
 
 
 @contextmanager
@@ -145,8 +153,16 @@ def _writes(name: str) -> bool:
     return in_place or name in ("__setitem__", "__set__") or (name.startswith("__i") and name not in READING)
 
 
-def _place(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _has_sizes(traced: Tensor, sizes: Sequence[int]) -> bool:
+    """Whether a tensor has these sizes. One that varies or follows from values has no number to compare."""
+    return all(isinstance(size, int) for size in traced.shape) and traced.shape == sizes
+
+
+def _place(tensor: Tensor) -> int | None:
+    """Return the memory that a tensor shares with its views; None for sparse ones, and those of vmap."""
+    with suppress(NotImplementedError):
+        return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 - a traced one has no address
+    return None
 
 
 def _parts(value: Any) -> Iterator[Any]:

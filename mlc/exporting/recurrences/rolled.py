@@ -40,7 +40,7 @@ def rolled(module: nn.Module) -> Iterator[set[str]]:
     for file in sorted(kind for kind in kinds if kind.startswith(MODELS)):
         for name, replacement in ROLLED.items():
             holder, attribute = _place(sys.modules[file], name)
-            if attribute in vars(holder):
+            if getattr(vars(holder).get(attribute), "__module__", "") == file:  # not one that is imported there
                 own.append((holder, attribute, vars(holder)[attribute]))
                 told = f"{name} of {file.removeprefix(MODELS).partition('.')[0]}"
                 setattr(holder, attribute, _noting(replacement, told, called))

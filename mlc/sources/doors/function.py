@@ -37,12 +37,13 @@ def load(asked: Asked) -> Original:
     if asked.weights is not None:
         _check_name(asked.weights)
     with on_torch():
-        function = load_function(reference, SourceError)
         from mlc.sources.live import original_of
         from mlc.sources.weights.partial import heard
 
-        with seeded(), heard() as loads, foreign(f"the function {reference}"):
-            model, shown = model_and_example(reference, function())
+        with heard() as loads:  # the file may make its module as it is imported
+            function = load_function(reference, SourceError)
+            with seeded(), foreign(f"the function {reference}"):
+                model, shown = model_and_example(reference, function())
     notes = _loaded(model, Path(asked.weights), reference) if asked.weights else loads.check(model)
     chosen = shown if asked.example is None else asked.example
     code = code_file(reference, SourceError)

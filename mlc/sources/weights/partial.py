@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ class Partial:
     left: tuple[torch.Tensor, ...]
     keys: tuple[str, ...]
     fitting: bool
-    """Whether any of the keys is one of the module's."""
+    """Whether any of the keys is one of the module's, or there is none that could be."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Loads:
         self.filled.update((id(tensor), tensor) for name, tensor in tensors.items() if name not in missing)
         left = tuple(tensor for name, tensor in tensors.items() if name in missing)
         if left:
-            fitting = len(unexpected) < len(keys)
+            fitting = not keys or len(unexpected) < len(keys)
             self.partial.append(Partial(type(module).__name__, left, tuple(keys), fitting))
 
     def check(self, model: object) -> tuple[str, ...]:
@@ -82,10 +83,11 @@ def heard() -> Iterator[Loads]:
     try:
         yield loads
     finally:
-        nn.Module.load_state_dict = plain  # type: ignore[method-assign]
+        if nn.Module.load_state_dict is load_state_dict:  # else a library replaced it as it was imported
+            nn.Module.load_state_dict = plain  # type: ignore[method-assign]
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the very tensors of a state dict by name, no copies."""
-    state = module.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    """Return the parameters and buffers by name. The class may have a state_dict of its own, of other tensors."""
+    parts = (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    return dict(itertools.chain(*parts))
