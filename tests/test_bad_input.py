@@ -310,7 +310,7 @@ def test_external_data_that_is_missing_or_outside(refused):
 def test_nothing_is_converted(refused):
     write_module("return torch.softmax(x, -1)")
     sentence = refused(quantize_linear("--calibrate", DATA, source="user.py:model"), 4)
-    assert "have no node to convert" in sentence
+    assert "the passes int8-static and int8-dynamic have no node to convert" in sentence
 
 
 def test_prefixes_of_wrappers_are_stripped_and_said(folder, capsys, quick):

@@ -1,6 +1,7 @@
 """Where a small quantized model loses, against the same computed by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,8 +13,10 @@ from mlc.formats import BlockScheme, round_to_nearest
 from mlc.graph_pass import Context
 from mlc.rewriting.sensitivity import output_sensitivity
 from mlc.types import Capabilities, NodePlan, Plan
+from passes._block_forms import KERNEL
 from passes.int4_weights import Int4Weights
 from passes.int8_dynamic import Int8Dynamic
+from passes.int8_weights import Int8Weights
 from tests.quantizing import ANY_CPU, VNNI, batches, build, quantized, run, weights
 
 pytestmark = pytest.mark.needs_onnxruntime
@@ -138,6 +141,7 @@ PRODUCTS = """agraph (float[n,64] x) => (float[n,24] y) {
     y = Gemm<transB = 1>(t, v)
 }"""
 MATRICES = weights(3, w=(64, 32), v=(24, 32))
+WITH_BLOCKS = replace(ANY_CPU, kernels=(KERNEL,))
 
 
 def matrices():
@@ -145,12 +149,13 @@ def matrices():
     return batches({"x": generator.normal(size=(16, 64)).astype(np.float32)})
 
 
-@pytest.mark.parametrize("form", ["standard", "matmulnbits"])
-def test_weights_by_blocks_are_compared_with_the_float_ones(form, tmp_path, workspace):
+@pytest.mark.parametrize("capabilities", [ANY_CPU, WITH_BLOCKS])
+def test_weights_by_blocks_are_compared_with_the_float_ones(capabilities, tmp_path, workspace):
     """Codes of 4 bits, two in a byte or in a type of their own, in a file of a higher opset than the float graph's."""
-    subject, before = Int4Weights(block=32, form=form, symmetric=False), build(PRODUCTS, MATRICES, opset=21)
+    subject, before = Int4Weights(block=32, symmetric=False), build(PRODUCTS, MATRICES, opset=21)
     after = before.clone()
-    subject.apply(after, Context(ANY_CPU))
+    subject.apply(after, Context(capabilities))
+    assert any(node.op_type == "MatMulNBits" for node in after.graph) is (capabilities is WITH_BLOCKS)
     ir.save(after, tmp_path / "model.onnx")
     told = explain(build(PRODUCTS, MATRICES, opset=20), tmp_path / "model.onnx", matrices(), workspace)
     assert told is not None
@@ -162,6 +167,18 @@ def test_weights_by_blocks_are_compared_with_the_float_ones(form, tmp_path, work
         assert each.clipped < 0.05
     assert [node.node for node in told.nodes] == ["a", "y"]
     assert told.notes == ()
+
+
+def test_a_weight_by_blocks_is_told_where_a_bias_is_added_behind_its_product(tmp_path, workspace):
+    text = "agraph (float[n,64] x) => (float[n,8] y) {\n y = Gemm<transB = 1>(x, w, b)\n}"
+    before = build(text, weights(3, w=(8, 64), b=(8,)), opset=21)
+    after = before.clone()
+    Int8Weights(block=32).apply(after, Context(WITH_BLOCKS))
+    ir.save(after, tmp_path / "model.onnx")
+    told = explain(before, tmp_path / "model.onnx", matrices(), workspace)
+    assert told is not None
+    assert [(each.value, each.kind, each.readers) for each in told.tensors] == [("w", "weight", ("y",))]
+    assert 30 < told.tensors[0].sqnr < 60
 
 
 def test_a_dynamic_model_is_explained(tmp_path, workspace):
@@ -214,16 +231,16 @@ def test_a_table_alone_is_explained(by_dynamic):
     assert told.notes == ()
 
 
-@pytest.mark.parametrize("form", ["standard", "auto"])
+@pytest.mark.parametrize("capabilities", [ANY_CPU, WITH_BLOCKS])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_table_in_blocks_beside_a_product_is_explained(form, bits, tmp_path, workspace):
+def test_a_table_in_blocks_beside_a_product_is_explained(capabilities, bits, tmp_path, workspace):
     text = """agraph (int64[n,4] i) => (float[n,4,8] y) {
         e = Gather(w, i)
         y = MatMul(e, v)
     }"""
     before = build(text, weights(1, w=(30, 64), v=(64, 8)), opset=21)
     after = before.clone()
-    Int4Weights(block=32, form=form, table_bits=bits).apply(after, Context(ANY_CPU))
+    Int4Weights(block=32, table_bits=bits).apply(after, Context(capabilities))
     ir.save(after, tmp_path / "model.onnx")
     data = batches({"i": np.random.default_rng(0).integers(0, 30, (5, 4))})
     plan = Plan(tuple(NodePlan(site, "", "int4-weights", "") for site in ("e", "y")))

@@ -1,5 +1,7 @@
 """Where a model with numbers of 16 bits loses, and what was converted inside branches and loops, by hand."""
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -12,7 +14,7 @@ from passes.bf16 import Bf16
 from passes.fp16 import Fp16
 from passes.int8_dynamic import Int8Dynamic
 from tests.halves import halved, holding, reasons
-from tests.quantizing import ANY_CPU, batches, run, weights
+from tests.quantizing import ANY_CPU, batches, quantized, run, weights, whole_batches
 
 pytestmark = pytest.mark.needs_onnxruntime
 
@@ -78,6 +80,19 @@ def test_a_value_in_float16_is_told_with_its_magnitude_and_its_rounding(in_half,
     noise = ((x.astype(np.float16) - x).astype(np.float64) ** 2).sum()
     assert seen.sqnr == pytest.approx(10 * np.log10((x.astype(np.float64) ** 2).sum() / noise), abs=1e-3)
     assert by_name["h"].readers == ("g",)
+
+
+def test_a_value_without_elements_has_no_magnitude(told):
+    text = """model (float[n,16] x, float[m,32] past) => (float[k,8] y) {
+        h = MatMul(x, w)
+        c = Concat<axis = 0>(past, h)
+        y = MatMul(c, v)
+    }"""
+    model = holding(text, **weights(0, w=(16, 32), v=(32, 8)))
+    feeds = {**weights(1, x=(5, 16)), "past": np.zeros((0, 32), np.float32)}
+    found = told(model, halved(model, feeds)[0], batches(feeds))
+    assert [each.value for each in found.tensors if each.kind == "activation"] == ["x", "h", "c", "y"]
+    assert all(math.isfinite(each.low) for each in found.tensors)
 
 
 def test_what_float16_does_not_hold_is_counted(told):
@@ -154,6 +169,23 @@ def test_integers_in_branches_have_their_weights_told_and_their_nodes_named(mode
     assert 30 < shared.sqnr < 60
     assert found.notes == ()
     assert {each.format for each in told(model, after, data).inside} == {"integers"}
+
+
+def test_a_node_of_a_branch_that_a_plan_keeps_float_is_not_told_as_converted(told):
+    """It reads what codes from around the branch mean."""
+    text = """model (float[n,3,6,6] x, bool c) => (float[n,4,6,6] z) {
+        a = Conv(x, w)
+        b = Conv(a, v)
+        z = If(c) <
+            then_branch = one () => (float[n,4,6,6] p) { p = Softmax<axis = 1>(b) },
+            else_branch = two () => (float[n,4,6,6] q) { q = Conv(b, v) }
+        >
+    }"""
+    model = holding(text, **weights(0, w=(4, 3, 1, 1), v=(4, 4, 1, 1)))
+    x = weights(1, x=(6, 3, 6, 6))
+    quant = quantized(model, whole_batches(*({**x, "c": np.array(taken)} for taken in (True, False))))
+    found = told(model, quant.model, quant.data, planned(quant.change, "int8-static"))
+    assert found.inside == (Inside("z.else_branch/q", "Conv", "int8-static"),)
 
 
 def test_the_body_of_a_loop(told):

@@ -94,6 +94,15 @@ def test_outliers_of_the_default_keep_8_bits_where_the_graph_may_hold_blocks(ops
     assert mixed.steps[-1].sqnr["output"] > alone.steps[-1].sqnr["output"] + 6
 
 
+def test_a_pass_that_is_named_beside_the_default_is_more_than_a_reserve():
+    original = api.load(Blocks(False).eval(), inputs=[f"x=float32[batch=1..16,{WIDTH}]"])
+    exported = api.export(original, opset=23)
+    found = api.rewrite(exported, original, passes=["none", "int8-weights:block=32"], to="int8")
+    (step,) = found.steps
+    assert (str(step.spec), step.requested) == ("int8-weights:block=32", True)
+    assert step.sites == ("linear", "linear_1", "linear_2", "linear_3")
+
+
 def test_a_graph_in_which_layers_cannot_be_tried_alone_keeps_its_plan(workspace):
     """Blocks of opset 21 do not stand in a graph of opset 20."""
     text = """agraph (float[n,32] x) => (float[n,32] y) {

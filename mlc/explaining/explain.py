@@ -38,15 +38,18 @@ SAMPLES = 32
 """So many samples suffice, and the batch that they end in."""
 
 
+UNTRIED = "what each of {nodes} costs alone is told by `mlc quantize --explain` and `mlc validate --per-layer`"
+
+
 def explain(
-    before: ir.Model, path: Path, batches: Batches, workspace: Workspace, plan: Plan | None = None
+    before: ir.Model, path: Path, batches: Batches, workspace: Workspace, plan: Plan | None = None, *, deep: bool = True
 ) -> Explanation | None:
     """Return where the quantized model at ``path`` loses against the float graph ``before``, over the first samples.
 
     None where nothing in it is quantized. ``plan`` says what each node was to be; of those to be converted, the ones of
     which nothing is told are counted in a note. Nodes and weights are told by the names that both have; what each node
-    costs alone is told where both are of one opset, in float16 as a GPU computes it. The multiply-adds are those of
-    onnxruntime's CPU provider.
+    costs alone is told where both are of one opset, in float16 as a GPU computes it, of which there are so many that it
+    is done where ``deep`` asks for it. The multiply-adds are those of onnxruntime's CPU provider.
     """
     before, after = before.clone(), ir.load(path)
     for model in (before, after):
@@ -62,7 +65,10 @@ def explain(
         return None
     in_half = computes_half(after) and not computes_half(before)
     sites = [site for node in before.graph if (site := site_of(node)) in halves or site in coded]
-    nodes, unknown = _costs(before, rounded_half(after) if in_half else after, sites, few, workspace)
+    if in_half and not deep:
+        nodes, unknown = (), (UNTRIED.format(nodes=counted(len(sites), "node")),)
+    else:
+        nodes, unknown = _costs(before, rounded_half(after) if in_half else after, sites, few, workspace)
     arithmetic, more = _arithmetic(path, few, workspace) if coded or codes else (None, ())
     costs = {node.node: node.sqnr for node in nodes}
     told = {*sites, *(reader for tensor in tensors for reader in tensor.readers), *(each.node for each in inside)}

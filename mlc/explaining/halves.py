@@ -146,7 +146,8 @@ def _activations(
                     watched[name].seen.add(numbers, grid.rounded(numbers), grid)
     for name, each in watched.items():
         readers = tuple(site for node, _ in each.value.uses() if (site := site_of(node)) in found)
-        yield each.seen.told(name, "activation", each.grid.dtype, readers)
+        if each.seen.count:
+            yield each.seen.told(name, "activation", each.grid.dtype, readers)
 
 
 def _watched(before: ir.Model, after: ir.Model, found: Mapping[str, Halved]) -> dict[str, _Watched]:

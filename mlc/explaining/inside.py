@@ -9,6 +9,7 @@ from mlc.explaining.nouns import Inside
 from mlc.formats.nodes import site_of
 from mlc.fusion import walk
 from mlc.rewriting.chosen import computed_on_codes
+from mlc.types import FLOAT
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -24,7 +25,7 @@ def converted_inside(
 ) -> tuple[Inside, ...]:
     """Return the nodes of branches and bodies that the graph after computes on codes or in 16 bits.
 
-    ``formats`` are those of a plan, by site.
+    ``formats`` are those of a plan, by site: a node that it keeps float may read what codes mean all the same.
     """
     return tuple(_converted(before, after, halves, formats))
 
@@ -41,7 +42,7 @@ def _converted(
             site, twin = f"{prefix}{site_of(node)}", makers.get(site_of(node))
             if site in halves:
                 yield Inside(site, node.op_type, formats.get(site, "16 bits"))
-            elif twin is not None and computed_on_codes(twin, known):
+            elif twin is not None and formats.get(site) != FLOAT and computed_on_codes(twin, known):
                 yield Inside(site, node.op_type, formats.get(site, CODES))
 
 

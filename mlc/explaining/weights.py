@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,7 @@ def _stored_weights(after: ir.Model, known: Collection[str]) -> Iterator[_Stored
             if node.op_type in PRODUCTS:
                 found = _dequantized(node)
             elif node.op_type == NBITS:
-                found = _in_bytes(node)
+                found = _in_bytes(node, prefix, known)
             elif node.op_type == MATMUL_INTEGER:
                 found = _scaled_behind(node, prefix, known)
             if found is not None:
@@ -104,10 +104,7 @@ def _dequantized(node: ir.Node) -> _Stored | None:
 
 
 def _scaled_behind(node: ir.Node, prefix: str, known: Collection[str]) -> _Stored | None:
-    """Return the weight of ``Cast(MatMulInteger(x, w)) * (x_scale * w_scale)``, named by the float value behind it.
-
-    ``known`` are the sites of the float graph, of which those beside the node begin with ``prefix``.
-    """
+    """Return the weight of ``Cast(MatMulInteger(x, w)) * (x_scale * w_scale)``."""
     value = input_at(node, 1)
     codes, zeros = stored_array(value), constant(input_at(node, 3))
     cast = _only_reader(node)
@@ -117,15 +114,14 @@ def _scaled_behind(node: ir.Node, prefix: str, known: Collection[str]) -> _Store
     factors = [each.producer() for each in product.inputs if each is not None and each.producer() is not cast]
     scales = [constant(each) for factor in factors if factor is not None for each in factor.inputs]
     scale = next((tensor.numpy() for tensor in scales if tensor is not None), None)
-    ends = (product, _only_reader(product))
-    site = next((site_of(end) for end in ends if end is not None and f"{prefix}{site_of(end)}" in known), None)
+    site = _known_site((product, _only_reader(product)), prefix, known)
     if scale is None or site is None:
         return None
     zero = None if zeros is None else zeros.numpy()
     return _Stored(site, value, value.dtype, codes, _grid(value.dtype, scale, zero, _Spread(codes.shape, -1)))
 
 
-def _in_bytes(node: ir.Node) -> _Stored | None:
+def _in_bytes(node: ir.Node, prefix: str, known: Collection[str]) -> _Stored | None:
     """Return the weight of com.microsoft.MatMulNBits: [columns, blocks, bytes], the lower bits of a byte first."""
     value, scales, packed = (input_at(node, index) for index in (1, 2, 3))
     stored, scale, zero = constant(value), constant(scales), constant(packed)
@@ -137,8 +133,17 @@ def _in_bytes(node: ir.Node) -> _Stored | None:
     blocks = -(-rows // block)
     middle = np.full((columns, blocks), 2 ** (bits - 1))
     zeros = middle if zero is None else _unpacked(zero.numpy().reshape(columns, -1), bits)[:, :blocks]
+    site = _known_site((node, _only_reader(node)), prefix, known)
     grid = _grid(dtype, scale.numpy().reshape(columns, -1).T, zeros.T, _Spread(codes.shape, 0, block))
-    return _Stored(site_of(node), value, dtype, codes, grid)
+    return None if site is None else _Stored(site, value, dtype, codes, grid)
+
+
+def _known_site(ends: Sequence[ir.Node | None], prefix: str, known: Collection[str]) -> str | None:
+    """Return the site of a product or, where a bias is added behind it, of that, as the float graph has it.
+
+    ``known`` are the sites of the float graph, of which those beside the product begin with ``prefix``.
+    """
+    return next((site_of(end) for end in ends if end is not None and f"{prefix}{site_of(end)}" in known), None)
 
 
 def _unpacked(packed: Array, bits: int) -> Array:

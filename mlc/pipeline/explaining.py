@@ -38,11 +38,11 @@ def samples_of(data: Data | None, kept: Sequence[Reference]) -> list[Batch]:
 
 
 def explanation_of(
-    unquantized: ir.Model, path: Path, sets: Datasets, kept: Sequence[Reference], run: Run
+    unquantized: ir.Model, path: Path, sets: Datasets, kept: Sequence[Reference], run: Run, *, deep: bool = True
 ) -> Explanation | None:
     """Explain a written model against the graph that it was before it was quantized."""
     samples = samples_of(sets.evaluation or sets.calibration, kept)
-    return explain(unquantized, path, samples, run.workspace, run.plan)
+    return explain(unquantized, path, samples, run.workspace, run.plan, deep=deep)
 
 
 def _first_line(explanation: Explanation | None, plan: Plan | None) -> str:

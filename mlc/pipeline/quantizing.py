@@ -59,10 +59,11 @@ def quantizing(recipe: Recipe) -> Quantizing:
         raise UsageError(f"the plan {recipe.plan} gives no node to {beside[0]}", f"leave out --pass {beside[0]}")
     if recipe.keep_float and not lossy:
         raise UsageError("nodes are to be kept float, and nothing is quantized", "give --pass int8-static, or --to")
-    reserve = () if recipe.to is None else reserve_for(recipe.to, recipe.target)
-    further = tuple(PassSpec(name) for name in reserve if name not in [spec.name for spec in passes])
+    able = () if recipe.to is None else reserve_for(recipe.to, recipe.target)
+    reserve = tuple(name for name in able if name not in named)
     mixed = given is None and len(formats) > 1
-    return Quantizing(passes, Planner(recipe.keep_float, given, mixed=mixed, reserve=reserve), further)
+    planner = Planner(recipe.keep_float, given, mixed=mixed, reserve=reserve)
+    return Quantizing(passes, planner, tuple(map(PassSpec, reserve)))
 
 
 @contextmanager

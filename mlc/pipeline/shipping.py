@@ -202,7 +202,7 @@ def _saturation(shipped: Shipped, path: Path, run: Run) -> tuple[str, ...]:
 def _explanation(shipped: Shipped, path: Path, run: Run) -> Explanation | None:
     if shipped.unquantized is None or not shipped.lossy:
         return None
-    return explanation_of(shipped.unquantized, path, shipped.sets, shipped.references, run)
+    return explanation_of(shipped.unquantized, path, shipped.sets, shipped.references, run, deep=False)
 
 
 def _loading(shipped: Shipped, place: str, target: Target) -> str:

@@ -110,7 +110,8 @@ def sentences(report: Report) -> list[str]:
             by_op[each.op].append(each.node)
         named = "; ".join(f"{op} {len(names):,} ({listed(names, NAMED)})" for op, names in sorted(by_op.items()))
         said.append(f"float operators between dequantizers and quantizers: {named}")
-    halves = [each for each in found.tensors if each.kind == "activation" and each.dtype == HALF]
+    activations = (each for each in found.tensors if each.kind == "activation" and each.dtype == HALF)
+    halves = [each for each in activations if math.isfinite(_magnitude(each))]
     if halves:
         largest = max(halves, key=_magnitude)
         figures = f"{significant(_magnitude(largest))} at {largest.value}, where {HALF} ends at {largest.highest:,.0f}"

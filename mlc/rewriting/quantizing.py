@@ -72,7 +72,7 @@ class Quantizer:
                 ran = ran.then(self.line.run(subject, spec, ran.model, self.tolerance, plan))
                 self.planner.refuse_unmet(plan, ran.steps[-1])
         if not ran.steps:
-            names = " and ".join(subject.name for subject, _ in self.passes)
+            names = " and ".join(one.name for one, _ in self.passes if one.name not in self.planner.reserve)
             raise PassError(f"the passes {names} have no node to convert", "; ".join(_reasons(plan)[:REASONS]))
         return ran
 
