@@ -262,7 +262,7 @@ OWN: dict[str, Own] = {
     "in-place updates": Own(lambda: Called(updated), (SEQUENCE,)),
     "in-place, by one step": Own(lambda: Called(shifted), (SEQUENCE,)),
     "running mean": Own(lambda: Called(averaged), (SEQUENCE,)),
-    "running maximum": Own(lambda: Called(highest), (SEQUENCE,), refused="aten.cummax"),
+    "running maximum": Own(lambda: Called(highest), (SEQUENCE,)),
     "windows": Own(lambda: Called(windows), (ANY_IMAGE.replace("input", "x"),)),
     "loop by value": Own(lambda: Called(counted), (SEQUENCE,), refused="hangs on the values"),
 }  # fmt: skip
