@@ -75,7 +75,7 @@ def test_a_table_of_outputs_is_printed(tmp_path, capsys, layer):
     assert out.startswith(f"{layer} ran on CPUExecutionProvider: 1 output\n")
     row = next(line for line in out.splitlines() if line.lstrip().startswith("y "))
     assert row.split() == ["y", "float32[2,3]", "2.000", "16.00", "30.00", "3", "0", *row.split()[7:]]
-    assert "note: 1 of 8 values of x in x.npz are NaN or infinite" in out
+    assert "note: 1 of 8 values of x in x.npz is NaN or infinite" in out
 
 
 def test_the_outputs_are_written_as_the_runtime_gives_them(tmp_path, capsys, layer):
@@ -336,14 +336,14 @@ def test_what_was_not_verified_is_refused_or_said(tmp_path, capsys, artifact):
     given = arrays(tmp_path / "x.npz", x=floats(1, 2) + 90, ids=np.array([8]))
     _, out, _ = said(capsys, artifact, "--in", given)
     assert "note: 2 of 2 values of x in x.npz lie outside -5..5, where nothing was verified" in out
-    assert "note: 1 of 1 value of ids in x.npz lie outside 0..7, where nothing was verified" in out
+    assert "note: 1 of 1 value of ids in x.npz lies outside 0..7, where nothing was verified" in out
 
 
 def test_the_hint_of_a_failed_run_is_what_is_unusual(tmp_path, capsys, artifact):
     given = arrays(tmp_path / "x.npz", x=floats(1, 2), ids=np.array([99]))
     code, err = refused(capsys, artifact, "--in", given)
     assert code == 3
-    assert "hint: 1 of 1 value of ids in x.npz lie outside 0..7" in err
+    assert "hint: 1 of 1 value of ids in x.npz lies outside 0..7" in err
 
 
 def test_a_changed_artifact_is_not_run(tmp_path, capsys, artifact):

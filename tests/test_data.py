@@ -310,7 +310,7 @@ class Shuffling:
         ([], "the list has no samples"),
         ([{"x": rows(0)}], "the list has no samples"),
         ([{"y": rows(2)}], "batch 0 of the list has no array for the input 'x' | there are: y"),
-        ([(rows(2), np.arange(2), 5)], "batch 0 of the list has 3 values for the 1 inputs of the model"),
+        ([(rows(2), np.arange(2), 5)], "batch 0 of the list has 3 values for the 1 input of the model"),
         ([(rows(2), np.arange(3))], "batch 0 of the list has 2 samples of x and 3 of labels"),
         ([np.float32(3)], "x of batch 0 of the list has no axis"),
         ([{"x": [[1, 2], [3]]}], "x of batch 0 of the list raised ValueError"),

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import pytest
 
-from mlc.cli import main
 from mlc.describe_passes import reference
 from mlc.graph_pass import Context
 from mlc.registry import available
 from mlc.types import Capabilities
+from tests.typed import run_console, run_python
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -44,16 +41,9 @@ def test_the_page_works_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
         if name:
             Path(name).write_text(text)
         elif language == "python":
-            done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{text}\n{done.stderr}"
+            run_python(text)
         else:
-            for line in filter(None, text.splitlines()):
-                program, *arguments = shlex.split(line)
-                code = main(arguments)
-                told = capsys.readouterr()
-                expected = {0, 1} if "--gate" in arguments else {0}  # a gate may find that this machine was slower now
-                assert program == "mlc"
-                assert code in expected, f"{line}\n{told.out}\n{told.err}"
+            run_console(text, capsys)
 
 
 def test_the_pass_reference_is_what_the_registry_says(request):

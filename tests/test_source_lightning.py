@@ -178,7 +178,7 @@ def test_a_class_is_made_from_its_checkpoint(folder, monkeypatch):
 def test_a_function_gets_the_weights_inside(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert load("net.py:inside@net.ckpt").notes[0] == (
-        "the weights are those under 'model.' in net.ckpt; 1 others are left out: loss.weight"
+        "the weights are those under 'model.' in net.ckpt; 1 other is left out: loss.weight"
     )
     assert load("net.py:whole@net.ckpt").notes[0] == "the weights are those under 'state_dict' in net.ckpt"
 

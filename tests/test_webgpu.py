@@ -122,7 +122,7 @@ def test_a_strict_bench_refuses_before_it_measures(device, int8, capsys, monkeyp
     assert main(["bench", str(int8), "--target", "webgpu", "--strict-provider"]) == 3
     out, error = capsys.readouterr()
     assert out == ""
-    assert "fall back from webgpu to CPUExecutionProvider: quantize (QuantizeLinear)" in error
+    assert "falls back from webgpu to CPUExecutionProvider: quantize (QuantizeLinear)" in error
 
 
 def test_a_strict_validate_refuses_too(device, int8, capsys):
@@ -138,7 +138,7 @@ def test_a_strict_compile_to_int8_refuses_before_it_measures(device, tmp_path, c
         "--target", "webgpu", "--strict-provider", "-o", str(tmp_path / "out"),
     ]  # fmt: skip
     assert main(["quantize", f"{LINEAR / 'model.py'}:model", *asked]) == 3
-    assert "nodes of int8-static fall back from webgpu" in capsys.readouterr().err
+    assert "nodes of int8-static falls back from webgpu" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,25 @@
+"""What a reader of a page types, in this process: a page's commands and its Python, one after another."""
+
+from __future__ import annotations
+
+import shlex
+
+from mlc.cli import main
+
+
+def run_python(text: str) -> None:
+    """Run a block of Python as a program of its own."""
+    exec(compile(text, "page", "exec", dont_inherit=True), {"__name__": "__main__"})  # noqa: S102 - our own page
+
+
+def run_console(text: str, capsys) -> int:
+    """Run each line of a block, which has to succeed; return how many there were."""
+    lines = [line for line in text.splitlines() if line]
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        code = main(arguments)
+        told = capsys.readouterr()
+        expected = {0, 1} if "--gate" in arguments else {0}  # a gate may find that this machine was slower now
+        assert program == "mlc"
+        assert code in expected, f"{line}\n{told.out}\n{told.err}"
+    return len(lines)
