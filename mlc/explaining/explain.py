@@ -65,10 +65,10 @@ def explain(
         return None
     in_half = computes_half(after) and not computes_half(before)
     sites = [site for node in before.graph if (site := site_of(node)) in halves or site in coded]
-    if in_half and not deep:
-        nodes, unknown = (), (UNTRIED.format(nodes=counted(len(sites), "node")),)
-    else:
-        nodes, unknown = _costs(before, rounded_half(after) if in_half else after, sites, few, workspace)
+    computing = rounded_half(after) if in_half else after
+    tried = deep or not in_half
+    nodes, unknown = _costs(before, computing, sites if tried else (), few, workspace)
+    untried = () if tried else (UNTRIED.format(nodes=counted(len(sites), "node")),)
     arithmetic, more = _arithmetic(path, few, workspace) if coded or codes else (None, ())
     costs = {node.node: node.sqnr for node in nodes}
     told = {*sites, *(reader for tensor in tensors for reader in tensor.readers), *(each.node for each in inside)}
@@ -77,7 +77,7 @@ def explain(
         tensors=tuple(_with_output(tensor, costs) for tensor in tensors),
         nodes=nodes,
         arithmetic=arithmetic,
-        notes=(*unknown, *more, *_untold(formats, told)),
+        notes=(*unknown, *untried, *more, *_untold(formats, told)),
         inside=inside,
         kept=kept_nodes(before, halves, plan) if in_half else (),
     )
