@@ -46,6 +46,7 @@ def measure_quickly(patch):
     patch.setattr("mlc.measuring.latency.PROCESSES", 1)
     patch.setattr("mlc.measuring.latency.ROUNDS", (2, 2, 2))
     patch.setattr("mlc.measuring.latency.LOADS", 1)
+    patch.setattr("mlc.measuring.latency.ALONE", 0.02)
     patch.setattr("mlc.measuring.latency.BLOCK", (0.001, 0.002))
     patch.setattr("mlc.measuring.peak.measure_peak", lambda _target: 50e9)
 

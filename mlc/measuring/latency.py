@@ -42,6 +42,9 @@ BLOCK = (0.010, 0.050)
 
 SECONDS = 10.0
 LOADS = 3
+ALONE = 1.0
+"""Seconds that a model runs by itself, beside nothing that it is compared with."""
+
 NANOSECONDS_IN_MS = 1e6
 
 
@@ -188,18 +191,18 @@ def latency(baseline: Timed, timed: Timed, noise: Interval, shared: Bench) -> La
 
 def default_ms(candidate: Candidate, shared: Bench) -> float:
     """Return the p50 in milliseconds with the runtime's default settings, alone in a fresh process."""
-    seconds = min(1.0, shared.seconds / PROCESSES)
+    seconds = min(ALONE, shared.seconds / PROCESSES)
     answer = run_job(job("alone", [candidate], shared.target, shared.inputs, seconds=seconds))
     return float(np.median(answer["runs"])) / NANOSECONDS_IN_MS
 
 
-def time_original(original: Runs, inputs: Arrays, seconds: float = 1.0) -> tuple[float, float, float]:
+def time_original(original: Runs, inputs: Arrays) -> tuple[float, float, float]:
     """Return p50, p90 and p99 in milliseconds of the user's own model, alone in this process.
 
     It is no part of a set and has no ratio: what it is compared with is ``default_ms``. A fourth of the time warms up.
     """
-    timed_block(lambda: original.run(inputs), seconds / 4)
-    runs = timed_block(lambda: original.run(inputs), seconds)
+    timed_block(lambda: original.run(inputs), ALONE / 4)
+    runs = timed_block(lambda: original.run(inputs), ALONE)
     p50, p90, p99 = np.percentile(runs, [50, 90, 99]) / NANOSECONDS_IN_MS
     return float(p50), float(p90), float(p99)
 
