@@ -84,7 +84,7 @@ def measured(subject: Subject, folder: Path, count: int, emulator: str | None) -
     found: dict[str, Any] = {}
     expected: dict[str, Any] = {}
     for place, command in places.items():
-        module = ["-m", "benchmarks.saturation_worker", str(inputs), *map(str, paths.values())]
+        module = ["-m", "benchmarks.saturation_worker", "cpu", str(inputs), *map(str, paths.values())]
         subprocess.run([*command, *module], cwd=ROOT, check=True, capture_output=True)
         answers = {name: dict(np.load(path.with_suffix(".npz"))) for name, path in paths.items()}
         expected = expected or answers["fp32"]
@@ -102,13 +102,11 @@ def quantized(subject: Subject) -> dict[str, ir.Model]:
     data = open_data(str(subject.recipe.calibrate), subject.original.signature.inputs)
     with Workspace() as workspace:
         statistics = collect(before.model, static.needs(before.model), data, workspace)
+    plan = plan_for(before.model, [static], Context(KINDS["safe"], statistics=statistics))
     found = {}
     for kind, able in KINDS.items():
-        context = Context(able, statistics=statistics)
-        plan = plan_for(before.model, [static], context)
-        model = before.model.clone()
-        static.apply(model, Context(able, statistics=statistics, plan=plan))
-        found[kind] = model
+        found[kind] = before.model.clone()
+        static.apply(found[kind], Context(able, statistics=statistics, plan=plan))
     return found
 
 

@@ -313,18 +313,6 @@ def test_values_that_cross_a_cut_reach_the_end():
         np.testing.assert_allclose(outputs[name], array, rtol=1e-5, atol=1e-5)
 
 
-RUN = """
-import sys
-from pathlib import Path
-import numpy as np
-from mlc.grammar.values import parse_target
-from mlc.runtimes.opening import open_session
-for path in sorted(Path(sys.argv[1]).glob("*.onnx")):
-    with open_session(path, parse_target(sys.argv[2])) as session:
-        np.save(path.with_suffix(".real.npy"), session.run({"x": np.load(path.with_suffix(".npy"))})["y"])
-"""
-
-
 @pytest.fixture(scope="module")
 def answers_without_vnni(tmp_path_factory):
     """What the runtimes' own kernels answer to ``x`` in an emulated processor that has AVX2 and no VNNI."""
@@ -334,12 +322,14 @@ def answers_without_vnni(tmp_path_factory):
     folder = tmp_path_factory.mktemp("emulated")
 
     def answers(models, x, target):
+        paths = {name: folder / f"{name}.onnx" for name in models}
         for name, model in models.items():
-            ir.save(model, folder / f"{name}.onnx")
-            np.save(folder / f"{name}.npy", x)
-        command = [emulator, "-cpu", "max", sys.executable, "-c", RUN, str(folder), target]
+            ir.save(model, paths[name])
+        np.savez(folder / "inputs", x=x)
+        worker = [sys.executable, "-m", "benchmarks.saturation_worker", target, folder / "inputs.npz"]
+        command = [emulator, "-cpu", "max", *worker, *paths.values()]
         subprocess.run(command, cwd=ROOT, check=True, timeout=300)
-        return {name: np.load(folder / f"{name}.real.npy") for name in models}
+        return {name: np.load(path.with_suffix(".npz"))["y"] for name, path in paths.items()}
 
     return answers
 

@@ -57,9 +57,8 @@ class Flat(nn.Module):
         self._taking = (lambda: Taking(stored, notes)) if notes else nullcontext
         named_buffers = self.module.named_buffers(remove_duplicate=False)
         values = {name: buffer for name, buffer in named_buffers if name not in original.state}
-        self._knowing: Callable[[], Known] = lambda: Known(
-            self.module, values
-        )  # the buffers that it has in the trace are others
+        # of before the trace, in which the module has other buffers
+        self._knowing: Callable[[], Known] = lambda: Known(self.module, values)
         self._call_by_name = original.call
         self._names = [spec.name for spec in original.signature.inputs]
 
