@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import chdir
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from benchmarks.quantization_accuracy import judged
 from benchmarks.quantization_blocks import quantize_blocks
 from benchmarks.quantization_models import MINILM, SAMPLES, STEP, Subject, minilm, sample, step
 from benchmarks.quantization_settings import DYNAMIC, RECOMMENDED, Nncf, Setting, few, name_of, peers, recommended
-from benchmarks.quantization_summary import AGAIN, DEFAULT, FIXED, FORMATS, FP32, ahead, summary
+from benchmarks.quantization_summary import AGAIN, DEFAULT, FIXED, FORMATS, FP32, GPTQ, ahead, summary
 from benchmarks.sets import Timing, timed
 from mlc import api
 from mlc.artifact import Artifact, write_model
@@ -48,7 +49,7 @@ AFRESH, AFRESH_SECONDS = 4, 20.0
 """Models in a set that is timed, and the seconds that it may take; the same for those that are timed again."""
 
 PATIENCE = 3600
-"""Seconds that NNCF may take for all settings of one model."""
+"""Seconds that each peer may take for all settings of one model."""
 
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeLSTM", "MatMulNBits",
              "GatherBlockQuantized", "MatMulInteger", "ConvInteger", "MatMulInteger16"}  # fmt: skip
@@ -94,20 +95,23 @@ def measured(
 ) -> dict[str, Any]:
     """Return what became of one model: the peers' files, and on each runtime accuracy and speed beside mlc's."""
     export = Candidate(FP32, write_model(subject.exported.model, folder))
-    theirs, failed = by_peers(subject, settings, nncf, export.path, progress)
+    took: dict[str, float] = {}
+    theirs, failed = by_peers(subject, settings, nncf, export.path, seconds=took, progress=progress)
     same = same_files({name: candidate.path for name, candidate in theirs.items()})
     theirs = {name: candidate for name, candidate in theirs.items() if name not in same}
     runtimes: dict[str, Any] = {}
     for runtime in ("onnxruntime",) if quick or not has_openvino() else TARGETS:
         target, refused = parse_target(TARGETS[runtime]), dict[str, str]()
-        ours = by_mlc(subject, QUICK_FORMATS if quick else FORMATS, target, folder / runtime, refused)
+        seconds = dict(took)
+        formats = QUICK_FORMATS if quick else FORMATS
+        ours = by_mlc(subject, formats, target, folder / runtime, failed=refused, seconds=seconds)
         candidates = {FP32: export, **ours, **theirs}
         sizes = {name: size_of(candidate.path) for name, candidate in candidates.items()}
         data = subject.evaluation(100 if quick else None)
         accuracy = judged(
             candidates, data, subject.metric, target, first=(FP32, DEFAULT), failed=refused, progress=progress
         )
-        one: dict[str, Any] = {"accuracy": accuracy, "sizes": sizes, "failed": refused}
+        one: dict[str, Any] = {"accuracy": accuracy, "sizes": sizes, "seconds": seconds, "failed": refused}
         if DEFAULT in accuracy:
             candidates[AGAIN] = ours[DEFAULT]
             one |= raced(subject, candidates, accuracy, target, failed=refused, quick=quick, progress=progress)
@@ -118,11 +122,18 @@ def measured(
 
 
 def by_mlc(
-    subject: Subject, formats: Sequence[str], target: Target, folder: Path, failed: dict[str, str]
+    subject: Subject,
+    formats: Sequence[str],
+    target: Target,
+    folder: Path,
+    *,
+    failed: dict[str, str],
+    seconds: dict[str, float],
 ) -> dict[str, Candidate]:
     """Write what mlc makes for a target: its default int8, and each format alone. What it refuses has failed.
 
-    As ``mlc quantize`` does, it exports for onnxruntime at the newer opset, for which that has kernels.
+    As ``mlc quantize`` does, it exports for onnxruntime at the newer opset, for which that has kernels. ``seconds``
+    are those of rewriting and verifying.
     """
     newer = NEWER if target.runtime == "onnxruntime" else None
     exported = api.export(subject.original, data=subject.recipe.calibrate, opset=newer)
@@ -132,7 +143,8 @@ def by_mlc(
         place = folder / str(number)
         place.mkdir(parents=True)
         try:
-            artifact = compiled(subject, exported, asked, target)
+            with timing(name, seconds):
+                artifact = compiled(subject, exported, asked, target)
         except MlcError as error:
             failed[name] = pathless(str(error))
             continue
@@ -141,10 +153,22 @@ def by_mlc(
 
 
 def compiled(subject: Subject, exported: Artifact, asked: str, target: Target) -> Artifact:
-    """Return an export in a number format; data are given where a pass of the format calibrates."""
-    calibrates = any(build(PassSpec(name)).calibrates for name in formats_for(asked, target))
+    """Return an export in a number format, or by gptq; data are given where a pass of it calibrates."""
+    gptq = asked == GPTQ
+    calibrates = gptq or any(build(PassSpec(name)).calibrates for name in formats_for(asked, target))
     calibrate = subject.recipe.calibrate if calibrates else None
-    return api.rewrite(exported, subject.original, to=asked, calibrate=calibrate, target=target)
+    how: dict[str, Any] = {"passes": [GPTQ]} if gptq else {"to": asked}
+    return api.rewrite(exported, subject.original, **how, calibrate=calibrate, target=target)
+
+
+@contextmanager
+def timing(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Keep how long the block took, whether it ended well or not."""
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[name] = round(time.monotonic() - begun, 1)
 
 
 def by_peers(
@@ -152,19 +176,28 @@ def by_peers(
     settings: Sequence[Setting],
     nncf: Environment | str,
     exported: Path,
+    *,
+    seconds: dict[str, float],
     progress: Progress,
 ) -> tuple[dict[str, Candidate], dict[str, str]]:
-    """Write what the peers make of the fp32 export, beside it, with every setting; return that, and what failed why."""
+    """Write what the peers make of the fp32 export, beside it, with every setting; return that, and what failed why.
+
+    ``seconds`` is what each setting of onnxruntime takes; the peers' own checks, if they have any, are in it.
+    """
     calibration, folder = subject.calibration(), exported.parent
     quantize = Quantizer(exported, calibration, folder)
     files: dict[str, Path] = {}
     failed: dict[str, str] = {}
+    begun = time.monotonic()
     for number, setting in enumerate(settings):
         name, path, error = name_of(setting), folder / f"peer-{number}.onnx", ""
         if isinstance(setting, Nncf):
             continue
+        if time.monotonic() - begun > PATIENCE:
+            failed[name] = f"onnxruntime had not come to it after {PATIENCE / 60:.0f} minutes"
+            continue
         progress(f"setting {number + 1} of {len(settings)}: {name}")
-        with chdir(folder):  # onnxruntime leaves files where it works
+        with chdir(folder), timing(name, seconds):  # onnxruntime leaves files where it works
             if isinstance(setting, EightBits):
                 made, error = quantize(setting, number)
                 path = made or path

@@ -189,6 +189,7 @@ def test_quantization(tmp_path, monkeypatch):
     assert {dynamic, quantization_summary.DEFAULT, quantization_summary.FP32} <= set(one["accuracy"])
     assert {static, blocks} <= set(one["accuracy"]) | set(only["failed"])
     assert one["sizes"][dynamic] < one["sizes"][quantization_summary.FP32]
+    assert {static, dynamic, quantization_summary.DEFAULT} <= set(one["seconds"])
     assert all(len(rounds) == 2 for timed in one["sets"] for rounds in timed.values())
 
 
@@ -242,6 +243,15 @@ def test_quantization_finds_a_setting_that_is_better_in_both():
     said = quantization_summary.summary({"models": {"lstm": about}, "unmeasured": {"minilm": "it is not installed"}})
     assert [claim.outcome for claim in said.claims] == [MISSED, MET, MISSED]
     assert "Not measured: minilm: it is not installed." in said.notes
+
+
+def test_quantization_judges_how_long_gptq_takes():
+    names = [f"mlc {quantization_summary.GPTQ}", "onnxruntime blocks, GPTQ 4 bits, blocks of 32"]
+    for mine, outcome in ((90.0, MET), (91.0, MISSED)):
+        (claim,) = quantization_summary.soon_enough(dict(zip(names, (mine, 300.0), strict=True)))
+        assert claim.outcome == outcome
+        assert claim.measured.endswith("onnxruntime's 300 to 300 s")
+    assert list(quantization_summary.soon_enough({})) == []
 
 
 def test_resnet18_is_one():
