@@ -122,7 +122,7 @@ def few() -> tuple[Setting, ...]:
     return (
         Setting("QDQ", "u8", "s8", per_channel=True, reduce_range=False, method="MinMax", pre_process=True),
         Setting("QDQ", "s8", "u8", per_channel=True, reduce_range=False, method="MinMax", pre_process=True),
-        Setting("dynamic", "", "s8", per_channel=False, reduce_range=False, method="", pre_process=False),
+        Setting("dynamic", "", "s8", per_channel=True, reduce_range=False, method="", pre_process=False),
     )
 
 

@@ -190,7 +190,8 @@ def test_quantization(tmp_path, monkeypatch):
     assert {static, blocks} <= set(one["accuracy"]) | set(only["failed"])
     assert one["sizes"][dynamic] < one["sizes"][quantization_summary.FP32]
     assert {static, dynamic, quantization_summary.DEFAULT} <= set(one["seconds"])
-    assert all(len(rounds) == 2 for timed in one["sets"] for rounds in timed.values())
+    assert all(len(rounds) == 2 for timed in (*one["sets"], *one["one_thread"]) for rounds in timed.values())
+    assert dynamic in one["one_thread"][0]
 
 
 def test_settings_of_peers_have_names_of_their_own():
@@ -235,13 +236,14 @@ def test_quantization_finds_a_setting_that_is_better_in_both():
         "failed": {},
         "sets": [rounds],
         "afresh": [rounds],
+        "one_thread": [rounds],
     }
     about = {"metric": "top1", "failed": {}, "same": {}, "runtimes": {"onnxruntime": one}}
     assert quantization_summary.ahead(accuracy, [rounds]) == ["fast"]
     assert quantization_summary.beyond(one, "metric") == ["fast"]
     assert quantization_summary.beyond(one, "sqnr_db") == []
     said = quantization_summary.summary({"models": {"lstm": about}, "unmeasured": {"minilm": "it is not installed"}})
-    assert [claim.outcome for claim in said.claims] == [MISSED, MET, MISSED]
+    assert [claim.outcome for claim in said.claims] == [MISSED, MET, MISSED, MISSED]
     assert "Not measured: minilm: it is not installed." in said.notes
 
 
