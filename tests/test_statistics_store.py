@@ -112,6 +112,18 @@ def test_a_value_is_the_same_where_all_behind_it_is():
     assert same(model(), model(text=TEXT.replace("(x, w1", "(q, w1").replace("8] x)", "8] q)"))) == set()
 
 
+def test_an_export_that_was_kept_in_a_file_counts_as_the_same(tmp_path):
+    """A fresh one has its attributes in double precision, a file in single."""
+    fresh = build("agraph (float[n,8] x) => (float[n,8] y) {\n y = LeakyRelu<alpha = 0.5>(x)\n}")
+    (node,) = fresh.graph
+    node.attributes["alpha"] = ir.AttrFloat32("alpha", 0.1)
+    ir.save(fresh, tmp_path / "kept.onnx")
+    kept_in_file = ir.load(tmp_path / "kept.onnx")
+    assert fingerprints(kept_in_file) == fingerprints(fresh)
+    node.attributes["alpha"] = ir.AttrFloat32("alpha", 0.1001)
+    assert fingerprints(kept_in_file) != fingerprints(fresh)
+
+
 def test_names_of_inner_values_do_not_count():
     renamed = fingerprints(model(text=TEXT.replace("r ", "other ").replace("(r,", "(other,")))
     assert renamed["other"] == fingerprints(model())["r"]

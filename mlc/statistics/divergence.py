@@ -33,7 +33,9 @@ def divergences(density: Density) -> Cost:
     """Return what gives the divergences of ranges, in nats.
 
     P is the distribution inside the range, with what lies outside at its ends; Q has the contents of each interval
-    spread evenly over the bins in it that are not empty.
+    spread evenly over the bins in it that are not empty. Q is not scaled up to 1 for what lies outside: that would make
+    one bin with everything beyond it the same in both, and of few elements such a bin is soon found. So the divergence
+    is never below ``log(1 / inside)``, ``inside`` being the share that is not cut off.
     """
     mass = np.concatenate([[0.0], np.cumsum(density.counts)])
     width = np.concatenate([[0.0], np.cumsum(density.widths * (density.counts > 0))])
@@ -50,7 +52,7 @@ def divergences(density: Density) -> Cost:
         whole[lowest] += reached[0]
         whole[highest] += mass[-1] - reached[-1]
         filled = whole > 0
-        expected, actual = whole[filled] / mass[-1], np.maximum(coded[filled] / inside.sum(), FLOOR)
+        expected, actual = whole[filled] / mass[-1], np.maximum(coded[filled] / mass[-1], FLOOR)
         return float(expected @ np.log(expected / actual))
 
     return lambda lows, highs: np.array([divergence(*grid) for grid in zip(*grids(lows, highs), strict=True)])

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from mlc.errors import UsageError
@@ -82,6 +83,8 @@ def _attribute(model: ir.Model, value: Any, known: Known) -> Iterator[str | byte
         yield str(len(value))
         for item in value:
             yield from _attribute(model, item, known)
+    elif isinstance(value, float):
+        yield repr(float(np.float32(value)))  # as a file holds it: an export that was kept has other digits
     else:
         yield repr(value)
 
