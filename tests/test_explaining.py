@@ -17,7 +17,7 @@ from passes._block_forms import KERNEL
 from passes.int4_weights import Int4Weights
 from passes.int8_dynamic import Int8Dynamic
 from passes.int8_weights import Int8Weights
-from tests.quantizing import ANY_CPU, VNNI, batches, build, quantized, run, weights
+from tests.quantizing import ANY_CPU, VNNI, batches, build, quantized, run, weights, whole_batches
 
 pytestmark = pytest.mark.needs_onnxruntime
 
@@ -118,6 +118,62 @@ def test_multiply_adds_are_those_of_the_graph_that_runs(found, explained):
     assert told.arithmetic.total == convolutions + 6 * 20
     assert [each.op for each in told.arithmetic.between] == ["Tanh"]
     assert told.arithmetic.uncounted == 0
+
+
+BRANCHES = """agraph (float[n,3,8,8] x, bool c) => (float[n,4,4,4] y) {
+    y = If(c) <then_branch = one () => (float[n,4,4,4] a) { h = Conv(x, w) t = Tanh(h) a = Conv(t, w2) },
+               else_branch = two () => (float[n,4,4,4] b) { k = Conv(x, w) r = Relu(k) b = Conv(r, w2) }>
+}"""
+
+
+def test_multiply_adds_of_branches_count_as_if_each_were_taken(tmp_path, workspace):
+    """One convolution of the four is left float."""
+    before = build(BRANCHES, {name: WEIGHTS[name] for name in ("w", "w2")})
+    x = np.random.default_rng(5).normal(size=(2, 6, 3, 8, 8)).astype(np.float32)
+    data = whole_batches(*({"x": each, "c": np.array(flag)} for each, flag in zip(x, (True, False), strict=True)))
+    done = quantized(before, data, allow=lambda site: not site.endswith("/k"))
+    ir.save(done.model, tmp_path / "model.onnx")
+    told = explain(before, tmp_path / "model.onnx", data, workspace)
+    assert told is not None
+    assert told.arithmetic is not None
+    first, second = 6 * 4 * 6 * 6 * 27, 6 * 4 * 4 * 4 * 36
+    assert told.arithmetic.integer == first + 2 * second
+    assert told.arithmetic.total == 2 * first + 2 * second
+    assert (told.arithmetic.uncounted, told.arithmetic.branches) == (0, True)
+    assert [each.op for each in told.arithmetic.between] == ["Tanh"]
+
+
+def test_products_behind_operators_that_only_the_runtime_has_are_counted(by_dynamic):
+    """What it makes of them is of com.microsoft, where ONNX has no rule for shapes: the rest would be unknown."""
+    text = """agraph (float[n,5,8] x) => (float[n,6] y) {
+        q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)
+        t = Transpose<perm = [0, 2, 1]>(k) s = MatMul(q, t) h = Mul(s, half) a = Softmax(h) o = MatMul(a, v)
+        r = Transpose<perm = [1, 0, 2]>(o) , l = LSTM<hidden_size = 6>(r, w, u)
+        e = Squeeze(l, first) y = MatMul(e, wy)
+    }"""
+    held = weights(1, wq=(8, 8), wk=(8, 8), wv=(8, 8), w=(1, 24, 8), u=(1, 24, 6), wy=(6, 6))
+    x = np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)
+    told = by_dynamic(text, {**held, "half": np.float32(0.5), "first": np.array([0])}, batches({"x": x}))
+    assert told is not None
+    assert told.arithmetic is not None
+    attention, recurrent = 2 * 3 * 5 * 5 * 8, 3 * 5 * 24 * (8 + 6)
+    assert told.arithmetic.uncounted == 0
+    assert told.arithmetic.integer == 3 * 3 * 5 * 8 * 8 + recurrent + 3 * 6 * 6
+    assert told.arithmetic.total == told.arithmetic.integer + attention
+
+
+def test_products_of_loops_cannot_be_counted(by_dynamic):
+    text = """agraph (float[n,8] x, int64 times) => (float[n,8] y) {
+        p = MatMul(x, w)
+        y = Loop(times, , p) <body = b (int64 i, bool c, float[n,8] s) => (bool d, float[n,8] e) {
+            d = Identity(c) e = MatMul(s, v)
+        }>
+    }"""
+    x = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    told = by_dynamic(text, weights(1, w=(8, 8), v=(8, 8)), whole_batches({"x": x, "times": np.array(3)}))
+    assert told is not None
+    assert told.arithmetic is not None
+    assert (told.arithmetic.integer, told.arithmetic.total, told.arithmetic.uncounted) == (6 * 64, 6 * 64, 1)
 
 
 def test_a_float_model_is_not_explained(found, tmp_path, workspace):
@@ -280,6 +336,6 @@ def test_what_nothing_is_told_of_is_counted(by_dynamic):
     data = batches({"x": np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32), "c": np.array(True)})
     told = by_dynamic(text, weights(1, w=(8, 8), v=(8, 8)), data, planned=["p", "y.then_branch/a", "gone", "lost"])
     assert told is not None
-    assert [node.node for node in told.nodes] == ["p"]
+    assert [node.node for node in told.nodes] == ["p", "y.then_branch/a"]
     assert [each.node for each in told.inside] == ["y.then_branch/a", "y.else_branch/b"]
     assert told.notes == ("2 converted nodes cannot be explained: gone, lost",)

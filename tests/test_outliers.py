@@ -15,7 +15,7 @@ from mlc.rewriting.sensitivity import output_sensitivity
 from mlc.types import Capabilities, NodePlan, PassSpec, Plan
 from passes.int4_weights import Int4Weights
 from passes.int8_dynamic import Int8Dynamic
-from tests.quantizing import ANY_CPU, batches, build, weights
+from tests.quantizing import ANY_CPU, batches, build, weights, whole_batches
 
 WIDTH = 32
 
@@ -115,7 +115,7 @@ def test_a_graph_in_which_layers_cannot_be_tried_alone_keeps_its_plan(workspace)
     plan = Plan(tuple(NodePlan(site, "MatMul", "int4-weights", "") for site in change.sites))
     step = Step(PassSpec("int4-weights"), "lossy", True, change.sites, sqnr={"y": 20.0})
     data = batches({"x": np.ones((2, 32), np.float32)})
-    looking = Outliers(SEARCHES["int4-weights"], data, {"n": 2}, workspace)
+    looking = Outliers(SEARCHES["int4-weights"], data, workspace)
     with pytest.raises(TargetError):
         output_sensitivity(before, after, [("h",), ("y",)], data, workspace)
     assert looking.amended(before, after, plan, [step]) == plan
@@ -138,9 +138,31 @@ def test_a_recurrent_layer_counts_for_its_work_without_its_first_output(workspac
     generator = np.random.default_rng(1)
     x, z = (generator.normal(size=shape).astype(np.float32) for shape in ((7, 4, 5), (4, 8)))
     z[:, 0] *= 1000
-    looking = Outliers(
-        SEARCHES["int8-dynamic"], [Batch({"x": x, "z": z}, None, 4, 0, np.arange(4))], {"n": 4}, workspace
-    )
+    looking = Outliers(SEARCHES["int8-dynamic"], [Batch({"x": x, "z": z}, None, 4, 0, np.arange(4))], workspace)
     step = Step(PassSpec("int8-dynamic"), "lossy", True, change.sites, sqnr={"y": 10.0})
     found = looking.amended(before, after, plan, [step])
     assert [entry.format for entry in found.nodes] == ["int8-dynamic", "float"]
+
+
+def test_an_outlier_in_a_branch_is_found(workspace):
+    """The product there reads a large column that its weight hardly uses; beside it the others are most of the work."""
+    text = """agraph (float[n,32] x, float[n,8] z, bool c) => (float[n,32] y) {
+        p = MatMul(x, w)
+        y = If(c) <then_branch = one () => (float[n,32] a) { q = MatMul(z, v) r = MatMul(p, u) a = Add(q, r) },
+                   else_branch = two () => (float[n,32] b) { b = Neg(p) }>
+    }"""
+    made = weights(0, w=(32, 32), u=(32, 32), v=(8, 32))
+    made["v"][0] /= 1000
+    before = build(text, made)
+    after = before.clone()
+    change = Int8Dynamic().apply(after, Context(ANY_CPU))
+    assert change.sites == ("p", "y.then_branch/q", "y.then_branch/r")
+    plan = Plan(tuple(NodePlan(site, "MatMul", "int8-dynamic", "") for site in change.sites))
+    generator = np.random.default_rng(1)
+    x, z = (generator.normal(size=shape).astype(np.float32) for shape in ((4, 32), (4, 8)))
+    z[:, 0] *= 1000
+    looking = Outliers(SEARCHES["int8-dynamic"], whole_batches({"x": x, "z": z, "c": np.array(True)}), workspace)
+    step = Step(PassSpec("int8-dynamic"), "lossy", True, change.sites, sqnr={"y": 10.0})
+    found = looking.amended(before, after, plan, [step])
+    assert {entry.node: entry.format for entry in found.nodes}["y.then_branch/q"] == "float"
+    assert [entry.format for entry in found.nodes].count("float") == 1

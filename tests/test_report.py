@@ -225,6 +225,12 @@ def test_what_asked_for_a_pass_is_told_as_it_was_written(report, recipe, asked):
     assert {row[2] for row in table.rows} == {"default", asked}
 
 
+def test_a_lossy_pass_that_nobody_asked_for_is_for_outliers(report):
+    reserve = dataclasses.replace(report.steps[-1], exactness="lossy", requested=False)
+    table = history.passes(dataclasses.replace(report, steps=(*report.steps[:-1], reserve)))
+    assert table.rows[-1][2] == "in the place of float, for outliers"
+
+
 def test_one_way_of_exporting_needs_no_words(report):
     assert [line.rpartition(": ")[2] for line in setting.ways(report)][-1] == "taken"
     plainly = dataclasses.replace(report, origin=dataclasses.replace(report.origin, ways=report.origin.ways[-1:]))

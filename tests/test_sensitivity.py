@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from mlc.compare.decisions import with_outputs
+from mlc.graph_pass import Context
 from mlc.rewriting.sensitivity import output_sensitivity
-from tests.quantizing import batches, build, quantized, run, weights
+from passes.int8_dynamic import Int8Dynamic
+from tests.quantizing import ANY_CPU, batches, build, quantized, run, weights, whole_batches
 
 pytestmark = pytest.mark.needs_onnxruntime
 
@@ -122,6 +124,50 @@ def test_a_node_inside_a_branch_keeps_what_it_reads(workspace):
     pairs = [[run(each, given, optimize=False)["y"] for given in inputs] for each in (found.before, found.model)]
     assert [each.sites for each in told] == [("a",)]
     assert told[0].sqnr == pytest.approx(ratio(*pairs), abs=0.05)
+
+
+def dynamic(model, allow=lambda site: True):
+    after = model.clone()
+    Int8Dynamic().apply(after, Context(ANY_CPU, allow=allow))
+    return after
+
+
+@pytest.mark.parametrize("taken", ["a", "b"])
+def test_a_node_inside_a_branch_is_quantized_there(taken, workspace):
+    """It costs what the pass costs that may change nothing else; one in a branch that is not taken costs nothing."""
+    text = """agraph (float[n,8] x, bool c) => (float[n,8] y) {
+        p = MatMul(x, w)
+        y = If (c) <then_branch = one () => (a) { t = Tanh(p) h = MatMul(t, v) a = Relu(h) },
+                    else_branch = two () => (b) { h = MatMul(p, v) b = MatMul(h, w) }>
+        }"""
+    before = build(text, weights(5, w=(8, 8), v=(8, 8)))
+    x = np.random.default_rng(4).normal(size=(5, 8)).astype(np.float32)
+    data = whole_batches({"x": x, "c": np.array(taken == "a")})
+    branches = {"a": ["y.then_branch/h"], "b": ["y.else_branch/h", "y.else_branch/b"]}
+    sites = ["p", *branches["a"], *branches["b"]]
+    told = output_sensitivity(before, dynamic(before), [(site,) for site in sites], data, workspace)
+    expected = run(before, data[0].inputs, optimize=False)["y"]
+    alone = [run(dynamic(before, lambda each: each == site), data[0].inputs, optimize=False)["y"] for site in sites]  # noqa: B023
+    by_hand = [ratio([expected], [y]) if (y != expected).any() else math.inf for y in alone]
+    assert [each.sites for each in told] == [(site,) for site in sites]
+    assert [each.sqnr for each in told] == pytest.approx(by_hand, abs=0.05)
+    assert [site for site, each in zip(sites, told, strict=True) if each.sqnr < math.inf] == ["p", *branches[taken]]
+
+
+def test_a_node_inside_a_loop_is_quantized_in_every_round(workspace):
+    text = """agraph (float[n,8] x, int64 times) => (float[n,8] y) {
+        p = MatMul(x, w)
+        y = Loop(times, , p) <body = b (int64 i, bool c, float[n,8] s) => (bool d, float[n,8] e) {
+            d = Identity(c) h = MatMul(s, v) e = Add(h, p)
+        }>
+    }"""
+    before = build(text, weights(5, w=(8, 8), v=(8, 8)))
+    x = np.random.default_rng(4).normal(size=(5, 8)).astype(np.float32)
+    data = whole_batches({"x": x, "times": np.array(3)})
+    (told,) = output_sensitivity(before, dynamic(before), [("y.body/h",)], data, workspace)
+    only = dynamic(before, lambda site: site == "y.body/h")
+    pair = [run(each, data[0].inputs, optimize=False)["y"] for each in (before, only)]
+    assert told.sqnr == pytest.approx(ratio(*([each] for each in pair)), abs=0.05)
 
 
 def test_a_filling_row_does_not_count(found, workspace):

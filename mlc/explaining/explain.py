@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from mlc.explaining.activations import activation_errors
 from mlc.explaining.arithmetic import arithmetic_of
 from mlc.explaining.halves import half_errors, halved_nodes, kept_nodes
 from mlc.explaining.inside import converted_inside
+from mlc.explaining.node_costs import Costs, first_batches, node_costs
 from mlc.explaining.nouns import Explanation, IntegerShare, NodeCost, TensorError
 from mlc.explaining.weights import weight_errors
 from mlc.figures import counted
@@ -24,7 +26,6 @@ from mlc.formats.nodes import site_of
 from mlc.fusion import infer_shapes, opset_of
 from mlc.rewriting.chosen import quantized_nodes
 from mlc.rewriting.opset import raised
-from mlc.rewriting.sensitivity import output_sensitivity
 from mlc.rewriting.sessions import Runner
 from mlc.types import FLOAT
 
@@ -55,7 +56,7 @@ def explain(
     for model in (before, after):
         workspace.hold(model)
         infer_shapes(model)
-    few, halves = list(_first(batches)), halved_nodes(before, after)
+    few, halves = list(first_batches(batches, SAMPLES)), halved_nodes(before, after)
     coded = quantized_nodes(before, after)
     codes = (*activation_errors(before, after, few, workspace), *weight_errors(before, after))
     tensors = (*codes, *half_errors(before, after, halves, few, workspace))
@@ -64,10 +65,13 @@ def explain(
     if not (coded or tensors or halves or inside):
         return None
     in_half = computes_half(after) and not computes_half(before)
-    sites = [site for node in before.graph if (site := site_of(node)) in halves or site in coded]
+    ops = {site: node.op_type for node in before.graph if (site := site_of(node)) in halves or site in coded}
+    ops |= {each.node: each.op for each in inside}
+    sites = list(ops)
     computing = rounded_half(after) if in_half else after
     tried = deep or not in_half
-    nodes, unknown = _costs(before, computing, sites if tried else (), few, workspace)
+    found, unknown = _costs(before, computing, sites if tried else (), batches, workspace)
+    nodes = tuple(_told(found, ops, {each.node for each in inside}))
     untried = () if tried else (UNTRIED.format(nodes=counted(len(sites), "node")),)
     arithmetic, more = _arithmetic(path, few, workspace) if coded or codes else (None, ())
     costs = {node.node: node.sqnr for node in nodes}
@@ -76,6 +80,7 @@ def explain(
         samples=sum(batch.count for batch in few),
         tensors=tuple(_with_output(tensor, costs) for tensor in tensors),
         nodes=nodes,
+        grouped=sum(group.noise for group in found.groups),
         arithmetic=arithmetic,
         notes=(*unknown, *untried, *more, *_untold(formats, told)),
         inside=inside,
@@ -88,30 +93,29 @@ def _untold(formats: Mapping[str, str], told: Collection[str]) -> tuple[str, ...
     return (f"{counted(len(left), 'converted node')} cannot be explained: {first_of(left)}",) if left else ()
 
 
-def _first(batches: Batches) -> Iterator[Batch]:
-    count = 0
-    for batch in batches:
-        yield batch
-        count += batch.count
-        if count >= SAMPLES:
-            return
-
-
 def _costs(
-    before: ir.Model, after: ir.Model, sites: Sequence[str], batches: list[Batch], workspace: Workspace
-) -> tuple[tuple[NodeCost, ...], tuple[str, ...]]:
-    """Return what each node costs, or why that is not known."""
-    if opset_of(before) < opset_of(after) and batches:
-        before, _ = raised(before, opset_of(after), Runner(workspace), [batches[0].inputs])
+    before: ir.Model, after: ir.Model, sites: Sequence[str], batches: Batches, workspace: Workspace
+) -> tuple[Costs, tuple[str, ...]]:
+    """Return what each node costs, and what of that is not known."""
+    first = next(iter(batches), None)
+    if opset_of(before) < opset_of(after) and first is not None:
+        before, _ = raised(before, opset_of(after), Runner(workspace), [first.inputs])
     if opset_of(before) != opset_of(after):
         versions = f"opset {opset_of(before)} and the model opset {opset_of(after)}"
-        return (), (f"what each node costs alone is not known: the float graph has {versions}",)
-    ops = {site_of(node): node.op_type for node in before.graph}
+        return Costs(), (f"what each node costs alone is not known: the float graph has {versions}",)
     try:
-        found = output_sensitivity(before, after, [(site,) for site in sites], batches, workspace)
+        found = node_costs(before, after, sites, batches, workspace, samples=SAMPLES)
     except MlcError as error:
-        return (), (f"what each node costs alone is not known: {error.message}",)
-    return tuple(NodeCost(one.sites[0], ops[one.sites[0]], one.sqnr, one.output) for one in found), ()
+        return Costs(), (f"what each node costs alone is not known: {error.message}",)
+    return found, tuple(found.said())
+
+
+def _told(found: Costs, ops: Mapping[str, str], inside: Collection[str]) -> Iterator[NodeCost]:
+    """Yield what each node costs; one inside a branch that changed nothing was in one that no sample took."""
+    for one in found.nodes:
+        (site,) = one.sites
+        if site not in inside or one.sqnr < math.inf:
+            yield NodeCost(site, ops[site], one.sqnr, one.output)
 
 
 def _arithmetic(path: Path, batches: list[Batch], workspace: Workspace) -> tuple[IntegerShare | None, tuple[str, ...]]:

@@ -79,11 +79,15 @@ class Between:
 
 @dataclass(frozen=True)
 class IntegerShare:
-    """What the runtime's own optimization made of the products; ``uncounted`` nodes have an unknown number."""
+    """What the runtime's own optimization made of the products; ``uncounted`` nodes have an unknown number.
+
+    ``branches`` says that there are some, each counted as if it were taken.
+    """
 
     products: tuple[ProductShare, ...] = ()
     between: tuple[Between, ...] = ()
     uncounted: int = 0
+    branches: bool = False
 
     @property
     def integer(self) -> int:
@@ -98,7 +102,7 @@ class IntegerShare:
 
 @dataclass(frozen=True)
 class Inside:
-    """A node of a branch or of the body of a loop that was converted: nothing sees what its values cost."""
+    """A node of a branch or of the body of a loop that was converted: none of its values is seen."""
 
     node: str
     op: str
@@ -118,8 +122,9 @@ class Kept:
 class Explanation:
     """Where a quantized model loses, and what of it runs on integers; ``samples`` were run.
 
-    ``nodes`` are in the order of the graph. ``inside`` are those of which no cost can be told, ``kept`` those that stay
-    float32 in a model that computes in float16.
+    ``nodes`` are in the order of the graph; others were too many to be tried alone, and ``grouped`` is the noise over
+    the signal that they make in groups. ``inside`` are those of branches and loops, of which no value is seen, and no
+    cost where no sample took them; ``kept`` are those that stay float32 in a model that computes in float16.
     """
 
     samples: int = 0
@@ -129,16 +134,22 @@ class Explanation:
     notes: tuple[str, ...] = ()
     inside: tuple[Inside, ...] = ()
     kept: tuple[Kept, ...] = ()
+    grouped: float = 0.0
+
+    @property
+    def noise(self) -> float:
+        """The noise over the signal that all nodes make at the outputs, as if their errors were independent."""
+        return sum(node.noise for node in self.nodes) + self.grouped
 
     @property
     def sensitive(self) -> tuple[NodeCost, ...]:
         """The nodes that cost most, the worst first."""
         ordered = sorted((node for node in self.nodes if node.sqnr < math.inf), key=lambda node: node.sqnr)
-        whole, told, found = sum(node.noise for node in ordered), 0.0, list[NodeCost]()
+        told, found = 0.0, list[NodeCost]()
         for node in ordered[:SENSITIVE]:
             found.append(node)
             told += node.noise
-            if told >= MOST_NOISE * whole:
+            if told >= MOST_NOISE * self.noise:
                 break
         return tuple(found)
 

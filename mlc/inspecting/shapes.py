@@ -43,6 +43,10 @@ LIKE_FIRST = frozenset({
 """Operators of onnxruntime's own domain whose first output has the shape of their first input."""
 
 
+PRODUCTS = {"DynamicQuantizeMatMul": 0, "FusedMatMul": 0, "MatMulIntegerToFloat": 2}
+"""Matrix products of onnxruntime's own domain, with the input whose type they give."""
+
+
 @dataclass
 class Values:
     """What is known of the values of a graph: types by name, and the arrays of small constants."""
@@ -72,15 +76,20 @@ class Values:
         )
 
 
-def values_at(model: onnx.ModelProto, shapes: Mapping[str, Shape], sizes: Mapping[str, int]) -> Values:
+def values_at(
+    model: onnx.ModelProto, shapes: Mapping[str, Shape], sizes: Mapping[str, int], elsewhere: Values | None = None
+) -> Values:
     """Return what is known of every value of the main graph where its inputs have these shapes.
 
     ``sizes`` are those of the symbols that the file uses: where ONNX has no rule for an operator, what the file itself
-    says of its outputs is taken, at those sizes.
+    says of its outputs is taken, at those sizes, or what is known of the values of these names ``elsewhere``, in a
+    graph that computes the same.
     """
     graph = model.graph
     known = Values()
     stated = {value.name: _at(value.type, sizes) for value in (*graph.value_info, *graph.output)}
+    if elsewhere is not None:
+        stated |= {name: given for name, given in elsewhere.types.items() if elsewhere.shape(name) is not None}
     for tensor in graph.initializer:
         _hold_tensor(known, tensor.name, tensor)
     for value in graph.input:
@@ -91,6 +100,19 @@ def values_at(model: onnx.ModelProto, shapes: Mapping[str, Shape], sizes: Mappin
             known.types[value.name] = _at(value.type, sizes)
     for node in graph.node:
         _node(known, node, model.opset_import, stated)
+    return known
+
+
+def branch_values(
+    around: Values, branch: onnx.GraphProto, opsets: Sequence[onnx.OperatorSetIdProto], sizes: Mapping[str, int]
+) -> Values:
+    """Return what is known inside a branch, where this much is known of the values of the graph around it."""
+    known = Values(dict(around.types), dict(around.arrays))
+    stated = {value.name: _at(value.type, sizes) for value in (*branch.value_info, *branch.output)}
+    for tensor in branch.initializer:
+        _hold_tensor(known, tensor.name, tensor)
+    for node in branch.node:
+        _node(known, node, opsets, stated)
     return known
 
 
@@ -147,18 +169,36 @@ def _alone(
 
 
 def _of_runtime(known: Values, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
-    """Return the first output of the operators of onnxruntime's own domain whose rule is plain."""
+    """Return the outputs of the operators of onnxruntime's own domain whose rule is plain."""
     shapes = [known.shape(name) if name else None for name in node.input]
-    if not shapes or shapes[0] is None:
+    padded = [*shapes, None, None, None]
+    shape, other, value = padded[0], padded[1], padded[2]
+    if shape is None:
         return {}
-    shape, value = shapes[0], shapes[2] if len(shapes) > 2 else None  # noqa: PLR2004
+    found: list[Shape] = []
     if node.op_type == "MatMulNBits":
-        shape = (*shape[:-1], sum(attribute.i for attribute in node.attribute if attribute.name == "N"))
+        found = [(*shape[:-1], _whole(node, "N"))]
     elif node.op_type == "MultiHeadAttention" and value is not None and len(shape) == len(value):
-        shape = (*shape[:-1], value[-1])
-    elif node.op_type not in LIKE_FIRST:
-        return {}
-    return {node.output[0]: _shaped(known.types[node.input[0]], shape)}
+        found = [(*shape[:-1], value[-1])]
+    elif node.op_type in PRODUCTS and other is not None and _is_plain(node) and min(len(shape), len(other)) > 1:
+        rows, columns = shape[-1 if _whole(node, "transA") else -2], other[-2 if _whole(node, "transB") else -1]
+        found = [(*np.broadcast_shapes(shape[:-2], other[:-2]), rows, columns)]
+    elif node.op_type == "DynamicQuantizeLSTM" and other is not None:
+        last = (other[0], shape[1], other[2] // 4)
+        found = [(shape[0], *last), last, last]
+    elif node.op_type in LIKE_FIRST:
+        found = [shape]
+    given = known.types[node.input[PRODUCTS.get(node.op_type, 0)]]
+    return {name: _shaped(given, each) for name, each in zip(node.output, found, strict=False) if name}
+
+
+def _is_plain(node: onnx.NodeProto) -> bool:
+    """Whether a product has the rows and columns of its matrices as their last axes."""
+    return not (_whole(node, "transBatchA") or _whole(node, "transBatchB"))
+
+
+def _whole(node: onnx.NodeProto, name: str) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
 
 
 def _aliases(domain: str) -> tuple[str, ...]:

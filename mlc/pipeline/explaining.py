@@ -41,7 +41,7 @@ def explanation_of(
     unquantized: ir.Model, path: Path, sets: Datasets, kept: Sequence[Reference], run: Run, *, deep: bool = True
 ) -> Explanation | None:
     """Explain a written model against the graph that it was before it was quantized."""
-    samples = samples_of(sets.evaluation or sets.calibration, kept)
+    samples = sets.evaluation or sets.calibration or probed(kept)
     return explain(unquantized, path, samples, run.workspace, run.plan, deep=deep)
 
 

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from mlc.artifact import Step
 from mlc.errors import TargetError
+from mlc.explaining.arithmetic import work_of
+from mlc.explaining.node_costs import Costs, node_costs
 from mlc.formats import MATRIX_PRODUCTS
 from mlc.fusion import opset_of
-from mlc.inspecting.arithmetic import multiply_adds
-from mlc.inspecting.shapes import values_at
 from mlc.pipeline.layers import probed
 from mlc.plan import formats_for, reserve_for
 from mlc.plan.planner import DECIDING
 from mlc.registry import pass_class
 from mlc.rewriting import Amend, as_planned
-from mlc.rewriting.sensitivity import Sensitivity, output_sensitivity
 from mlc.types import FLOAT, NodePlan, Plan
 
 if TYPE_CHECKING:
     from mlc.compare import Reference
-    from mlc.data import Batch
     from mlc.pipeline.data import Datasets
     from mlc.recipe import Recipe
     from mlc.statistics import Batches
-    from mlc.types import Capabilities, Sizes
+    from mlc.types import Capabilities
     from mlc.workspace import Workspace
 
 
@@ -56,17 +53,18 @@ SEARCHES = {
 GOAL = 30.0
 """Outputs at so many dB are good enough: nothing is looked for, and no more nodes are given up."""
 
-BATCHES = 4
-"""So many batches of the calibration data tell what a node costs."""
+SAMPLES = 128
+"""So many samples of the calibration data tell what a node costs."""
+
+UNTRIED = "too much work to be tried alone as an outlier"
 
 
 @dataclass(frozen=True)
 class Outliers:
-    """Looks for outliers on samples, at the sizes of the first of them."""
+    """Looks for outliers on samples."""
 
     search: Search
     batches: Batches
-    sizes: Sizes
     workspace: Workspace
 
     def amended(self, before: ir.Model, after: ir.Model, plan: Plan, steps: Sequence[Step]) -> Plan:
@@ -80,17 +78,18 @@ class Outliers:
         if reached >= GOAL or len(sites) < 2:  # noqa: PLR2004 - of one node there is no outlier
             return plan
         try:
-            found = output_sensitivity(before, after, [(site,) for site in sites], self, self.workspace)
+            found = node_costs(before, after, sites, self.batches, self.workspace, samples=SAMPLES)
         except TargetError:  # the quantized model is right without a better plan
             return plan
         reasons = dict(self._outliers(found, self._work(before, sites)))
-        better = [
-            replace(entry, format=self._instead(entry, opset_of(before)), reason=reasons[entry.node])
-            if entry.node in reasons
-            else entry
-            for entry in plan.nodes
-        ]
-        return Plan(tuple(better))
+        untried = {site for group in found.groups for site in group.sites}
+
+        def better(entry: NodePlan) -> NodePlan:
+            if entry.node in reasons:
+                return replace(entry, format=self._instead(entry, opset_of(before)), reason=reasons[entry.node])
+            return replace(entry, reason=f"{entry.reason}; {UNTRIED}") if entry.node in untried else entry
+
+        return Plan(tuple(map(better, plan.nodes)))
 
     def _instead(self, entry: NodePlan, opset: int) -> str:
         """Return the better format for a node, float where the pass is not for it."""
@@ -98,30 +97,22 @@ class Outliers:
         fits = instead != FLOAT and entry.op in MATRIX_PRODUCTS and opset >= pass_class(instead).min_opset
         return instead if fits else FLOAT
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches that are run."""
-        return islice(iter(self.batches), BATCHES)
-
-    def _outliers(self, found: Sequence[Sensitivity], work: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    def _outliers(self, found: Costs, work: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         """Yield the sites that are to get the better format, with the reason."""
-        noise = {one.sites[0]: 10 ** (-one.sqnr / 10) for one in found}
-        worst = {one.sites[0]: one for one in found}
-        whole = left = sum(noise.values())
+        whole = left = sum(one.noise for one in (*found.nodes, *found.groups))
         spent = 0.0
-        for site, part in sorted(noise.items(), key=lambda pair: -pair[1]):
-            outlier = part > self.search.times * work[site] * whole and spent + work[site] <= self.search.work
+        for one in sorted(found.nodes, key=lambda one: one.sqnr):
+            (site,) = one.sites
+            outlier = one.noise > self.search.times * work[site] * whole and spent + work[site] <= self.search.work
             if left > 10 ** (-GOAL / 10) and outlier:
-                left, spent = left - part, spent + work[site]
-                one = worst[site]
+                left, spent = left - one.noise, spent + work[site]
                 share = f"{work[site]:.1%} of the multiply-adds"
                 yield site, f"an outlier: alone it leaves {one.output} at {one.sqnr:.1f} dB, for {share}"
 
     def _work(self, model: ir.Model, sites: Sequence[str]) -> dict[str, float]:
         """Return the share of these nodes' multiply-adds that each takes; those that are not known count as even."""
-        proto = ir.to_proto(model)
-        values = values_at(proto, {}, self.sizes)
-        counts = {next(filter(None, node.output), ""): multiply_adds(node, values) for node in proto.graph.node}
-        known = {site: count for site in sites if isinstance(count := counts.get(site), int) and count}
+        counts = dict(work_of(model, next(iter(self.batches)).inputs))
+        known = {site: count for site in sites if (count := counts.get(site))}
         even = sum(known.values()) / len(known) if known else 1.0
         work = {site: known.get(site, even) for site in sites}
         return {site: count / sum(work.values()) for site, count in work.items()}
@@ -143,4 +134,4 @@ def amend_for(
         useful = search.instead in formats_for(recipe.to or "", recipe.target)[1:]
     search = search if useful else replace(search, instead=FLOAT)
     batches = probed(kept) if sets.calibration is None else sets.calibration
-    return Outliers(search, batches, kept[0].sizes, workspace).amended
+    return Outliers(search, batches, workspace).amended

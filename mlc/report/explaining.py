@@ -47,7 +47,7 @@ def tensors(report: Report) -> Table:
 def nodes(report: Report) -> Table:
     """The nodes that cost most at the outputs where they alone are quantized, the worst first."""
     found = report.explanation.nodes if report.explanation else ()
-    whole = sum(each.noise for each in found)
+    whole = report.explanation.noise if report.explanation else 0.0
     rows = [
         (each.node, each.op, decibels(each.sqnr), each.output, percent(each.noise / whole) if whole else "")
         for each in sorted(found, key=lambda each: _sortable(each.sqnr))[:WORST]
@@ -103,7 +103,9 @@ def sentences(report: Report) -> list[str]:
         share = percent(found.arithmetic.integer / found.arithmetic.total)
         rest = counted(found.arithmetic.uncounted, "node")
         unknown = f", without {rest} that cannot be counted" if found.arithmetic.uncounted else ""
-        said.append(f"{share} of the multiply-adds run on integers after onnxruntime's own optimization{unknown}")
+        taken = ", each branch counted as if it were taken" if found.arithmetic.branches else ""
+        told = f"{share} of the multiply-adds run on integers after onnxruntime's own optimization"
+        said.append(f"{told}{taken}{unknown}")
     if found.arithmetic is not None and found.arithmetic.between:
         by_op: dict[str, list[str]] = defaultdict(list)
         for each in found.arithmetic.between:
@@ -118,10 +120,12 @@ def sentences(report: Report) -> list[str]:
         said.append(f"the largest magnitude in {HALF}: {figures}")
     if found.inside:
         which = counted(len(found.inside), "converted node is", "converted nodes are")
-        said.append(f"{which} inside branches and loops: no value in there is seen, so what it costs is not known")
+        untold = {each.node for each in found.inside} - {each.node for each in found.nodes}
+        unknown = f"; the cost of {len(untold):,} is not known" if untold else ""
+        said.append(f"{which} inside branches and loops: no value in there is seen{unknown}")
     sensitive = found.sensitive
     if sensitive:
-        share = percent(sum(each.noise for each in sensitive) / sum(each.noise for each in found.nodes))
+        share = percent(sum(each.noise for each in sensitive) / found.noise)
         of = f"of {len(found.nodes):,}"
         which = counted(len(sensitive), f"node {of} makes", f"nodes {of} make")
         said.append(f"{which} {share} of the noise at the outputs: {found.keep_float}")

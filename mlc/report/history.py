@@ -39,9 +39,12 @@ def passes(report: Report) -> Table:
 
 
 def _asked(step: Step, recipe: Recipe) -> str:
-    """Return what asked for a pass: a format that is made of several, and a plan, name none of them."""
+    """Return what asked for a pass: a format that is made of several, and a plan, name none of them.
+
+    One that is lossy and that nobody asked for is for nodes that lose too much in the formats that were.
+    """
     if not step.requested:
-        return "default"
+        return "in the place of float, for outliers" if step.exactness == LOSSY else "default"
     asked = asked_as(recipe, step.spec.name)
     return "by name" if asked == step.spec.name else asked
 

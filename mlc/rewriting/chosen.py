@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from mlc.compare.decisions import used_values
 from mlc.formats.nodes import site_of
 from mlc.formats.operators import QUANTIZERS
-from mlc.fusion import Names, infer_shapes
+from mlc.fusion import Names, Places, infer_shapes, walk
 
 if TYPE_CHECKING:
     from mlc.types import Arrays
@@ -43,8 +43,8 @@ def choosable(before: ir.Model, after: ir.Model, sites: Iterable[str]) -> Choosa
     """Put ``If(chosen, quantized, float)`` in the place of each site; only the branch that is taken is computed.
 
     The quantized form of a node is what the graph after computes the values of that name from, as far as values that
-    both graphs have, which it reads as they are in this run, through the quantizer behind them if there is one. Sites
-    that it cannot be put in the place of are left out.
+    both graphs have, which it reads as they are in this run, through the quantizer behind them if there is one. A site
+    in a branch or body is replaced there. Sites that it cannot be put in the place of are left out.
     """
     model, quantized = before.clone(), after.clone()
     for each in (model, quantized):
@@ -109,11 +109,14 @@ class _Twin:
 
 
 def _twins(model: ir.Model, after: ir.Model, sites: Iterable[str]) -> list[_Twin]:
-    old = {site: node for node in model.graph if (site := site_of(node))}
-    new = {str(value.name): node for node in after.graph for value in node.outputs if value.name}
+    graphs = dict(walk(after))
+    pairs: dict[str, tuple[ir.Node, ir.Node | None]] = {}
+    for prefix, graph in walk(model):
+        makers = {value.name: node for node in graphs.get(prefix, ()) for value in node.outputs if value.name}
+        pairs |= {f"{prefix}{site}": (node, makers.get(site)) for node in graph if (site := site_of(node))}
     found = []
     for site in dict.fromkeys(sites):
-        node, quantized = old.get(site), new.get(site)
+        node, quantized = pairs.get(site, (None, None))
         if node is None or quantized is None or _has_subgraph(node) or _has_subgraph(quantized):
             continue
         given = {value.name: value for value in quantized.outputs if value.name}
@@ -130,34 +133,40 @@ def _has_subgraph(node: ir.Node) -> bool:
 class _Splice:
     """Writes nodes of the graph after into a clone of the graph before.
 
-    ``known`` are the values that depend on an input, by name: what the new nodes are fed with. Weights and what is
-    computed from them alone come from the graph after; ``stored`` are its constants that were copied.
+    ``known`` are the values that depend on an input, by name, as each graph sees them: what the new nodes are fed with.
+    Weights and what is computed from them alone come from the graph after; ``stored`` are its constants that were
+    copied into ``graph``, the main one.
     """
 
     graph: ir.Graph
     names: Names
     chooser: ir.Value
-    known: dict[str, ir.Value]
+    known: Mapping[ir.Graph, Mapping[str, ir.Value]]
     stored: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
     @classmethod
     def into(cls, model: ir.Model, twins: Sequence[_Twin]) -> _Splice:
         """Let everybody read what will be chosen in the place of the sites' values."""
-        names = Names.of(model)
-        known = {str(value.name): value for value in _moving(model.graph)}
-        for twin in twins:
-            for value, _ in twin.values:
-                chosen = ir.Value(name=value.name, type=value.type, shape=value.shape)
-                value.replace_all_uses_with(chosen, replace_graph_outputs=True)
-                value.name = names.free(f"{value.name}.float")
-                known[str(chosen.name)] = chosen
+        names, moving = Names.of(model), _moving_by_graph(model)
+        chosen: dict[ir.Value, ir.Value] = {}
+        for value in (value for twin in twins for value, _ in twin.values):
+            chosen[value] = ir.Value(name=value.name, type=value.type, shape=value.shape)
+            value.replace_all_uses_with(chosen[value], replace_graph_outputs=True)
+            value.name = names.free(f"{value.name}.float")
+        known = {
+            graph: {str(value.name): value for value in (chosen.get(each, each) for each in values)}
+            for graph, values in moving.items()
+        }
         flags = ir.Value(name=names.free("quantized"), type=ir.TensorType(ir.DataType.BOOL))
         flags.shape = ir.Shape([len(twins)])
         return cls(model.graph, names, flags, known)
 
     def choose(self, twin: _Twin, index: int) -> None:
         """Add the node that gives the values of a site, by the element of the chooser with this index."""
-        quantized, plain = _Branch(self), _Branch(self)
+        graph = twin.node.graph
+        assert isinstance(graph, ir.Graph)
+        known = self.known[graph]
+        quantized, plain = _Branch(self, known), _Branch(self, known)
         made = dict(zip(twin.quantized.outputs, quantized.copy(twin.quantized), strict=True))
         pairs = [(quantized.typed(made[new], new.dtype, old.dtype), plain.same(old)) for old, new in twin.values]
         branches = [
@@ -169,8 +178,8 @@ class _Splice:
         place = self.stored_as(f"{twin.site}.index", ir.tensor(np.array(index, np.int64)))
         flag = ir.Node("", "Gather", [self.chooser, place], name=self.names.free(f"{twin.site}.chosen"))
         flag.outputs[0].name = flag.name
-        results = [self.known[str(new.name)] for _, new in twin.values]
-        self.graph.extend([flag, ir.Node("", "If", flag.outputs, branches, outputs=results)])
+        results = [known[str(new.name)] for _, new in twin.values]
+        graph.extend([flag, ir.Node("", "If", flag.outputs, branches, outputs=results)])
 
     def constant(self, value: ir.Value) -> ir.Value:
         """Return the copy of a constant of the graph after, made once."""
@@ -192,6 +201,7 @@ class _Branch:
     """The nodes of one branch, and what was made of values of the graph after."""
 
     splice: _Splice
+    known: Mapping[str, ir.Value]
     nodes: list[ir.Node] = field(default_factory=list)
     made: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
@@ -217,7 +227,7 @@ class _Branch:
         if value is None or value in self.made:
             return None if value is None else self.made[value]
         producer = value.producer()
-        if value.name in self.splice.known:
+        if value.name in self.known:
             self.made[value] = self._before(value)
         elif producer is None:
             self.made[value] = self.splice.constant(value)
@@ -227,7 +237,7 @@ class _Branch:
 
     def _before(self, value: ir.Value) -> ir.Value:
         """Return the value of the same name in the graph before, quantized where the graph after has it quantized."""
-        source, dequantizer = self.splice.known[str(value.name)], value.producer()
+        source, dequantizer = self.known[str(value.name)], value.producer()
         codes = dequantizer.inputs[0] if dequantizer is not None and dequantizer.op_type == "DequantizeLinear" else None
         quantizer = None if codes is None else codes.producer()
         if dequantizer is None or quantizer is None or quantizer.op_type != "QuantizeLinear":
@@ -251,9 +261,19 @@ class _Branch:
         return node.outputs[0]
 
 
-def _moving(graph: ir.Graph) -> list[ir.Value]:
+def _moving_by_graph(model: ir.Model) -> dict[ir.Graph, list[ir.Value]]:
+    """Return for every graph the values that it sees and that depend on an input, those of the graphs around it too."""
+    places = Places(model)
+    found: dict[ir.Graph, list[ir.Value]] = {}
+    for graph in places.prefixes:
+        around = places.holders[graph].graph if graph in places.holders else None
+        found[graph] = _moving(graph, found[around] if isinstance(around, ir.Graph) else ())
+    return found
+
+
+def _moving(graph: ir.Graph, around: Iterable[ir.Value] = ()) -> list[ir.Value]:
     """Return the values that depend on an input; the others are as good as weights."""
-    moving = set(graph.inputs)
+    moving = {*around, *graph.inputs}
     for node in graph:
         if not moving.isdisjoint(used_values(node)):
             moving.update(value for value in node.outputs if value.name)

@@ -59,8 +59,8 @@ class Quantizer:
         ran = self._followed(model, plan)
         done = as_done(plan, ran.steps)
         amended = self.amend(model, ran.model, done, ran.steps)
-        if amended == done:
-            return Quantized(ran, done)
+        if all(new.format == old.format for new, old in zip(amended.nodes, done.nodes, strict=True)):
+            return Quantized(ran, amended)
         ran = self._followed(model, amended)
         return Quantized(ran, as_done(amended, ran.steps))
 

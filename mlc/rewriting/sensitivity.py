@@ -28,12 +28,17 @@ if TYPE_CHECKING:
 class Sensitivity:
     """What the outputs lose where these nodes alone are quantized: SQNR in dB of the worst, infinite for no loss.
 
-    Nodes are named by their first output that is given. An integer output counts by the float values that decide it.
+    Nodes are named by their sites. An integer output counts by the float values that decide it.
     """
 
     sites: tuple[str, ...]
     sqnr: float
     output: str
+
+    @property
+    def noise(self) -> float:
+        """The noise over the signal, of powers."""
+        return 10 ** (-self.sqnr / 10)
 
 
 def output_sensitivity(
@@ -46,8 +51,8 @@ def output_sensitivity(
     quantized is counted at the nodes that read it. All groups run in one session, with the runtime's optimizations off,
     once each a batch, and only sums are kept.
 
-    Nodes inside subgraphs, nodes with subgraphs, and those whose value ``after`` does not have any more are left out,
-    as is a group of nothing else. Raises TargetError where the graph does not run.
+    Nodes with subgraphs and those whose value ``after`` does not have any more are left out, as is a group of nothing
+    else. Raises TargetError where the graph does not run.
     """
     asked = [tuple(group) for group in groups]
     watched = _watched(before)
