@@ -28,9 +28,11 @@ from mlc.pipeline.trials import metric_of, trials_of
 from mlc.probes import references
 from mlc.recipe import LIMITS, Recipe, check_sizes, merge
 from mlc.registry import optional_probes_of, probes_of, runnable, schedule
+from mlc.rewriting import Raising
 from mlc.rewriting import rewrite as rewrite_verified
 from mlc.runtimes.cpu import capabilities
 from mlc.sources.load import load as load_source
+from mlc.sources.onnx.file import OnnxOriginal
 from mlc.sources.original import Original
 from mlc.statistics import Store
 from mlc.types import Drop, InputSpec, PassSpec, Target
@@ -159,6 +161,7 @@ def rewrite(
         statistics=None if statistics is None else Store.load(Path(statistics)),
         seed=recipe.seed,
         strict=recipe.strict,
+        raising=Raising.ANY if isinstance(original, OnnxOriginal) else Raising.ASKED,
         planner=asked.planner,
         amend=amend_for(recipe, Datasets(calibration=data), kept, able, _workspace()),
     )

@@ -30,10 +30,11 @@ from mlc.probes import references
 from mlc.recipe import Recipe, check_sizes
 from mlc.recipe.files import check_apart
 from mlc.registry import lossy_of, optional_probes_of, probes_of, runnable, schedule
-from mlc.rewriting import Amend, as_planned, rewrite
+from mlc.rewriting import Amend, Raising, as_planned, rewrite
 from mlc.runtimes.cpu import capabilities
 from mlc.runtimes.one_node import try_target
 from mlc.sources.load import load
+from mlc.sources.onnx.file import OnnxOriginal
 from mlc.statistics import Store
 from mlc.types import Capabilities, PassSpec
 from mlc.workspace import Workspace
@@ -89,7 +90,8 @@ def compile(  # noqa: A001 - the word of the field
         with run.stage("export"):
             opset = export_opset(recipe, (*exact, *lossy), original, able)
             exported, checks = export(original, kept, workspace, opset, cache=default_cache() if cache else None)
-            run.recipe = recipe = replace(recipe, opset=exported.origin.opset)
+            if not isinstance(original, OnnxOriginal):  # a file's own may be raised, unless it was asked for
+                run.recipe = recipe = replace(recipe, opset=exported.origin.opset)
             if recipe.portable:
                 refuse_custom(exported.model)
         with run.stage("rewrite"):
@@ -145,6 +147,7 @@ def rewritten_by(
         statistics=statistics,
         seed=run.recipe.seed,
         strict=run.recipe.strict,
+        raising=Raising.ANY if run.recipe.opset is None else Raising.NEVER,
         progress=run.progress,
         planner=asked.planner,
         amend=amend,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlc.rewriting.final import check_files, check_half
-from mlc.rewriting.line import rewrite
+from mlc.rewriting.line import Raising, rewrite
 from mlc.rewriting.quantizing import Amend, as_planned
 
-__all__ = ["Amend", "as_planned", "check_files", "check_half", "rewrite"]
+__all__ = ["Amend", "Raising", "as_planned", "check_files", "check_half", "rewrite"]

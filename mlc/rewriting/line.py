@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from enum import Enum
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ import onnx_ir as ir
 from mlc.artifact import Artifact, Step
 from mlc.compare import EXPORT_TOLERANCE, Reference
 from mlc.dims import second_sizes
+from mlc.errors import PassError, foreign
 from mlc.fusion import opset_of
-from mlc.graph_pass import Exactness, Pass
+from mlc.graph_pass import Context, Exactness, Pass
 from mlc.plan import EACH, Planner
 from mlc.registry import available, build, pass_class
 from mlc.rewriting.one_pass import CPU, Line, Ran
@@ -32,7 +34,15 @@ WEIGHTS_APART = 4
 """The IR version from which on a weight need not be an input: passes make new ones."""
 
 RAISED_BY_DEFAULT = 20
-"""The opset to which a file is raised for passes that nobody asked for: newer operators need a newer runtime too."""
+"""A file is raised beyond this opset where passes find something to do there: it needs a newer runtime then."""
+
+
+class Raising(Enum):
+    """For which passes the opset of a model is raised to what they need."""
+
+    NEVER = "for none"
+    ASKED = "for those that were asked for, and up to an old opset for the others"
+    ANY = "for all that find a site"
 
 
 def rewrite(
@@ -48,6 +58,7 @@ def rewrite(
     statistics: Store | None = None,
     seed: int = 0,
     strict: bool = False,
+    raising: Raising = Raising.ASKED,
     progress: Callable[[str], None] = lambda _text: None,
     planner: Planner = EACH,
     amend: Amend = as_planned,
@@ -62,7 +73,7 @@ def rewrite(
     ``calibration`` data. ``keep`` is told the plan as it came about, and what was read. Raises PassError
     for a pass in ``requested`` that was dropped whole, a lossy one that converted nothing or fell below its floor, and,
     under ``strict``, for any site left out; UsageError for a plan that does not fit the graph, DataError for statistics
-    of another graph.
+    of another graph. ``raising`` says for which of them the opset may be raised.
     """
     second = second_sizes(artifact.signature.inputs, references[0].sizes) if references[0].sizes else {}
     line = Line(
@@ -72,9 +83,8 @@ def rewrite(
     (component,) = artifact.components
     subjects = [spec if isinstance(spec, Pass) else build(spec) for spec in specs]
     passes = [(subject, _spec_of(spec)) for subject, spec in zip(subjects, specs, strict=True)]
-    wanted = (one.min_opset for one in subjects if one.name in requested or one.min_opset <= RAISED_BY_DEFAULT)
     model = secured(artifact.model, workspace)
-    model, notes = _raised(model, max(wanted, default=0), line)
+    model, notes = _as_needed(model, subjects, line, raising)
     model.ir_version = max(model.ir_version, WEIGHTS_APART)
     ran, tolerance = Ran(model), tolerance_of(artifact.steps)
     for lossy, group in groupby(passes, lambda one: one[0].exactness is Exactness.LOSSY):
@@ -96,12 +106,40 @@ def rewrite(
     return replace(artifact, components={component: ran.model}, steps=(*artifact.steps, *ran.steps), origin=origin)
 
 
-def _raised(model: ir.Model, opset: int, line: Line) -> tuple[ir.Model, tuple[str, ...]]:
-    """Raise the opset of a model that is below what its passes need, if that is right, and note how it went."""
-    if not 0 < opset_of(model) < opset:  # 0: it has none of the standard operators
+def _as_needed(
+    model: ir.Model, subjects: Sequence[Pass], line: Line, raising: Raising
+) -> tuple[ir.Model, tuple[str, ...]]:
+    """Raise the opset of a model that is below what its passes need, if that is right, and note how it went.
+
+    Newer operators need a newer runtime too, and have kernels on onnxruntime's CPU provider: for a pass that nobody
+    asked for, a model is raised to them only there, and where the pass then finds a site.
+    """
+    if raising is Raising.NEVER:
         return model, ()
-    model, note = raised(model, opset, Runner(line.workspace), [reference.inputs for reference in line.references])
-    return model, (note,)
+    asked = [one for one in subjects if one.name in line.requested or one.min_opset <= RAISED_BY_DEFAULT]
+    able = raising is Raising.ANY and line.capabilities.cpu and line.target.runtime == "onnxruntime"
+    others = [one for one in subjects if able and one not in asked]
+    needed, newest = (max((one.min_opset for one in each), default=0) for each in (asked, others))
+    notes: list[str] = []
+    for opset, worth in ((newest, lambda after: _finds(after, subjects, others, line)), (needed, lambda _after: True)):
+        if not 0 < opset_of(model) < opset:  # 0: it has none of the standard operators
+            continue
+        feeds = [reference.inputs for reference in line.references]
+        model, note = raised(model, opset, Runner(line.workspace), feeds, worth)
+        notes += [note] if note else []
+    return model, tuple(notes)
+
+
+def _finds(model: ir.Model, subjects: Sequence[Pass], wanted: Collection[Pass], line: Line) -> bool:
+    """Whether a pass that is wanted finds a site, once the exact ones before it were applied; nothing is verified."""
+    trial = model.clone()
+    for subject in subjects:
+        if subject in wanted or (subject.exactness is Exactness.EXACT and not subject.calibrates):
+            with foreign(f"the pass {subject.name}", PassError):
+                change = subject.apply(trial, Context(line.capabilities, seed=line.seed))
+            if subject in wanted and change.sites:
+                return True
+    return False
 
 
 def tolerance_of(steps: Sequence[Step]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -16,9 +16,17 @@ from mlc.invariants import interface
 from mlc.rewriting.portions import portions
 from mlc.rewriting.sessions import Feeds, Runner
 
+HIDDEN = "it has branches or loops, which cannot be compared"
 
-def raised(model: ir.Model, opset: int, runner: Runner, feeds: Sequence[Feeds]) -> tuple[ir.Model, str]:
-    """Return the model at a higher opset, or as it was, and a sentence that says which.
+
+def raised(
+    model: ir.Model,
+    opset: int,
+    runner: Runner,
+    feeds: Sequence[Feeds],
+    worth: Callable[[ir.Model], bool] = lambda _model: True,
+) -> tuple[ir.Model, str]:
+    """Return the model at a higher opset, or as it was, and a sentence that says which; none where it is not ``worth``.
 
     ONNX's converter is wrong in places (Resize from 10 to 13), so every value that both graphs have is compared. What a
     branch or the body of a loop computes may not be seen in these runs, so a model that has one stays as it is.
@@ -26,15 +34,16 @@ def raised(model: ir.Model, opset: int, runner: Runner, feeds: Sequence[Feeds]) 
     from onnxscript.version_converter import convert_version
 
     old, after = opset_of(model), model.clone()
-    if next(model.graph.subgraphs(), None) is not None:
-        return model, f"opset {old} could not be raised to {opset}: it has branches or loops, which cannot be compared"
     try:
         with foreign("the converter of ONNX", PassError), quiet("onnxscript.version_converter"):
             convert_version(after, opset, fallback=True)
         after.ir_version = max(after.ir_version, onnx.helper.OP_SET_ID_VERSION_MAP["ai.onnx", opset])
         for value, kept in zip(after.graph.outputs, model.graph.outputs, strict=False):
             value.type, value.shape = kept.type, kept.shape
-        reason = _difference(model, after, opset, runner, feeds)
+        if opset_of(after) == opset and not worth(after):
+            return model, ""
+        hidden = next(model.graph.subgraphs(), None) is not None
+        reason = HIDDEN if hidden else _difference(model, after, opset, runner, feeds)
     except MlcError as error:
         reason = error.message
     if reason:

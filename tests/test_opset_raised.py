@@ -1,0 +1,69 @@
+"""A file is raised to the opset of passes that nobody asked for where these find a site, and the target has kernels."""
+
+import pytest
+
+from mlc.errors import PassError
+from mlc.rewriting import Raising, rewrite
+from mlc.types import Capabilities, PassSpec, Target
+from tests.graphs import ANY_CPU, artifact, graph, random, references
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+ATTENTION = "z = MatMul(q, k) w = Softmax<axis = -1>(z) y = MatMul(w, v)"
+OTHER = ATTENTION.replace("Softmax<axis = -1>", "Relu")
+BRANCH = """b = If(c) <then_branch = t () => (float[n,2,6,4] p) { p = Neg(v) },
+                       else_branch = e () => (float[n,2,6,4] p) { p = Abs(v) }>"""
+
+
+def attended(workspace, body=ATTENTION, opset=20, **how):
+    """What fuse-attention makes of a graph."""
+    model = graph(f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        g (float[n,2,5,4] q, float[n,2,6,4] x, float[n,2,6,4] v) => (float[n,2,5,4] y) <bool c = {{1}}> {{
+        k = Transpose<perm = [0,1,3,2]>(x) {body} }}""")
+    feeds = [{"q": random(1, n, 2, 5, 4), "x": random(2, n, 2, 6, 4), "v": random(3, n, 2, 6, 4)} for n in (2, 3)]
+    return rewrite(
+        artifact(model), [PassSpec("fuse-attention")], references=references(model, feeds, workspace),
+        workspace=workspace, **{"capabilities": ANY_CPU, "raising": Raising.ANY, **how},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_a_file_is_raised_where_the_pass_finds_a_site(opset, workspace):
+    done = attended(workspace, opset=opset)
+    assert (done.steps[0].sites, done.model.opset_imports[""]) == (("y",), 23)
+    assert done.origin.notes == (f"opset {opset} was raised to 23, which passes need; every value stayed what it was",)
+
+
+@pytest.mark.parametrize(
+    ("body", "how"),
+    [
+        (OTHER, {}),
+        (ATTENTION, {"raising": Raising.NEVER}),
+        (ATTENTION, {"raising": Raising.ASKED}),
+        (ATTENTION, {"target": Target(runtime="openvino")}),
+        (ATTENTION, {"capabilities": Capabilities("a GPU", cpu=False)}),
+    ],
+    ids=["no site", "the opset was asked for", "nobody asked for the pass", "another runtime", "no CPU"],
+)
+def test_otherwise_it_stays_and_the_pass_says_what_it_needs(body, how, workspace):
+    done = attended(workspace, body, **how)
+    assert done.steps[0].dropped == "it needs opset 23, the model has 20"
+    assert (done.model.opset_imports[""], done.origin.notes) == (20, ())
+
+
+def test_an_opset_that_was_asked_for_stays_for_a_pass_that_was_too(workspace):
+    with pytest.raises(PassError, match="fuse-attention was dropped: it needs opset 23, the model has 20"):
+        attended(workspace, raising=Raising.NEVER, requested={"fuse-attention"})
+
+
+@pytest.mark.parametrize(
+    ("body", "notes"),
+    [
+        (ATTENTION, ("opset 20 could not be raised to 23: it has branches or loops, which cannot be compared",)),
+        (OTHER, ()),
+    ],
+    ids=["a site", "no site"],
+)
+def test_a_branch_forbids_it_which_is_told_where_it_matters(body, notes, workspace):
+    done = attended(workspace, f"{BRANCH} {body.replace('v)', 'b)')}")
+    assert (done.model.opset_imports[""], done.origin.notes) == (20, notes)
