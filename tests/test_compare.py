@@ -85,6 +85,18 @@ def test_what_is_not(expected, actual):
     assert math.isfinite(difference.error)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "next_one", "after_it"),
+    [(np.float16, 4 + 2**-8, 4 + 2**-7), (ml_dtypes.bfloat16, 4 + 2**-5, 4 + 2**-4)],
+)
+def test_of_16_bit_floats_an_element_may_be_the_next_number(dtype, next_one, after_it):
+    expected, same, other = (np.array([1, 4, -each], dtype) for each in (4, next_one, after_it))
+    assert not one(expected, same)
+    assert one(expected, same).error > 1e-3
+    assert one(expected, other)
+    assert one(expected.astype(np.float32), same.astype(np.float32))
+
+
 def test_a_large_array_is_judged_whole():
     expected = random(1, 3_000_000)
     actual = expected.copy()
