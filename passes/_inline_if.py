@@ -12,7 +12,8 @@ from mlc.fusion import Names, array_of, drop_unused_constant, forget_subgraphs, 
 def inline(graph: ir.Graph, prefix: str, names: Names, may: Callable[[str], bool]) -> str | None:
     """Inline the first such If of a graph that is allowed, and return its site.
 
-    Names inside the branch are not known outside of it, so they get the If's first output as a prefix.
+    Names inside the branch are not known outside of it, so they get the If's first output as a prefix. So does an If or
+    loop that gives a result of the branch: by the name of the result it would be taken for the If that is gone.
     """
     for node in graph:
         if node.op_type != "If" or not is_standard(node):
@@ -49,7 +50,7 @@ def _inline(graph: ir.Graph, node: ir.Node, branch: ir.Graph, names: Names) -> N
     for index, (old, new) in enumerate(zip(node.outputs, results, strict=True)):
         if not old.name:
             continue
-        if new not in own or new in results[:index]:
+        if new not in own or new in results[:index] or _has_subgraphs(new):
             identity = ir.Node("", "Identity", [new], name=names.free(f"{old.name}.Identity"))
             graph.insert_before(node, identity)
             new = identity.outputs[0]  # noqa: PLW2901 - the copy takes the place of what cannot be renamed
@@ -57,3 +58,8 @@ def _inline(graph: ir.Graph, node: ir.Node, branch: ir.Graph, names: Names) -> N
         new.name, new.type, new.shape = name, old.type or new.type, old.shape if old.shape is not None else new.shape
         old.replace_all_uses_with(new, replace_graph_outputs=True)
     graph.remove([node], safe=True)
+
+
+def _has_subgraphs(value: ir.Value) -> bool:
+    node = value.producer()
+    return node is not None and any(each.type == ir.AttributeType.GRAPH for each in node.attributes.values())

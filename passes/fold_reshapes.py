@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mlc.fusion import Match, Search, Size, constant, dims_of, is_constant, is_standard
+from mlc.fusion import Match, Search, Size, completed, constant, dims_of, is_constant, is_standard
 from mlc.graph_pass import Exactness
 from passes._attention import with_own_sources
 
@@ -67,17 +65,11 @@ class FoldReshapes(Search):
 
 
 def _sizes(x: ir.Value, y: ir.Value) -> tuple[list[Size], list[Size]]:
-    """Return the sizes of both values; one that only y has is what the others leave over, where that is a number."""
+    """Return the sizes of both values."""
     before, after = dims_of(x), dims_of(y)
     assert before is not None
     assert after is not None
-    names, others = (Counter(size for size in sizes if isinstance(size, str)) for sizes in (before, after))
-    unknown = list((others - names).elements())
-    known = math.prod(size for size in after if isinstance(size, int))
-    if len(unknown) != 1 or names - others or known == 0:
-        return before, after
-    left = math.prod(size for size in before if isinstance(size, int)) // known
-    return before, [left if size == unknown[0] and size not in names else size for size in after]
+    return before, completed(before, after)
 
 
 def _target(before: list[Size], after: list[Size]) -> list[int]:

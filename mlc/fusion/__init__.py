@@ -20,7 +20,7 @@ from mlc.fusion.pattern import Fusion
 from mlc.fusion.places import Places
 from mlc.fusion.products import Product, product_of, scalar_of
 from mlc.fusion.search import Search
-from mlc.fusion.sizes import Size, dims_of, sizes_of
+from mlc.fusion.sizes import Size, completed, dims_of, sizes_of
 
 __all__ = [
     "Fusion",
@@ -31,6 +31,7 @@ __all__ = [
     "Search",
     "Size",
     "array_of",
+    "completed",
     "constant",
     "constant_tensor",
     "dims_of",

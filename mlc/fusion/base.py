@@ -8,7 +8,7 @@ match's names.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,9 +31,14 @@ def constant(op: Builder, array: Array) -> ir.Value:
 
 
 class Builder:
-    """What a rewrite makes nodes with: ``op.MatMul(x, w)``, ``op.Concat(a, b, axis=1)``, ``op.F(x, _domain="d")``."""
+    """What a rewrite makes nodes with: ``op.MatMul(x, w)``, ``op.Concat(a, b, axis=1)``, ``op.F(x, _domain="d")``.
 
-    def __init__(self) -> None:
+    ``op.cpu_kernels`` are the operators outside ONNX's own that may be written, since the target is a CPU that has
+    them.
+    """
+
+    def __init__(self, cpu_kernels: Collection[str] = ()) -> None:
+        self.cpu_kernels = cpu_kernels
         self.nodes: list[ir.Node] = []
         self.initializers: list[ir.Value] = []
         self.opsets: dict[str, int] = {}
@@ -174,7 +179,8 @@ class Replacing(Pass):
         return False
 
     def _replace(self, run: _Run, graph: ir.Graph, node: ir.Node, match: Match) -> None:
-        op = Builder()
+        able = run.ctx.capabilities
+        op = Builder(able.kernels if able.cpu else ())
         replacements = self.rewrite(op, **match.bindings)
         new_values = list(replacements) if isinstance(replacements, Sequence) else [replacements]
         nodes = list(op.nodes)

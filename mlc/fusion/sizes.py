@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -50,8 +52,7 @@ def _derived(value: ir.Value) -> list[Size] | None:
         dims = dims_of(node.inputs[0])
         return None if dims is None else [dims[axis] for axis in node.attributes["perm"].as_ints()]
     if node.op_type == "Reshape":
-        sizes = sizes_of(node.inputs[1])
-        return None if sizes is None else [_named(size, value, axis) for axis, size in enumerate(sizes)]
+        return _reshaped(value, dims_of(node.inputs[0]) or [], node)
     if node.op_type == "Expand":
         return _broadcast(value, dims_of(node.inputs[0]), sizes_of(node.inputs[1]))
     if node.op_type in MASKING:
@@ -80,9 +81,26 @@ def _joint(one: Size, other: Size, unknown: str) -> Size:
     return one if isinstance(one, int) else unknown
 
 
-def _named(size: Size, value: ir.Value, axis: int) -> Size:
-    """Return a size that a Reshape gives; 0 and -1 are none."""
-    return f"{value.name}.{axis}" if size in (0, -1) else size
+def _reshaped(value: ir.Value, before: list[Size], node: ir.Node) -> list[Size] | None:
+    """Return the sizes that a Reshape gives: 0 is that of the same axis before, -1 what is left over."""
+    sizes = sizes_of(node.inputs[1])
+    if sizes is None:
+        return None
+    copied = [] if "allowzero" in node.attributes and node.attributes["allowzero"].as_int() else before
+    named: list[Size] = [f"{value.name}.{axis}" if size in (0, -1) else size for axis, size in enumerate(sizes)]
+    named = [copied[axis] if sizes[axis] == 0 and axis < len(copied) else each for axis, each in enumerate(named)]
+    return completed(before, named) if -1 in sizes else named
+
+
+def completed(before: list[Size], after: list[Size]) -> list[Size]:
+    """Return the sizes after a reshape; one that only they have is what the others leave over, if that is a number."""
+    names, others = (Counter(size for size in sizes if isinstance(size, str)) for sizes in (before, after))
+    unknown = list((others - names).elements())
+    known = math.prod(size for size in after if isinstance(size, int))
+    if len(unknown) != 1 or names - others or known == 0:
+        return after
+    left = math.prod(size for size in before if isinstance(size, int)) // known
+    return [left if size == unknown[0] and size not in names else size for size in after]
 
 
 def sizes_of(value: ir.Value | None) -> list[Size] | None:

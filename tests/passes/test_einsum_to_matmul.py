@@ -1,13 +1,18 @@
 """EinsumToMatMul: golden graph, numbers of every form, each refusal by its reason, and what torch exports."""
 
+from dataclasses import replace
+
 import pytest
 
+from mlc.graph_pass import Context
 from mlc.rewriting.differences import same_graph
+from mlc.types import Target
 from passes.einsum_to_matmul import EinsumToMatMul
-from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
+from tests.graphs import ANY_CPU, apply, graph, line, ops, random, same_numbers, text, torch_model
 
 pytestmark = pytest.mark.needs_onnxruntime
 
+ABLE = replace(ANY_CPU, kernels=tuple(EinsumToMatMul.may_use_kernels))
 SIZES = {"i": 3, "j": 4, "k": 5, "l": 6, "b": 2, "c": 7}
 
 
@@ -139,3 +144,71 @@ def test_what_torch_exports(workspace):
     after, (step,) = line(model, [EinsumToMatMul()], feeds, workspace)
     assert (len(step.sites), step.left_out) == (2, ())
     assert "Einsum" not in ops(after)
+
+
+def apply_with_kernel(before, capabilities=ABLE):
+    after = before.clone()
+    return after, EinsumToMatMul().apply(after, Context(capabilities))
+
+
+def products(model):
+    """The matrix products of a graph: their operator and which operands they exchange axes of."""
+    found = [node for node in model.graph if "MatMul" in node.op_type]
+    return [
+        (node.op_type, *(node.attributes[side].as_int() for side in ("transA", "transB") if side in node.attributes))
+        for node in found
+    ]
+
+
+def test_golden_with_the_kernel(golden):
+    after, change = apply_with_kernel(einsum("ikc,jkc->ijc")[0])
+    assert change.sites == ("y",)
+    golden("einsum_to_matmul_kernel.onnxtxt", text(after))
+
+
+@pytest.mark.parametrize(
+    ("equation", "exchanged"),
+    [
+        ("ikc,jkc->ijc", (0, 1)),
+        ("kic,kjc->ijc", (1, 0)),
+        ("kic,jkc->ijc", (1, 1)),
+        ("bikc,bjkc->bijc", (0, 1)),
+        ("bkic,bkjc->bcij", (1, 0)),
+        ("kib,kb->bi", (1, 0)),
+    ],
+)
+@pytest.mark.parametrize("sizes", [{}, {"i": 1, "j": 9, "c": 2, "b": 3}])
+def test_numbers_with_the_kernel(equation, exchanged, sizes, workspace):
+    model, feeds = einsum(equation, sizes)
+    after, _ = apply_with_kernel(model)
+    assert products(after) == [("FusedMatMul", *exchanged)]
+    same_numbers(model, after, feeds, workspace, EinsumToMatMul.tolerance)
+
+
+@pytest.mark.parametrize(
+    "equation", ["ik,kj->ij", "bick,bjck->bcij", "bhqk,bkhd->bqhd", "bqhd,bkhd->bhqk", "ikc,kjc->ijc"]
+)
+def test_what_is_fast_to_transpose_is_left_to_matmul(equation):
+    after, _ = apply_with_kernel(einsum(equation, {"h": 2, "q": 3, "d": 4})[0])
+    assert products(after) == [("MatMul",)]
+
+
+@pytest.mark.parametrize("able", [ANY_CPU, replace(ABLE, cpu=False)], ids=["no kernel", "no CPU"])
+def test_matmul_where_the_target_is_no_cpu_that_has_the_kernel(able):
+    after, _ = apply_with_kernel(einsum("ikc,jkc->ijc")[0], able)
+    assert products(after) == [("MatMul",)]
+
+
+def test_matmul_where_the_kernel_is_for_another_type():
+    after, _ = apply_with_kernel(
+        graph("""g (double[3,5,7] a, double[4,5,7] b) => (double[r,s,t] y) {
+        y = Einsum<equation = "ikc,jkc->ijc">(a, b)
+    }""")
+    )
+    assert products(after) == [("MatMul",)]
+
+
+def test_this_cpu_has_the_kernel():
+    from mlc.runtimes.cpu import capabilities
+
+    assert capabilities(Target(), {}, EinsumToMatMul.may_use_kernels).kernels == ABLE.kernels

@@ -213,6 +213,22 @@ def test_a_branch_that_gives_an_outer_value_or_one_value_twice(workspace):
         same_numbers(model, after, X[0], workspace)
 
 
+def test_an_if_that_a_caller_decides_at_the_end_of_a_branch_is_verified(workspace):
+    inner = """y1 = If(c) <then_branch = t1 () => (float[n,3] p) { a = Exp(w) p = Add(o, a) },
+                           else_branch = e1 () => (float[n,3] q) { q = Sub(o, w) }>"""
+    model = graph(f"""g (float[n,3] x, bool c) => (float[n,3] y) <bool always = {{1}}, float[3] w = {{0.5,1,2}}> {{
+        o = Neg(x)
+        y = If(always) <then_branch = t () => (float[n,3] y1) {{ {inner} }},
+                        else_branch = e () => (float[n,3] z) {{ z = Relu(o) }}>
+    }}""")
+    feeds = [{**feed, "c": np.array(flag)} for feed, flag in zip(X, (True, False), strict=True)]
+    after, (step,) = line(model, [FoldConstants()], feeds, workspace)
+    assert (step.sites, step.left_out) == (("y.then_branch/y1.then_branch/a", "y"), ())
+    assert ops(after).count("If") == 1
+    for flag in (True, False):
+        same_numbers(model, after, {**X[0], "c": np.array(flag)}, workspace)
+
+
 def test_a_loop_is_verified_and_its_body_folded(workspace):
     body = """y = Loop(trips, go, x) <body = b (int64 i, bool go_in, float[n,3] s) => (bool go_out, float[n,3] s_out)
         { e = Exp(w) s_out = Add(s, e) go_out = Identity(go_in) }>"""

@@ -103,6 +103,21 @@ def test_golden(golden):
     golden("fuse_attention.onnxtxt", text(after))
 
 
+def test_heads_that_are_left_over_in_a_computed_target(workspace):
+    """As the older exporter writes ``view(batch, length, -1, 4)``."""
+    split = SPLIT
+    for side, width in (("q", "four"), ("k", "four"), ("v", "six")):
+        target = f"{side}l = Shape<start = 0, end = 2>({side}) {side}n = Concat<axis = 0>({side}l, left, {width})"
+        split = split.replace(f"{side}s = Reshape({side}, by_head)", f"{target} {side}s = Reshape({side}, {side}n)")
+    numbers = NUMBERS.replace("<", "<int64[1] left = {-1}, int64[1] four = {4}, int64[1] six = {6}, ", 1)
+    head = f"g ({INPUTS}) => (float[batch,len,12] y)"
+    before = graph(f"{VERSION}{head} {numbers} {{ {split} {KEYS} {PLAIN} {WEIGHTS} {JOIN} }}")
+    after, node = fused(before, "y")
+    assert node.attributes["q_num_heads"].as_int() == 2
+    for sizes in ((1, 2, 3), (3, 5, 4)):
+        same_numbers(before, after, feeds(sizes), workspace, FuseAttention.tolerance)
+
+
 @pytest.mark.parametrize("sizes", [(1, 2, 3), (3, 5, 4)])
 @pytest.mark.parametrize("form", SCALED)
 def test_numbers_however_it_is_scaled(form, sizes, workspace):

@@ -1,4 +1,4 @@
-"""SplitQkv: golden graph, bits of every way to take the parts, each refusal by its reason, and what torch exports."""
+"""SplitQkv: golden graphs, bits of every way to take the parts, refusals by their reasons, and what torch exports."""
 
 import warnings
 
@@ -8,7 +8,7 @@ from mlc.fusion import dims_of, infer_shapes
 from mlc.rewriting.differences import same_graph
 from passes.split_qkv import SplitQkv
 from tests.exporting import one_registry
-from tests.graphs import apply, graph, line, ops, random, same_numbers, text
+from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
 
 __all__ = ["one_registry"]
 
@@ -130,6 +130,64 @@ def test_what_takes_no_part_is_no_site(packed, body):
     assert change == type(change)((), ())
 
 
+def layer(rows, body="m = MatMul(h, w) x = Add(m, c)", outputs=""):
+    """A packed projection of so many rows in each batch, with further outputs."""
+    weights = [
+        f"{kind} = {{{', '.join(f'{number:.3f}' for number in random(seed, 48).tolist()[:size])}}}"
+        for seed, kind, size in ((1, "float[2,24] w", 48), (2, "float[24] c", 24))
+    ]
+    parts = ", ".join(f"float[b,2,{rows},4] {part}" for part in "qkv")
+    numbers = NUMBERS.replace("<", f"<{', '.join(weights)}, ")
+    return graph(f"g (float[b,{rows},2] h) => ({parts}{outputs}) {numbers} {{ {body} {PACKED} {GATHERS} }}")
+
+
+def test_golden_of_a_layer_of_many_rows(golden):
+    after, change = apply(SplitQkv(), layer(512))
+    assert change.sites == ("q",)
+    golden("split_qkv_layer.onnxtxt", text(after))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("rows", [512, 700])
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        ("m = MatMul(h, w) x = Add(m, c)", ["MatMul", "Add"]),
+        ("m = MatMul(h, w) x = Add(c, m)", ["MatMul", "Add"]),
+        ("x = MatMul(h, w)", ["MatMul"]),
+    ],
+)
+def test_a_layer_of_many_rows_becomes_one_for_each_part(body, parts, rows, batch, workspace):
+    before = layer(rows, body)
+    after, change = apply(SplitQkv(), before)
+    assert (change.sites, change.refused) == (("q",), ())
+    assert ops(after) == [*parts * 3, *["Reshape"] * 3, *["Transpose"] * 3]
+    same_numbers(before, after, {"h": random(3, batch, rows, 2)}, workspace, SplitQkv.tolerance)
+
+
+@pytest.mark.parametrize(
+    ("rows", "body", "outputs"),
+    [
+        (511, "m = MatMul(h, w) x = Add(m, c)", ""),
+        ("s", "m = MatMul(h, w) x = Add(m, c)", ""),
+        (512, "m = MatMul(h, w) x = Add(m, c) y = Neg(x)", ", float[b,512,24] y"),
+        (512, "m = MatMul(h, w) x = Add(m, c) y = Neg(m)", ", float[b,512,24] y"),
+        (512, "m = MatMul(h, w) x = Add(m, c) y = MatMul(h, w)", ", float[b,512,24] y"),
+        (512, "m = MatMul(h, w) x = Add(m, c)", ", float[b,512,24] x"),
+        (512, "m = MatMul(h, w) u = Tanh(c) x = Add(m, u)", ""),
+        (512, "i = Identity(w) m = MatMul(h, i) x = Add(m, c)", ""),
+    ],
+    ids=[
+        "few rows", "rows not known", "its result is read", "the product is read", "its weight is read",
+        "it is an output", "its bias is computed", "its weight is computed",
+    ],
+)  # fmt: skip
+def test_other_layers_stay_one(rows, body, outputs):
+    after, change = apply(SplitQkv(), layer(rows, body, outputs))
+    assert (change.sites, change.refused) == (("q",), ())
+    assert "Split" in ops(after)
+
+
 @pytest.mark.parametrize("opset", [20, 23])
 def test_what_torch_exports(opset, workspace):
     import torch
@@ -172,3 +230,26 @@ def test_what_torch_exports(opset, workspace):
     assert not {"Gather", "Slice", "Squeeze"} & set(ops(after))
     assert all(len(node.attributes["perm"].as_ints()) == 4 for node in after.graph if node.op_type == "Transpose")
     same_numbers(before, after, {"x": random(5, 1, 1, 12)}, workspace)
+
+
+def test_what_torch_exports_of_many_rows(workspace):
+    import torch
+
+    class Pixels(torch.nn.Module):
+        """Packed projections of the pixels of an image, as diffusion models and the Evoformer have them."""
+
+        def __init__(self):
+            super().__init__()
+            self.packed = torch.nn.Linear(4, 24)
+
+        def forward(self, image):
+            packed = self.packed(image.flatten(2).transpose(1, 2)).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+            q, k, v = packed.unbind(0)
+            return torch.softmax(q @ k.transpose(-2, -1), -1) @ v
+
+    before = torch_model(Pixels(), (torch.rand(2, 4, 32, 16),), fold=True)
+    feeds = [{"x0": random(rows, rows, 4, 32, 16)} for rows in (1, 3)]
+    after, (step,) = line(before, [SplitQkv()], feeds, workspace)
+    assert (len(step.sites), step.left_out, step.dropped) == (1, (), "")
+    assert "Split" not in ops(after)
+    assert ops(after).count("MatMul") == ops(before).count("MatMul") + 2
