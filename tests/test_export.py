@@ -334,6 +334,22 @@ def test_an_onnx_file_keeps_its_opset_version_and_overridable_defaults(workspace
     assert b"someone" not in workspace.save(file.model).read_bytes()
 
 
+@pytest.mark.parametrize(("dtype", "version"), [("FLOAT", 8), ("FLOAT8E4M3FN", 9), ("INT4", 10)])
+def test_an_onnx_file_keeps_an_ir_version_that_has_its_types(workspace, tmp_path, dtype, version):
+    graph = onnx.parser.parse_model(
+        """
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[batch, 3] x) => (float[batch, 3] y) { y = Relu (x) }
+        """
+    )
+    kind = onnx.TensorProto.DataType.Value(dtype)
+    graph.graph.initializer.append(onnx.helper.make_tensor("codes", kind, [2], [1, 2]))
+    path = tmp_path / "model.onnx"
+    onnx.save(graph, path)
+    file = exported(workspace, str(path), None, "x=float32[batch=1..8,3]")
+    assert file.model.ir_version == version
+
+
 def test_recurrent_layers_are_exported_again_in_one_process(workspace):
     """torch keeps the kernel that it traced first, which after an export is the one that fixes the length."""
     for _ in range(2):

@@ -166,6 +166,16 @@ def test_what_a_file_imports_is_left_alone(monkeypatch):
         assert RecurrentGemmaRglru._rnn_scan is own
 
 
+def test_a_function_that_takes_more_than_is_known_is_left_alone(monkeypatch):
+    def torch_chunk_gated_delta_rule(query, key, value, *, decay_floor=None):
+        """As a newer release may have it."""
+
+    torch_chunk_gated_delta_rule.__module__ = modeling.__name__
+    monkeypatch.setattr(modeling, "torch_chunk_gated_delta_rule", torch_chunk_gated_delta_rule)
+    with rolled(gated_delta_net()):
+        assert modeling.torch_chunk_gated_delta_rule is torch_chunk_gated_delta_rule
+
+
 # what is exported
 
 

@@ -16,7 +16,8 @@ from mlc.exporting import export
 from mlc.exporting.cache import Cache
 from mlc.exporting.errors import tracing_error
 from mlc.exporting.frames import user_frame
-from mlc.exporting.guards import FEW, Guard, GuardLog, doubted_sizes
+from mlc.exporting.guards import Guard, GuardLog
+from mlc.exporting.sides import FEW, doubted_sizes
 from mlc.probes import references
 from mlc.recipe import parse_inputs
 from mlc.runtimes.onnxruntime import open_session
@@ -128,7 +129,7 @@ def test_guards_are_heard_where_logging_is_disabled(workspace):
 
 
 def test_a_doubt_is_kept_with_the_export_and_compared_again(workspace, tmp_path):
-    original = load(Neighbours(), parse_inputs(["tokens=float32[batch=1..4,length=1..24,4]"]), None)
+    original = load(AtOne(7, 2), parse_inputs(["rows=float32[batch=1..12,3]"]), None)
     answers, _ = references(original, None, 0)
     cache = Cache(tmp_path / "cache")
     fresh, first = export(original, answers, workspace, cache=cache)
@@ -234,3 +235,64 @@ def test_a_range_that_holds_nothing_is_not_suggested():
     )
     refused = tracing_error(RuntimeError(text), parse_inputs(("x=float32[n=16..64]",)), GuardLog())
     assert refused.hint == "narrow the range of that dim"
+
+
+# ---------------------------------------------------------------- sizes at which forward goes another way
+
+
+class Halved(nn.Module):
+    """Means of two steps beside a convolution of stride two: of an odd number of steps the latter gives one more."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Conv1d(4, 4, 3, stride=2, padding=1)
+
+    def forward(self, steps):
+        means = steps.unfold(1, 2, 2).mean(-1)
+        return means + self.inner(steps.mT).mT[:, : means.shape[1]]
+
+
+class Filled(nn.Module):
+    """Steps put together by fours, and back: what was cut off is padded, unless nothing was."""
+
+    def forward(self, steps):
+        long = functional.avg_pool1d(steps.mT, 4).repeat_interleave(4, dim=2).mT
+        if long.shape[1] < steps.shape[1]:
+            long = functional.pad(long, (0, 0, 0, steps.shape[1] - long.shape[1]))
+        return long + steps
+
+
+class SmallAtFirst(nn.Module):
+    """Two convolutions of stride two, which leave one step of the fewest."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.ModuleList(nn.Conv1d(4, 4, 5, stride=2) for _ in range(2))
+        self.outer = nn.Linear(4, 4)
+
+    def forward(self, steps):
+        long = steps.mT
+        for part in self.inner:
+            long = part(long)
+        return self.outer(long.mT)
+
+
+class Hidden(nn.Module):
+    """An even number of steps goes another way, which gives the same but at one size of all."""
+
+    def forward(self, steps):
+        if steps.shape[1] % 2 == 1:
+            return steps * 2
+        return steps * 3 if steps.shape[1] == 22 else steps + steps
+
+
+@pytest.mark.parametrize(("kind", "low"), [(Halved, 4), (Filled, 9), (SmallAtFirst, 16)])
+def test_every_way_is_traced_and_one_graph_is_right_for_all(workspace, kind, low):
+    net = exported(workspace, kind(), None, f"steps=float32[batch=1..3,n={low}..60,4]")
+    assert any("guards put off" in note for note in net.artifact.origin.notes)
+    assert all(answers_alike(net, "steps", (1 + n % 3, n, 4)) for n in range(low, 61))
+
+
+def test_what_the_other_way_decides_itself_is_compared_too(workspace):
+    with pytest.raises(SourceError, match="because of test_export_sizes"):
+        exported(workspace, Hidden(), None, "steps=float32[batch=1..4,n=3..60,4]")

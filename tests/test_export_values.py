@@ -88,6 +88,9 @@ class Overwritten(nn.Module):
         lambda flag, x: torch._foreach_copy_([flag], [x[:2]]),
         lambda flag, x: torch.ops.aten.copy_.default(flag, x[:2]),
         lambda flag, x: torch.vmap(lambda part: part.copy_(x.sum()))(flag),
+        lambda flag, x: functional.batch_norm(x[:, None].expand(-1, 2), flag, torch.ones(2), training=True),
+        lambda flag, x: functional.instance_norm(x.expand(1, 2, -1), flag, torch.ones(2)),
+        lambda flag, x: functional.embedding(x.long(), flag[:, None], max_norm=0.1),
     ],
 )
 def test_a_value_that_an_input_is_written_into_is_not_known(workspace, write):

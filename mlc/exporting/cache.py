@@ -18,7 +18,7 @@ from mlc.exporting.translation import Doubt, Translation
 from mlc.manifest import digest
 from mlc.workspace import initializers
 
-SCHEMA = 3
+SCHEMA = 4
 
 LIMIT = 8 * 10**9
 """Bytes that all exports may take together; the ones that were not used for the longest time are removed."""
@@ -57,7 +57,8 @@ class Cache:
             return None
         with contextlib.suppress(OSError):  # a cache that only others write serves all the same
             os.utime(place)
-        return Translation(model, told["exporter"], tuple(told["notes"]), _doubt(told["doubt"]), _ways(told["ways"]))
+        doubt, ways = _doubt(told["doubt"]), _ways(told["ways"])
+        return Translation(model, told["exporter"], tuple(told["notes"]), doubt, ways, tuple(told["asked"]))
 
     def store(self, key: str, made: Translation) -> str:
         """Keep an export; returns why it could not be kept, empty where it was. Never raises: an export is no worse."""
@@ -72,7 +73,7 @@ class Cache:
                 files = {path.name: digest(path) for path in sorted(staging.iterdir())}
                 told = {
                     "schema": SCHEMA, "exporter": made.exporter, "notes": made.notes, "doubt": _told(made.doubt),
-                    "ways": [asdict(way) for way in made.ways], "files": files,
+                    "ways": [asdict(way) for way in made.ways], "asked": made.asked, "files": files,
                 }  # fmt: skip
                 (staging / MARK).write_text(json.dumps(told, indent=1), encoding="utf-8", newline="\n")
         except (MlcError, OSError) as refused:

@@ -40,7 +40,7 @@ UNKNOWN = re.compile(r"\b(u|unk__)\d+\b")
 
 
 class DifferenceError(SourceError):
-    """The exported model gives other numbers than the original at some sizes."""
+    """The exported model gives other numbers than the original at some sizes, or none."""
 
     def __init__(self, message: str, hint: str, sizes: Sizes) -> None:
         super().__init__(message, hint)
@@ -145,7 +145,8 @@ def _checked(
     judge = _code_judge(original, model, workspace)
     doubt = translation.doubt
     try:
-        checks = check(model, (*kept, *_answers(original, doubt)), workspace, judge)
+        more = (*_both_ways(original, translation.asked, kept), *_answers(original, doubt, kept))
+        checks = check(model, (*kept, *more), workspace, judge)
     except DifferenceError as failed:
         if doubt is None or failed.sizes not in doubt.sizes:
             raise
@@ -155,10 +156,20 @@ def _checked(
     return Artifact({"model": model}, signature, origin), checks
 
 
-def _answers(original: Original, doubt: Doubt | None) -> Iterator[Reference]:
-    """Yield the original's answers at sizes for which the trace cannot answer."""
+def _answers(original: Original, doubt: Doubt | None, kept: Sequence[Reference]) -> Iterator[Reference]:
+    """Yield the original's answers at sizes for which the trace cannot answer, and which are not compared anyhow."""
     for sizes in doubt.sizes if doubt is not None else ():
-        yield answer(original, sizes, None, 0)
+        if all(reference.sizes != sizes for reference in kept):
+            yield answer(original, sizes, None, 0)
+
+
+def _both_ways(original: Original, asked: Sequence[str], kept: Sequence[Reference]) -> tuple[Reference, ...]:
+    """Return answers where lines that branch on values take the ways that they do not take anyhow."""
+    if not asked:
+        return ()
+    from mlc.exporting.asked import both_ways  # an .onnx file needs no torch
+
+    return both_ways(original, asked, kept)
 
 
 def _code_judge(original: Original, model: ir.Model, workspace: Workspace) -> CodeJudge | None:
@@ -203,9 +214,11 @@ def check(
     deciding = dict.fromkeys(name for decision in decided.values() for name in decision.values)
     checks = []
     kept = tuple(references)
+    sizes: Sizes = {}
     try:
         with open_session(workspace.save(with_outputs(model, deciding), "export"), Target(), optimize=False) as session:
             for reference in kept:
+                sizes = reference.sizes
                 actual = session.run(reference.inputs)
                 if reference.values:
                     tolerance = END_TOLERANCE
@@ -220,7 +233,8 @@ def check(
     except TargetError as refused:
         half = sorted({str(dtype).lower() for dtype in _dtypes(model) if dtype in HALF})
         hint = f"it computes in {' and '.join(half)}: leave autocast and casts to it out of forward" if half else ""
-        raise SourceError(f"the exported model does not run: {refused.message}", hint or refused.hint) from refused
+        message = f"the exported model does not run: {refused.message}"
+        raise DifferenceError(message, hint or refused.hint, sizes) from refused
     return tuple(checks)
 
 

@@ -11,7 +11,7 @@ INSTALLED = ("site-packages", "dist-packages")
 TRACERS = frozenset({"torch", "onnxscript", "onnx_ir"})
 """Packages that a trace runs through: a line of theirs tells a user nothing."""
 
-MODES = frozenset({"known.py", "experts.py"})
+MODES = frozenset({"asked.py", "experts.py", "known.py"})
 """Files of ours through which torch's functions are called while a module is traced, below the user's line."""
 
 

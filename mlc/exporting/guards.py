@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mlc.dims import largest, named, second_sizes, size_of
+from mlc.dims import largest, named, size_of
 from mlc.exporting.frames import user_frame
 from mlc.types import Dim, InputSpec, Sizes
 
@@ -34,9 +34,6 @@ SYMBOL = re.compile(r"\b[su]\d+\b")
 
 MOST = 50_000_000
 """Sizes at which one guard is evaluated at most."""
-
-FEW = 8
-"""Sizes that may break a guard, and are compared one by one."""
 
 ENOUGH = 200_000
 """Sizes that break a guard, of which no more are told."""
@@ -152,26 +149,6 @@ def dim_of(axis: Axis, inputs: Sequence[InputSpec]) -> Dim:
     place, index = axis
     spec = inputs[int(place)] if place.isdecimal() else next(spec for spec in inputs if spec.name == place)
     return spec.dims[index]
-
-
-def doubted_sizes(log: GuardLog, inputs: Sequence[InputSpec], traced: Sizes) -> tuple[Sizes, ...] | None:
-    """Return the legal sizes that break a guard, other dims as traced and once more at another size.
-
-    None stands for more than FEW of them, where the trace says nothing, and for guards that were not heard.
-    """
-    if named(inputs) and not log.sources:
-        return None
-    chosen: list[Sizes] = []
-    for one in log.broken(inputs):
-        if one.sizes is None or len(one.sizes) > FEW:
-            return None
-        chosen += [sizes for sizes in one.sizes if sizes not in chosen]
-    if len(chosen) > FEW:
-        return None
-    whole: list[Sizes] = []
-    for others in (traced, second_sizes(inputs, traced)):
-        whole += [sizes for broken in chosen if (sizes := {**others, **broken}) not in whole]
-    return tuple(whole)
 
 
 def _breaking(text: str, symbols: Mapping[str, Dim], roots: Mapping[str, Dim]) -> tuple[Sizes, ...] | None:

@@ -19,9 +19,12 @@ from mlc.exporting import torch as plain
 from mlc.exporting.attention import zeros_where_masked
 from mlc.exporting.errors import speaks_of_sizes, tracing_error
 from mlc.exporting.exact import exact_numbers
-from mlc.exporting.guards import GuardLog, doubted_sizes
+from mlc.exporting.guards import GuardLog
+from mlc.exporting.masks import no_idle_masks
 from mlc.exporting.opset import NEWER, check_written, checked_opset
 from mlc.exporting.settled import settled
+from mlc.exporting.shapes import dynamic_shapes, traced_note, tracing_sizes, unrelated_shapes
+from mlc.exporting.sides import doubted_sizes
 from mlc.exporting.tidy import tidy
 from mlc.exporting.translation import Doubt, Translation, doubt_note
 from mlc.exporting.writing import quiet
@@ -38,7 +41,7 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     Raises SourceError where neither can write it, UsageError for an opset that cannot be written.
     """
     try:
-        with zeros_where_masked() if checked_opset(opset) < NEWER else nullcontext():
+        with no_idle_masks(), zeros_where_masked() if checked_opset(opset) < NEWER else nullcontext():
             return plain.translate(original, traced, opset)
     except SourceError as failed:
         alone = failed
@@ -56,14 +59,14 @@ def _by_transformers(
     library: Any, original: TorchOriginal, traced: Sizes, opset: int, alone: SourceError
 ) -> Translation:
     inputs, outputs = original.signature.inputs, original.signature.outputs
-    sizes = plain.tracing_sizes(inputs, traced)
+    sizes = tracing_sizes(inputs, traced)
     model, doubt = _traced(library, original, sizes, opset)
     check_written(model, opset)
     _select(model, outputs)
     weights = {*original.module.state_dict(), *dict(original.module.named_parameters(remove_duplicate=False))}
     tidy(model, inputs, outputs, "", weights=weights, doubted=False)
     notes = [f"written by the exporter of transformers, since torch.onnx alone could not: {alone.message}"]
-    notes += (*plain.traced_note(sizes, traced), *doubt_note(doubt))
+    notes += (*traced_note(sizes, traced), *doubt_note(doubt))
     versions = f"transformers {library.__version__}, torch {torch.__version__.partition('+')[0]}"
     return Translation(model, f"transformers.exporters.OnnxExporter {versions}", tuple(notes), doubt)
 
@@ -93,7 +96,7 @@ def _written(
     inputs = original.signature.inputs
     arrays = probe(inputs, sizes, original.example, None, 0)
     tensors = {spec.name: torch.from_numpy(arrays[spec.name]) for spec in inputs}
-    axes = (plain.unrelated_shapes if put_off else plain.dynamic_shapes)(inputs)
+    axes = unrelated_shapes(inputs, arrays) if put_off else dynamic_shapes(inputs)
     shapes = {spec.name: one for spec, one in zip(inputs, axes, strict=True)}
     with (
         offline(library), quiet(), frozen(original.module), settled(), exact_numbers(), log.listening(),

@@ -16,6 +16,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
+from mlc.errors import SourceError, foreign
+
 LIMIT = 1024
 """Elements of the largest tensor whose values are followed: nobody branches on more."""
 
@@ -29,6 +31,9 @@ MAKING = frozenset({torch.arange, torch.full, torch.ones, torch.tensor, torch.ze
 
 RANDOM = ("rand", "normal", "bernoulli", "dropout", "multinomial", "poisson", "empty")
 """What stands in the names of functions that give something else at each call."""
+
+UNTOLD = "batch_norm"
+"""What stands in the names of functions that write into a mean and a variance, which torch does not count."""
 
 READING = frozenset({"__int__", "__index__", "__invert__", "__iter__"})
 """Functions that begin like ``__iadd__``, and write nothing."""
@@ -59,6 +64,8 @@ class Known(TorchFunctionMode):
         name = getattr(func, "__name__", "").partition(".")[0]  # that of an operator ends in its overload
         if _writes(name) or kwargs.get("out") is not None:
             self._forget(_parts((args[:1] or kwargs, kwargs.get("out"))))
+        elif UNTOLD in name:
+            self._forget(_parts((args, kwargs)))
         elif not any(word in name for word in RANDOM):
             with suppress(UnknownError):
                 real = self._values(args), self._values(kwargs)
@@ -68,11 +75,11 @@ class Known(TorchFunctionMode):
 
     def _followed(self, func: Callable[..., Any], args: Any, kwargs: Any, real: tuple[Any, Any]) -> Any:
         """Call a function whose arguments are all known; its result is then known too."""
-        with _untraced():
-            try:
+        try:
+            with foreign("a function of known values"), _untraced():
                 value = func(*real[0], **real[1])
-            except Exception as failed:
-                raise UnknownError from failed  # the trace says what is wrong with the call, if anything is
+        except SourceError as failed:
+            raise UnknownError from failed  # the trace says what is wrong with the call, if anything is
         if getattr(func, "__name__", "") in ASKING:
             return value
         returned = func(*self._with_numbers(func, args), **kwargs)

@@ -16,6 +16,13 @@ from mlc.types import InputSpec, OutputSpec
 FUNCTIONS_NEED = 8
 """The first IR version that holds functions."""
 
+TYPES_NEED = {
+    ir.DataType.FLOAT8E4M3FN: 9, ir.DataType.FLOAT8E4M3FNUZ: 9, ir.DataType.FLOAT8E5M2: 9,
+    ir.DataType.FLOAT8E5M2FNUZ: 9, ir.DataType.UINT4: 10, ir.DataType.INT4: 10, ir.DataType.FLOAT4E2M1: 11,
+    ir.DataType.FLOAT8E8M0: 12, ir.DataType.UINT2: 13, ir.DataType.INT2: 13,
+}  # fmt: skip
+"""The first IR version that has each type of a tensor (ONNX, onnx.proto): an initializer needs no new operator."""
+
 
 def tidy(
     model: ir.Model,
@@ -203,10 +210,11 @@ def sign(model: ir.Model) -> None:
 
 
 def lowest_ir_version(model: ir.Model) -> int:
-    """Return the lowest IR version whose release has all opsets that a model imports."""
+    """Return the lowest IR version that has all types of a model, and whose release has all opsets that it imports."""
     versions = [
         onnx.helper.OP_SET_ID_VERSION_MAP[domain or "ai.onnx", version]
         for domain, version in model.opset_imports.items()
         if (domain or "ai.onnx", version) in onnx.helper.OP_SET_ID_VERSION_MAP
     ]
-    return max([*versions, FUNCTIONS_NEED if model.functions else 0])
+    types = [TYPES_NEED.get(value.dtype, 0) for value in _values(model) if value.dtype is not None]
+    return max([*versions, *types, FUNCTIONS_NEED if model.functions else 0])

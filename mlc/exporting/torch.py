@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from mlc.dims import largest, legal, named, smallest
 from mlc.errors import SourceError, foreign
+from mlc.exporting.asked import Asked, asked_note
 from mlc.exporting.attention import attends_with_mask, over_four_axes, zeros_where_masked
 from mlc.exporting.distributions import unchecked_distributions
 from mlc.exporting.errors import FixedError, SizesError, tracing_error
 from mlc.exporting.experts import AllExperts
 from mlc.exporting.fourier import inverse_by_products
-from mlc.exporting.guards import GuardLog, doubted_sizes
+from mlc.exporting.guards import GuardLog
 from mlc.exporting.known import Known
 from mlc.exporting.lengths import lengths_of_tensors
 from mlc.exporting.mending import mend, without_asserts
@@ -26,6 +26,8 @@ from mlc.exporting.quantized.written import opset_for, widened, write_out
 from mlc.exporting.quotients import quotients_of_sizes
 from mlc.exporting.recurrences.rolled import rolled, rolled_note
 from mlc.exporting.settled import settled
+from mlc.exporting.shapes import dynamic_shapes, larger_sizes, traced_note, tracing_sizes, unrelated_shapes
+from mlc.exporting.sides import Sided, sided
 from mlc.exporting.tidy import rename, tidy
 from mlc.exporting.translation import Doubt, Translation, doubt_note
 from mlc.exporting.writing import EXPORTER, quiet, written
@@ -35,17 +37,13 @@ from mlc.sources.quantized.modules import stored_in, traceable
 from mlc.sources.quantized.nouns import Coded, Stored
 from mlc.sources.torch.frozen import frozen
 from mlc.sources.torch.module import TorchOriginal, device_of
-from mlc.types import Dim, InputSpec, Sizes
+from mlc.types import InputSpec, Sizes
 
 if TYPE_CHECKING:
     from mlc.types import Arrays
 
 PREFIX = "module."
 """What the wrapper puts before every weight's name."""
-
-
-LARGE = 8
-"""A size of which one or two less, or a quarter, is neither 0 nor 1."""
 
 
 class Flat(nn.Module):
@@ -77,8 +75,8 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     arrays = probe(original.signature.inputs, sizes, original.example, None, 0)
     _, coded = original.noted(arrays)
     opset, needed = opset_for(coded, opset)
-    with rolled(original.module) as called:
-        program, names, doubt, larger = _trace(original, sizes, coded)
+    with rolled(original.module) as called, Asked() as asked:
+        program, names, doubt, noted = _trace(original, sizes, coded)
     mend(program)
     model = written(program, opset)
     signature = original.signature
@@ -89,14 +87,14 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     taken = write_out(model, coded) if coded else ()
     notes = (
         *traced_note(sizes, traced),
-        *larger,
-        *doubt_note(doubt),
+        *noted,
         *rolled_note(called),
         *needed,
         *taken,
         *widened(original.module, model),
+        *asked_note(asked.lines),
     )
-    return Translation(model, EXPORTER, notes, doubt)
+    return Translation(model, EXPORTER, notes, doubt, asked=tuple(asked.lines))
 
 
 def other_ways(original: TorchOriginal) -> dict[str, Callable[[TorchOriginal, Sizes, int | None], Translation]]:
@@ -107,66 +105,6 @@ def other_ways(original: TorchOriginal) -> dict[str, Callable[[TorchOriginal, Si
 def _guarded(original: TorchOriginal, traced: Sizes, opset: int | None) -> Translation:
     with zeros_where_masked():
         return translate(original, traced, opset)
-
-
-def tracing_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]:
-    """Return the sizes to trace at: torch takes 0 and 1, and one single step, for constants."""
-    sizes = dict(traced)
-    for name, dim in named(inputs).items():
-        least = 2 if dim.step == 1 else 2 * dim.step
-        if sizes[name] < least:
-            sizes[name] = smallest(dim, above=least - 1)
-    return sizes
-
-
-def larger_sizes(inputs: Sequence[InputSpec], sizes: Sizes) -> dict[str, int]:
-    """Return sizes of LARGE and more for dims that were to be traced at less, where that is legal."""
-    return {
-        name: smallest(dim, above=LARGE - 1) if sizes[name] < LARGE else sizes[name]
-        for name, dim in named(inputs).items()
-    }
-
-
-def traced_note(sizes: Sizes, asked: Sizes) -> tuple[str, ...]:
-    """Return a note where the sizes that were traced are others than was asked."""
-    changed = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != asked[name])
-    return (f"traced at {changed}, since a size of 1 or one step cannot stand for a range",) if changed else ()
-
-
-def dynamic_shapes(inputs: Sequence[InputSpec]) -> tuple[dict[int, Any], ...]:
-    """Return for each input the axes that vary, with their ranges; sums are left for torch to find and are verified."""
-    roots = {name: _range(name, dim) for name, dim in named(inputs).items() if dim.low != largest(dim)}
-    shapes: list[dict[int, Any]] = []
-    for spec in inputs:
-        axes: dict[int, Any] = {}
-        for axis, dim in enumerate(spec.dims):
-            if dim.terms and any(term in roots for term in dim.terms):
-                axes[axis] = torch.export.Dim.DYNAMIC
-            elif dim.name in roots:
-                axes[axis] = roots[dim.name]
-        shapes.append(axes)
-    return tuple(shapes)
-
-
-def unrelated_shapes(inputs: Sequence[InputSpec]) -> tuple[dict[int, Any], ...]:
-    """Return for each input the axes that vary, each by itself: torch has no relation of theirs to solve."""
-    return tuple(
-        {
-            axis: torch.export.Dim.DYNAMIC(min=dim.low, max=dim.high)
-            for axis, dim in enumerate(spec.dims)
-            if dim.low != dim.high
-        }
-        for spec in inputs
-    )
-
-
-def _range(name: str, dim: Dim) -> Any:
-    assert legal(dim, largest(dim))
-    if dim.step == 1:
-        return torch.export.Dim(name, min=dim.low, max=dim.high)
-    root = torch.export.Dim(f"_{name}", min=dim.low // dim.step, max=largest(dim) // dim.step)
-    rest = dim.low % dim.step
-    return dim.step * root + rest if rest else dim.step * root
 
 
 def _trace(
@@ -190,15 +128,29 @@ def _trace(
         except SizesError as failed:
             refused.append(failed)
     told = next((one for one in refused if not isinstance(one, FixedError)), refused[0])
-    if doubted_sizes(log, inputs, traced) is not None:
-        again = GuardLog()
-        with suppress(SourceError):
-            program, stored = _exported(original, arrays, coded, again, put_off=True)
-            doubted = doubted_sizes(again, inputs, traced)
-            if doubted is not None:
-                without_asserts(program)
-                return program, _names(program, stored), Doubt(doubted, told), ()
-    raise told
+    again = _again(original, coded, log, traced)
+    if again is None:
+        raise told
+    program, stored = again.program
+    without_asserts(program)
+    doubt = Doubt(again.compared, told)
+    return program, _names(program, stored), doubt, doubt_note(doubt, again.ways)
+
+
+def _again(
+    original: TorchOriginal, coded: Sequence[Coded], heard: GuardLog, traced: Sizes
+) -> Sided[tuple[torch.export.ExportedProgram, Stored]] | None:
+    """Return what is traced with guards put off, where these can be told of all sizes as those that were ``heard``."""
+    inputs = original.signature.inputs
+
+    def trace(sizes: Sizes, log: GuardLog) -> tuple[torch.export.ExportedProgram, Stored] | None:
+        arrays = probe(inputs, sizes, original.example, None, 0)
+        try:
+            return _exported(original, arrays, coded, log, put_off=True)
+        except SizesError:
+            return None
+
+    return sided(trace, heard, inputs, traced)
 
 
 def _larger_note(traced: Sizes, refused: Sequence[SizesError]) -> tuple[str, ...]:
@@ -213,7 +165,7 @@ def _exported(
     inputs = original.signature.inputs
     device = device_of(original.module)
     tensors = tuple(torch.from_numpy(arrays[spec.name]).to(device) for spec in inputs)
-    shapes = (unrelated_shapes if put_off else dynamic_shapes)(inputs)
+    shapes = unrelated_shapes(inputs, arrays) if put_off else dynamic_shapes(inputs)
     options: dict[str, Any] = {"dynamic_shapes": (shapes,), "prefer_deferred_runtime_asserts_over_guards": put_off}
     try:
         with (

@@ -12,8 +12,8 @@ from torch import nn
 from mlc.errors import SourceError, first_line, foreign
 from mlc.exporting.opset import checked_opset
 from mlc.exporting.program import fix_sizes, tensors_only
+from mlc.exporting.shapes import tracing_sizes
 from mlc.exporting.tidy import tidy
-from mlc.exporting.torch import tracing_sizes
 from mlc.exporting.translation import Translation
 from mlc.exporting.writing import EXPORTER, quiet, written
 from mlc.probes import probe

@@ -22,19 +22,25 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Translation:
-    """A model in ONNX, not yet compared with its original: who wrote it, and what the user should know."""
+    """A model in ONNX, not yet compared with its original: who wrote it, and what the user should know.
+
+    ``asked`` are lines that branch on values, of which the trace took one way for both.
+    """
 
     model: ir.Model
     exporter: str
     notes: tuple[str, ...] = ()
     doubt: Doubt | None = None
     ways: tuple[Way, ...] = ()
+    asked: tuple[str, ...] = ()
 
 
-def doubt_note(doubt: Doubt | None) -> tuple[str, ...]:
-    """Return a note where what torch takes for granted of sizes was put off."""
+def doubt_note(doubt: Doubt | None, ways: int = 1) -> tuple[str, ...]:
+    """Return a note where what torch takes for granted of sizes was put off, and forward traced in so many ways."""
     if doubt is None:
         return ()
     at = ", ".join(sizes_text(sizes) for sizes in doubt.sizes)
     held = f"at all legal sizes but those compared one by one: {at}" if at else "at all legal sizes"
+    if ways > 1:
+        held = f"in one of {ways} traces at all legal sizes, the graph of one compared at those of the others: {at}"
     return (f"traced with guards put off, which hold {held}, since otherwise {doubt.refused.message}",)

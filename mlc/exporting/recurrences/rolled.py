@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,8 +41,10 @@ def rolled(module: nn.Module) -> Iterator[set[str]]:
     for file in sorted(kind for kind in kinds if kind.startswith(MODELS)):
         for name, replacement in ROLLED.items():
             holder, attribute = _place(sys.modules[file], name)
-            if getattr(vars(holder).get(attribute), "__module__", "") == file:  # not one that is imported there
-                own.append((holder, attribute, vars(holder)[attribute]))
+            found = vars(holder).get(attribute)
+            own_here = getattr(found, "__module__", "") == file  # not one that is imported there
+            if own_here and _takes_as_much(replacement, found):
+                own.append((holder, attribute, found))
                 told = f"{name} of {file.removeprefix(MODELS).partition('.')[0]}"
                 setattr(holder, attribute, _noting(replacement, told, called))
     try:
@@ -55,6 +58,20 @@ def _place(file: ModuleType, name: str) -> tuple[Any, str]:
     """Return what holds a function, a file or a class in it, and as what; the file where it has no such class."""
     kind, _, method = name.partition(".")
     return (vars(file)[kind], method) if method and kind in vars(file) else (file, name)
+
+
+def _takes_as_much(replacement: Callable[..., Any], own: Any) -> bool:
+    """Whether a replacement knows by name all that a function takes by name: an option of a newer release may be new.
+
+    What the function itself takes by ``**kwargs`` it does not read.
+    """
+    ours, theirs = (_names(function) for function in (replacement, own))
+    return len(ours) >= len(theirs) and all(one in {other, "self"} for one, other in zip(theirs, ours, strict=False))
+
+
+def _names(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
 
 
 def rolled_note(called: set[str]) -> tuple[str, ...]:

@@ -24,6 +24,8 @@ def selective_scan(  # noqa: PLR0917 - the signature is that of transformers
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
     return_last_state: bool = False,
+    use_mambapy: bool = False,  # noqa: ARG001 - another way to the same, as the next
+    use_associative_scan: bool = False,  # noqa: ARG001
     **_: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return what ``mamba_selective_scan`` of transformers returns: the answers, with the last state if asked.
