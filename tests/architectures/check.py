@@ -20,7 +20,7 @@ from mlc.probes import probe, references
 from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.load import load
 from mlc.sources.silence import silent
-from mlc.types import InputSpec, Sizes, Target
+from mlc.types import Dim, InputSpec, Sizes, Target
 from mlc.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -123,4 +123,9 @@ def _example(subject: Subject) -> dict[str, torch.Tensor]:
 
 
 def _inputs_text(inputs: Sequence[InputSpec]) -> str:
-    return ", ".join(f"{spec.name}[{','.join(dim.name or str(dim.low) for dim in spec.dims)}]" for spec in inputs)
+    return ", ".join(f"{spec.name}[{','.join(map(_axis_text, spec.dims))}]" for spec in inputs)
+
+
+def _axis_text(dim: Dim) -> str:
+    """Return the name of an axis that varies, or the size of one that does not, whether it has a name or none."""
+    return dim.name if dim.name is not None and dim.low < dim.high else str(dim.low)

@@ -17,7 +17,7 @@ from mlc.sources.huggingface.library import offline
 from mlc.sources.huggingface.loading import EAGER
 from mlc.types import Dim
 from tests.architectures.check import Subject
-from tests.architectures.overrides import CLASSES, EXCLUDED, FIELDS, INPUTS, LONG, SIZES
+from tests.architectures.overrides import CLASSES, EXCLUDED, FIELDS, INPUTS, LONG, SIZES, SUMS
 
 SMALL: tuple[tuple[str, int], ...] = (
     (r"type_vocab_size", 2),
@@ -127,10 +127,16 @@ def tiny(library: Any, family: str, *, attention: str = EAGER) -> Any:
 
 
 def _unlike(module: torch.nn.Module) -> None:
-    """Fill weights that begin all alike: behind a router of zeros every expert is as good as any other."""
-    for parameter in module.parameters():
-        if parameter.ndim > 1 and parameter.numel() and bool((parameter == parameter.flatten()[0]).all()):
-            torch.nn.init.normal_(parameter, std=0.02)
+    """Fill weights and codebooks that begin all alike: behind a router of zeros every expert is as good as any other.
+
+    What a checkpoint holds beside weights and has one row is a bias, which may be zero.
+    """
+    for weight in module.state_dict(keep_vars=True).values():
+        if weight.ndim < 2 or not weight.numel() or not weight.is_floating_point():
+            continue
+        table = isinstance(weight, torch.nn.Parameter) or len(weight) > 1
+        if table and bool((weight == weight.flatten()[0]).all()):
+            torch.nn.init.normal_(weight, std=0.02)
 
 
 def expected(family: str, module: Any) -> Expectation:
@@ -142,7 +148,8 @@ def expected(family: str, module: Any) -> Expectation:
             for axis in each.axes:
                 if isinstance(axis, str):
                     low, high = LONG.get(axis, (1, 24))
-                    found.ranges[axis] = (Dim(low, high, name=axis), max(low, USUAL))
+                    usual = 2 * low if axis in LONG else USUAL  # of the shortest, convolutions may leave a single step
+                    found.ranges[axis] = (Dim(low, high, name=axis), usual)
     elif _places_images(module.config):
         found.inputs = [each for each in found.inputs if each.name in {"input_ids", "attention_mask"}]
     for axis, (low, high) in RANGES.items():
@@ -150,6 +157,11 @@ def expected(family: str, module: Any) -> Expectation:
             declared = found.ranges[axis][0]
             least, most = SIZES.get(family, {}).get(axis, (max(low, declared.low), min(high, declared.high)))
             found.ranges[axis] = (Dim(least, most, name=axis), 2 if axis in {"batch", "images"} else min(USUAL, most))
+    for axis, terms in SUMS.items():
+        if axis in found.ranges:
+            dims = [found.ranges[term][0] for term in terms]
+            low, high = sum(dim.low for dim in dims), sum(dim.high for dim in dims)
+            found.ranges[axis] = (Dim(low, high, name=axis, terms=terms), low)
     return found
 
 

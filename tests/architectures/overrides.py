@@ -233,7 +233,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lightglue": {"keypoint_detector_config": KEYPOINTS},
     "lilt": {"hidden_size": 48},
-    "longcat_flash": {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "qk_head_dim": 16},
+    "longcat_flash": {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "qk_head_dim": 16, "zero_expert_num": 2},
     "lw_detr": {
         "backbone_config": {
             "model_type": "lw_detr_vit",
@@ -275,7 +275,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "nemotron_h": {"n_groups": 2},
     "nemotron_h_omni": {"text_config": {"n_groups": 2}, "vision_config": {"video_temporal_patch_size": 2}},
     "neomme": {"head_dim": 16},
-    "neucodec": {"quantization_dim": 64},
+    "neucodec": {"quantization_dim": 64, "encoder_hidden_size": 4, **LOUD},
     "paddleocr_vl": {"text_config": {**MROPE, "head_dim": 8}},
     "paligemma": {"text_config": {"num_key_value_heads": 1}},
     "perceiver": {
@@ -340,6 +340,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "table-transformer": ON_RESNET,
     "textnet": {"stem_out_channels": 16},
     "time_series_transformer": SERIES_LENGTHS,
+    "timesfm2_5": {"context_length": 128},
     "tvp": {"backbone_config": {**RESNET, "out_features": ["stage4"]}, "max_img_size": 64, "visual_prompt_size": 8},
     "univnet": {"kernel_predictor_hidden_channels": 64},
     "upernet": {"backbone_config": RESNET, "use_auxiliary_head": False},
@@ -348,8 +349,9 @@ FIELDS: dict[str, dict[str, Any]] = {
     "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4},
     "wav2vec2-bert": {"vocab_size": 99},
     "wav2vec2-conformer": {"vocab_size": 99},
+    "wavtokenizer": {"decoder_attention_num_groups": 4, "upsampling_ratios": [4, 4, 4, 2], "num_filters": 8},
     "xcodec": {"codebook_dim": 64},
-    "xcodec2": {"quantization_dim": 64},
+    "xcodec2": {"quantization_dim": 64, "encoder_hidden_size": 4, **LOUD},
     "xmod": {"default_language": "en_XX"},
     "zamba": {
         "num_hidden_layers": 3,
@@ -370,6 +372,7 @@ CLASSES: dict[str, str] = {
     "clip": "CLIPModel",
     "reformer": "ReformerModel",
     "musicgen": "MusicgenForConditionalGeneration",
+    "musicgen_melody": "MusicgenMelodyForConditionalGeneration",
     "siglip": "SiglipModel",
 }
 """Classes that are taken in the place of the registry's first."""
@@ -391,6 +394,10 @@ WAVE = [("input_values", "float32", ("batch", 1, 4096))]
 IDS = [("input_ids", "int64", ("batch", "sequence"), (0, 98))]
 MASK = [("attention_mask", "int64", ("batch", "sequence"), (0, 1))]
 TEXT = [*IDS, *MASK]
+DECODER = [("decoder_input_ids", "int64", ("batch", "decoder_sequence"), (0, 98))]
+CODES = [*TEXT, ("decoder_input_ids", "int64", ("rows", "decoder_sequence"), (0, 98))]
+"""A text, and what two codebooks hold of each sound: their rows come one after another."""
+
 IMAGE = [("pixel_values", "float32", ("batch", 3, 32, 32))]
 LARGE_IMAGE = [("pixel_values", "float32", ("batch", 3, 64, 64))]
 LARGEST_IMAGE = [("pixel_values", "float32", ("batch", 3, 128, 128))]
@@ -402,34 +409,20 @@ INPUTS: dict[str, list[tuple[Any, ...]]] = {
         ("input_features_mask", "int64", ("batch", 80), (1, 1)),
     ],
     "autoformer": PAST,
-    "blip-2": [
-        ("pixel_values", "float32", ("batch", 3, 32, 32)),
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-        ("attention_mask", "int64", ("batch", "sequence"), (0, 1)),
-    ],
+    "blip-2": [*IMAGE, *TEXT],
     "blip_2_qformer": [
         ("query_embeds", "float32", ("batch", 5, 32)),
         ("encoder_hidden_states", "float32", ("batch", "sequence", 32)),
     ],
-    "bridgetower": [
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-        ("attention_mask", "int64", ("batch", "sequence"), (0, 1)),
-        ("pixel_values", "float32", ("batch", 3, 32, 32)),
-    ],
+    "bridgetower": [*TEXT, *IMAGE],
     "bros": [("input_ids", "int64", ("batch", "sequence"), (0, 98)), ("bbox", "float32", ("batch", "sequence", 4))],
     "canary": [*FEATURES, ("decoder_input_ids", "int64", ("batch", "sequence"), (0, 98))],
     "canine": [("input_ids", "int64", ("batch", "characters"), (0, 9999))],
     "clap": [*IDS, ("input_features", "float32", ("batch", 1, 60, 32))],
     "clvp": [*IDS, ("input_features", "float32", ("batch", 16, "frames"))],
     "cohere_asr": [*FEATURES, ("decoder_input_ids", "int64", ("batch", "sequence"), (0, 98))],
-    "colmodernvbert": [
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-        ("attention_mask", "int64", ("batch", "sequence"), (0, 1)),
-    ],
-    "colpali": [
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-        ("attention_mask", "int64", ("batch", "sequence"), (0, 1)),
-    ],
+    "colmodernvbert": TEXT,
+    "colpali": TEXT,
     "dac": [("input_values", "float32", ("batch", 1, 4096))],
     "decision_transformer": [
         ("states", "float32", ("batch", "sequence", 17)),
@@ -440,36 +433,25 @@ INPUTS: dict[str, list[tuple[Any, ...]]] = {
         ("attention_mask", "int64", ("batch", "sequence"), (0, 1)),
     ],
     "depth_pro": [("pixel_values", "float32", ("batch", 3, 32, 32))],
-    "dia": [
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-        ("decoder_input_ids", "int64", ("batch", "decoder_sequence", 9), (0, 98)),
-    ],
-    "diffusion_gemma": [*TEXT, ("decoder_input_ids", "int64", ("batch", "decoder_sequence"), (0, 98))],
+    "dia": [*IDS, ("decoder_input_ids", "int64", ("batch", "decoder_sequence", 9), (0, 98))],
+    "diffusion_gemma": [*TEXT, *DECODER],
     "efficientloftr": PAIR,
     "encodec": [("input_values", "float32", ("batch", 1, 4096))],
     "fastspeech2_conformer_with_hifigan": [("input_ids", "int64", ("batch", "sequence"), (0, 30))],
-    "flava": [
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-        ("attention_mask", "int64", ("batch", "sequence"), (0, 1)),
-        ("pixel_values", "float32", ("batch", 3, 32, 32)),
-    ],
+    "flava": [*TEXT, *IMAGE],
     "fun_asr_nano_encoder": [
         ("input_features", "float32", ("batch", "frames", 112)),
         ("input_features_mask", "int64", ("batch", "frames"), (1, 1)),
     ],
     "gemma3n_audio": [("audio_mel", "float32", ("batch", 64, 128)), ("audio_mel_mask", "bool", ("batch", 64))],
     "gemma4_audio": [("input_features", "float32", ("batch", 64, 16)), ("attention_mask", "bool", ("batch", 64))],
-    "git": [
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-        ("attention_mask", "int64", ("batch", "sequence"), (0, 1)),
-    ],
+    "git": [*TEXT, *IMAGE],
     "glmasr_encoder": [("input_features", "float32", ("batch", 16, "frames"))],
     "granite_speech5_ctc": [("input_features", "float32", ("batch", "frames", 64))],
     "granite_speech5_encoder": [("input_features", "float32", ("batch", "frames", 64))],
     "grounding-dino": [*LARGEST_IMAGE, *TEXT],
     "idefics": [
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-        ("attention_mask", "int64", ("batch", "sequence"), (0, 1)),
+        *TEXT,
         ("pixel_values", "float32", ("batch", 1, 3, 32, 32)),
         ("image_attention_mask", "int64", ("batch", "sequence", 1), (0, 1)),
     ],
@@ -478,12 +460,7 @@ INPUTS: dict[str, list[tuple[Any, ...]]] = {
     "lasr_encoder": FEATURES,
     "layoutlmv3": TEXT,
     "lightglue": PAIR,
-    "lxmert": [
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-        ("attention_mask", "int64", ("batch", "sequence"), (0, 1)),
-        ("visual_feats", "float32", ("batch", 5, 2048)),
-        ("visual_pos", "float32", ("batch", 5, 4)),
-    ],
+    "lxmert": [*TEXT, ("visual_feats", "float32", ("batch", 5, 2048)), ("visual_pos", "float32", ("batch", 5, 4))],
     "mask2former": LARGE_IMAGE,
     "mimi": WAVE,
     "mimi_decoder": [("latents", "float32", ("batch", 32, "frames"))],
@@ -498,12 +475,8 @@ INPUTS: dict[str, list[tuple[Any, ...]]] = {
         ("decoder_input_ids", "int64", ("batch", "sequence"), (0, 98)),
     ],
     "muse_spark_audio": [("input_values", "float32", ("batch", 3840))],
-    "musicgen": [
-        ("input_ids", "int64", (2, "sequence"), (0, 98)),
-        ("attention_mask", "int64", (2, "sequence"), (0, 1)),
-        ("decoder_input_ids", "int64", (4, "decoder_sequence"), (0, 98)),
-    ],
-    "musicgen_melody": [("input_ids", "int64", (4, "sequence"), (0, 98))],
+    "musicgen": CODES,
+    "musicgen_melody": CODES,
     "nemotron3_5_asr": [*FEATURES, ("decoder_input_ids", "int64", ("batch", "sequence"), (0, 98))],
     "nemotron3_5_transcribe_asr_audio": FEATURES,
     "nemotron3_5_transcribe_audio": [("input_features", "float32", ("batch", 64, 16))],
@@ -516,16 +489,8 @@ INPUTS: dict[str, list[tuple[Any, ...]]] = {
     "omniasr_audio": [("input_values", "float32", ("batch", 1, "samples"))],
     "omniasr_ctc": [("input_values", "float32", ("batch", 1, "samples"))],
     "oneformer": [("pixel_values", "float32", ("batch", 3, 64, 64)), ("task_inputs", "int64", ("batch", 77), (0, 98))],
-    "owlv2": [
-        ("input_ids", "int64", ("batch", 9), (0, 98)),
-        ("attention_mask", "int64", ("batch", 9), (0, 1)),
-        ("pixel_values", "float32", ("batch", 3, 32, 32)),
-    ],
-    "owlvit": [
-        ("input_ids", "int64", ("batch", 9), (0, 98)),
-        ("attention_mask", "int64", ("batch", 9), (0, 1)),
-        ("pixel_values", "float32", ("batch", 3, 32, 32)),
-    ],
+    "owlv2": [*TEXT, *IMAGE],
+    "owlvit": [*TEXT, *IMAGE],
     "parakeet_ctc": [("input_features", "float32", ("batch", "frames", 16))],
     "parakeet_encoder": FEATURES,
     "parakeet_rnnt": [*FEATURES, ("decoder_input_ids", "int64", ("batch", "sequence"), (0, 98))],
@@ -554,60 +519,38 @@ INPUTS: dict[str, list[tuple[Any, ...]]] = {
         ("input_features_mask", "int64", ("batch", 100), (1, 1)),
     ],
     "reformer": [("input_ids", "int64", ("batch", 16), (0, 98))],
-    "sam3": [
-        ("pixel_values", "float32", ("batch", 3, 64, 64)),
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-        ("attention_mask", "int64", ("batch", "sequence"), (0, 1)),
-    ],
-    "sam3_lite_text": [
-        ("pixel_values", "float32", ("batch", 3, 64, 64)),
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-        ("attention_mask", "int64", ("batch", "sequence"), (0, 1)),
-    ],
+    "sam3": [*LARGE_IMAGE, *TEXT],
+    "sam3_lite_text": [*LARGE_IMAGE, *TEXT],
     "seggpt": [
         (name, "float32", ("batch", 3, 32, 32)) for name in ("pixel_values", "prompt_pixel_values", "prompt_masks")
     ],
-    "shieldgemma2": [
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-        ("attention_mask", "int64", ("batch", "sequence"), (0, 1)),
-    ],
+    "shieldgemma2": TEXT,
     "speech-encoder-decoder": [
         ("input_values", "float32", ("batch", "samples")),
         ("decoder_input_ids", "int64", ("batch", "sequence"), (0, 98)),
     ],
-    "speech_to_text": [
-        ("input_features", "float32", ("batch", "frames", 16)),
-        ("decoder_input_ids", "int64", ("batch", "sequence"), (0, 98)),
-    ],
+    "speech_to_text": [*FEATURES, ("decoder_input_ids", "int64", ("batch", "sequence"), (0, 98))],
     "superglue": PAIR,
-    "t5gemma2": [
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-        ("decoder_input_ids", "int64", ("batch", "sequence"), (0, 98)),
-    ],
+    "t5gemma2": [*IDS, *DECODER],
     "time_series_transformer": PAST,
     "timesfm": [("past_values", "float32", ("batch", 64))],
     "timesfm2_5": [("past_values", "float32", ("batch", 64))],
-    "tvp": [
+    "tvp": [  # its table of columns is viewed with the size of the batch, which holds of one alone
         ("input_ids", "int64", (1, "sequence"), (0, 98)),
         ("attention_mask", "int64", (1, "sequence"), (0, 1)),
         ("pixel_values", "float32", (1, 2, 3, 64, 64)),
     ],
     "udop": [
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
+        *TEXT,
         ("bbox", "float32", ("batch", "sequence", 4), (0, 1)),
-        ("decoder_input_ids", "int64", ("batch", "sequence"), (0, 98)),
+        *DECODER,
+        ("decoder_attention_mask", "int64", ("batch", "decoder_sequence"), (0, 1)),
     ],
-    "univnet": [
-        ("input_features", "float32", ("batch", "frames", 16)),
-        ("noise_sequence", "float32", ("batch", "frames", 64)),
-    ],
+    "univnet": [*FEATURES, ("noise_sequence", "float32", ("batch", "frames", 64))],
     "vibevoice_acoustic_tokenizer_decoder": [("hidden_states", "float32", ("batch", 32, "frames"))],
     "vibevoice_acoustic_tokenizer_encoder": [("hidden_states", "float32", ("batch", 1, 4096))],
     "videomt": [("pixel_values_videos", "float32", ("batch", 2, 3, 32, 32))],
-    "videoprism": [
-        ("pixel_values_videos", "float32", ("batch", 2, 3, 32, 32)),
-        ("input_ids", "int64", ("batch", "sequence"), (0, 98)),
-    ],
+    "videoprism": [("pixel_values_videos", "float32", ("batch", 2, 3, 32, 32)), *IDS],
     "videoprism_vision_model": [("pixel_values_videos", "float32", ("batch", 2, 3, 32, 32))],
     "vjepa2": [("pixel_values_videos", "float32", ("batch", 4, 3, 32, 32))],
     "voxtral_realtime": [
@@ -630,6 +573,9 @@ INPUTS: dict[str, list[tuple[Any, ...]]] = {
 LONG = {"frames": (16, 64), "samples": (800, 4000), "characters": (16, 40)}
 """The ranges of axes in that table that are longer than those of text."""
 
+SUMS = {"rows": ("batch", "batch")}
+"""The terms of axes that count what other axes count together."""
+
 LOOPED: dict[str, tuple[int, int]] = {"sequence": (9, 9)}
 """For code that loops over the sequence one step after another: its length is fixed, as mlc's own hint says."""
 
@@ -639,9 +585,13 @@ ONE = {"batch": (2, 2)}
 SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "cpmant": LOOPED,
     "funnel": LOOPED,
+    "owlv2": {"sequence": (1, 16)},
+    "owlvit": {"sequence": (1, 16)},
     "pixtral": ONE,
     "reformer": ONE,
     "superpoint": ONE,
+    "timesfm": ONE,
+    "timesfm2_5": ONE,
     "tipsv2": {"sequence": (2, 24)},
     "tipsv2_text_model": {"sequence": (2, 24)},
 }
