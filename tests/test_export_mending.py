@@ -272,3 +272,12 @@ def test_a_failure_behind_the_trace_names_the_line_of_its_node():
     refused = translation_error(failed, program, 20)
     assert "at test_export_mending.py" in refused.message
     assert refused.message.endswith("RuntimeError: a level is gone")
+
+
+def test_bounds_of_which_only_the_last_is_held_are_all_written(workspace):
+    def bounded(x):
+        x = x * 2
+        return torch.cat([x.clamp(-3.0 - n, 3.0).clamp(-2.0 - n, 2.5) for n in range(3)])
+
+    net = exported(workspace, Of(bounded), torch.ones(2, 3))
+    assert_alike(net, np.linspace(-4, 4, 6, dtype=np.float32).reshape(2, 3))

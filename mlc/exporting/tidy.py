@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import count
 
 import onnx
 import onnx_ir as ir
@@ -38,6 +39,7 @@ def tidy(
     ``prefix`` is what the tracing wrapper put before the name of every one of the module's ``weights``; ``doubted`` has
     all shapes inferred afresh.
     """
+    _hold_constants(model)
     common.InlinePass()(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass()(model)
@@ -57,6 +59,19 @@ def tidy(
     strip_metadata(model)
     sign(model)
     model.ir_version = lowest_ir_version(model)
+
+
+def _hold_constants(model: ir.Model) -> None:
+    """Make initializers of constants that nodes read and no graph holds: onnxscript registers the last of a name."""
+    held = {value for graph in model.graphs() for value in graph.initializers.values()}
+    names = {value.name for value in _values(model)}
+    read = (value for graph in model.graphs() for node in graph for value in node.inputs if value is not None)
+    for value in read:
+        if value.const_value is not None and value.producer() is None and value not in held:
+            held.add(value)
+            value.name = next(name for n in count() if (name := f"{value.name}_{n}") not in names)
+            names.add(value.name)
+            model.graph.register_initializer(value)
 
 
 def _strip_prefix(model: ir.Model, prefix: str) -> None:
