@@ -45,12 +45,14 @@ def describe(name: str) -> str:
 def explain(name: str, place: Path) -> str:
     """Return what a pass would do to a written model: each site, and what it would leave alone and why.
 
-    Nothing is verified or written. Raises UsageError for a pass that needs data, SourceError for what is no model.
+    A model below the opset of the pass is raised first. Nothing is verified or written. Raises UsageError for a pass
+    that needs data, SourceError for what is no model, PassError where the converter of ONNX fails.
     """
     import onnx_ir as ir
 
     from mlc.fusion import opset_of
     from mlc.graph_pass import Context
+    from mlc.rewriting.opset import converted
     from mlc.runtimes.cpu import capabilities
     from mlc.sources.onnx.safety import read_onnx
 
@@ -61,10 +63,12 @@ def explain(name: str, place: Path) -> str:
     read_onnx(path)
     model = ir.load(path)
     written = opset_of(model)
+    where = str(path)
     if written < subject.min_opset:
-        return (
-            f"{name} needs opset {subject.min_opset}, {path} has {written}: mlc compile raises it where that is right\n"
-        )
+        model = converted(model, subject.min_opset)
+        if opset_of(model) < subject.min_opset:
+            return f"{name} needs opset {subject.min_opset}, {path} has {written}, and ONNX has no conversion of it\n"
+        where += f", raised from opset {written} to {subject.min_opset}, which mlc compile does where that is right"
     change = subject.apply(model, Context(capabilities(Target())))
     counts = f"{counted(len(change.sites), 'site')}, {len(change.refused):,} refused"
     rows = [
@@ -73,7 +77,7 @@ def explain(name: str, place: Path) -> str:
     ]
     width = max((len(site) for site, _ in rows), default=0)
     lines = [f"  {site.ljust(width)}  {text}".rstrip() for site, text in rows]
-    return "\n".join([f"{name} on {path}: {counts}", *lines]) + "\n"
+    return "\n".join([f"{name} on {where}: {counts}", *lines]) + "\n"
 
 
 def reference() -> str:

@@ -31,15 +31,9 @@ def raised(
     ONNX's converter is wrong in places (Resize from 10 to 13), so every value that both graphs have is compared. What a
     branch or the body of a loop computes may not be seen in these runs, so a model that has one stays as it is.
     """
-    from onnxscript.version_converter import convert_version
-
-    old, after = opset_of(model), model.clone()
+    old = opset_of(model)
     try:
-        with foreign("the converter of ONNX", PassError), quiet("onnxscript.version_converter"):
-            convert_version(after, opset, fallback=True)
-        after.ir_version = max(after.ir_version, onnx.helper.OP_SET_ID_VERSION_MAP["ai.onnx", opset])
-        for value, kept in zip(after.graph.outputs, model.graph.outputs, strict=False):
-            value.type, value.shape = kept.type, kept.shape
+        after = converted(model, opset)
         if opset_of(after) == opset and not worth(after):
             return model, ""
         hidden = next(model.graph.subgraphs(), None) is not None
@@ -49,6 +43,19 @@ def raised(
     if reason:
         return model, f"opset {old} could not be raised to {opset}: {reason}"
     return after, f"opset {old} was raised to {opset}, which passes need; every value stayed what it was"
+
+
+def converted(model: ir.Model, opset: int) -> ir.Model:
+    """Return what ONNX's converter makes of a model, which may be at another opset. Raises PassError where it fails."""
+    from onnxscript.version_converter import convert_version
+
+    after = model.clone()
+    with foreign("the converter of ONNX", PassError), quiet("onnxscript.version_converter"):
+        convert_version(after, opset, fallback=True)
+    after.ir_version = max(after.ir_version, onnx.helper.OP_SET_ID_VERSION_MAP["ai.onnx", opset])
+    for value, kept in zip(after.graph.outputs, model.graph.outputs, strict=False):
+        value.type, value.shape = kept.type, kept.shape
+    return after
 
 
 def _difference(model: ir.Model, after: ir.Model, opset: int, runner: Runner, feeds: Sequence[Feeds]) -> str:
