@@ -205,6 +205,22 @@ def test_a_pass_that_found_nothing_to_do_is_no_reason_to_ship_what_is_slower(tmp
     assert asked == [False, True]
 
 
+def test_what_passes_made_and_what_ships_without_it_is_told(tmp_path, monkeypatch):
+    text = """<ir_version: 8, opset_import: ["" : 20]>
+    model (float[batch,6] x) => (float[batch,6] y, float[batch,6] r) <float a = {1}, float b = {2}> {
+        c = Add(a, b) m = Mul(x, c) r = Reciprocal(m) y = Mul(x, r) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    monkeypatch.setattr("mlc.pipeline.line.choose", lambda trials, _named: trials[0].candidate.name)
+    report = mlc.compile(tmp_path / "model.onnx", inputs=INPUTS)
+    assert (report.shipped, report.steps) == ("unmodified export", ())
+    told = "\n".join(report.notes)
+    assert "not in the written model: fold-constants (1 site)" in told
+    assert "reciprocal-to-div: 1 near miss, the first at y: r is a graph output" in told
+    assert "found no site: " in told
+    monkeypatch.setattr("mlc.pipeline.line.choose", lambda trials, _named: trials[-1].candidate.name)
+    assert not any("site" in note for note in mlc.compile(tmp_path / "model.onnx", inputs=INPUTS).notes)
+
+
 def test_the_public_names_and_keywords_can_be_looked_up():
     assert dir(mlc) == ["MlcError", "compile", "export", "judge", "load", "measure", "rewrite"]
     assert {"inputs", "calibrate", "max_drop", "at", "seed", "strict"} <= set(inspect.signature(mlc.compile).parameters)

@@ -30,6 +30,7 @@ from mlc.probes import references
 from mlc.recipe import Recipe, check_sizes
 from mlc.recipe.files import check_apart
 from mlc.registry import lossy_of, optional_probes_of, probes_of, runnable, schedule
+from mlc.report.history import not_written
 from mlc.rewriting import Amend, Raising, as_planned, rewrite
 from mlc.runtimes.cpu import capabilities
 from mlc.runtimes.one_node import try_target
@@ -116,7 +117,9 @@ def compile(  # noqa: A001 - the word of the field
             run.eager, run.eager_name = eager_of(original, kept, sets, recipe), original.eager
         wanted = any(step.requested and step.sites for step in final.steps)
         name = settled(trials, choose(trials, wanted))
-        notes = (*not_run, *sets.notes, *notes_of_plan(sets, run))
+        notes = (
+            *not_run, *sets.notes, *notes_of_plan(sets, run), *not_written(final.steps[len(models[name].steps) :]),
+        )  # fmt: skip
         shipped = Shipped(name, models[name], trials, kept, checks, sets, notes, rewritten.model)
         with run.stage("write"):
             return ship(shipped, out, run, force=force)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlc.artifact import Step
@@ -81,6 +82,16 @@ def near_miss(step: Step) -> str:
     others = f" ({count - alike:,} for other reasons)" if alike < count else ""
     misses = counted(count, "near miss", "near misses")
     return f"{misses}{others}, the first at {first.site}: {first.reason}"
+
+
+def not_written(steps: Sequence[Step]) -> tuple[str, ...]:
+    """Return what passes did that are in a measured model and not in the one that is written, as sentences."""
+    changed = [f"{step.spec} ({counted(len(step.sites), 'site')})" for step in steps if step.sites]
+    idle = [str(step.spec) for step in steps if not (step.sites or step.refused or step.dropped)]
+    told = [f"{step.spec}: dropped: {step.dropped}" for step in steps if step.dropped]
+    told += [f"{step.spec}: {near_miss(step)}" for step in steps if step.refused and step.exactness != LOSSY]
+    listed_first = [f"not in the written model: {', '.join(changed)}"] if changed else []
+    return (*listed_first, *told, *([f"found no site: {', '.join(idle)}"] if idle else []))
 
 
 def sites(report: Report) -> list[tuple[str, tuple[str, ...]]]:
