@@ -55,7 +55,7 @@ class SplitQkv(Search):
         if len(parts) < 2:
             return None
         nodes = dict.fromkeys(node for part in parts for node in part.nodes)
-        linear = _projection(reshape.inputs[0])
+        linear = _projection(reshape)
         bound = {"x": reshape.inputs[0], "linear": linear, "packed": node.inputs[0], "order": order, "parts": parts}
         before = () if linear is None else linear.nodes
         return Match([*before, reshape, node, *nodes], [part.value for part in parts], bound)
@@ -91,15 +91,16 @@ class Part:
     nodes: tuple[ir.Node, ...]
 
 
-def _projection(x: ir.Value | None) -> Linear | None:
+def _projection(reshape: ir.Node) -> Linear | None:
     """Return the linear layer of many rows that gives what is packed, if nothing else reads any of it, or None."""
-    linear, dims = linear_of(x), dims_of(x)
+    linear, dims = linear_of(reshape.inputs[0]), dims_of(reshape.inputs[0])
     if linear is None or dims is None or linear.reason_to_stay() is not None:
         return None
     inside = [linear.weight, *(node.outputs[0] for node in linear.nodes)]
     alone = all(len(value.uses()) == 1 and not value.is_graph_output() for value in inside)
+    beside = all(node.graph is reshape.graph for node in linear.nodes)
     rows = math.prod(size for size in dims[:-1] if isinstance(size, int))
-    return linear if alone and rows >= MANY else None
+    return linear if alone and beside and rows >= MANY else None
 
 
 def _columns_apart(op: Any, linear: Linear, count: int) -> list[ir.Value]:

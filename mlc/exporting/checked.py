@@ -167,7 +167,7 @@ def _both_ways(original: Original, asked: Sequence[str], kept: Sequence[Referenc
     """Return answers where lines that branch on values take the ways that they do not take anyhow."""
     if not asked:
         return ()
-    from mlc.exporting.asked import both_ways  # an .onnx file needs no torch
+    from mlc.exporting.taken import both_ways  # an .onnx file needs no torch
 
     return both_ways(original, asked, kept)
 

@@ -49,9 +49,10 @@ PREFIX = "module."
 class Flat(nn.Module):
     """The user's module with flat tensors in and out, in the order of the signature."""
 
-    def __init__(self, original: TorchOriginal, notes: Sequence[Coded], stored: Stored) -> None:
+    def __init__(self, original: TorchOriginal, notes: Sequence[Coded], stored: Stored, asked: Asked) -> None:
         super().__init__()
         self.module = original.module
+        self._asked = asked
         self._taking = (lambda: Taking(stored, notes)) if notes else nullcontext
         named_buffers = self.module.named_buffers(remove_duplicate=False)
         values = {name: buffer for name, buffer in named_buffers if name not in original.state}
@@ -62,7 +63,7 @@ class Flat(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Call the module by input name; return its outputs in order."""
-        with self._taking(), self._knowing(), AllExperts():
+        with self._asked, self._taking(), self._knowing(), AllExperts():
             return tuple(tensor for _, tensor in self._call_by_name(dict(zip(self._names, tensors, strict=True))))
 
 
@@ -75,8 +76,9 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     arrays = probe(original.signature.inputs, sizes, original.example, None, 0)
     _, coded = original.noted(arrays)
     opset, needed = opset_for(coded, opset)
-    with rolled(original.module) as called, Asked() as asked:
-        program, names, doubt, noted = _trace(original, sizes, coded)
+    asked = Asked()
+    with rolled(original.module) as called:
+        program, names, doubt, noted = _trace(original, sizes, coded, asked)
     mend(program)
     model = written(program, opset)
     signature = original.signature
@@ -108,7 +110,7 @@ def _guarded(original: TorchOriginal, traced: Sizes, opset: int | None) -> Trans
 
 
 def _trace(
-    original: TorchOriginal, sizes: Sizes, coded: Sequence[Coded]
+    original: TorchOriginal, sizes: Sizes, coded: Sequence[Coded], asked: Asked
 ) -> tuple[torch.export.ExportedProgram, dict[str, str], Doubt | None, tuple[str, ...]]:
     """Return the traced program, what the module calls the tensors that it takes for constants, a doubt, and a note.
 
@@ -122,13 +124,13 @@ def _trace(
         arrays = probe(inputs, traced, original.example, None, 0)
         log = GuardLog()
         try:
-            program, stored = _exported(original, arrays, coded, log)
+            program, stored = _exported(original, arrays, coded, log, asked)
             _check_sums(program, inputs, log)
             return program, _names(program, stored), None, _larger_note(traced, refused)
         except SizesError as failed:
             refused.append(failed)
     told = next((one for one in refused if not isinstance(one, FixedError)), refused[0])
-    again = _again(original, coded, log, traced)
+    again = _again(original, coded, log, asked, traced)
     if again is None:
         raise told
     program, stored = again.program
@@ -138,7 +140,7 @@ def _trace(
 
 
 def _again(
-    original: TorchOriginal, coded: Sequence[Coded], heard: GuardLog, traced: Sizes
+    original: TorchOriginal, coded: Sequence[Coded], heard: GuardLog, asked: Asked, traced: Sizes
 ) -> Sided[tuple[torch.export.ExportedProgram, Stored]] | None:
     """Return what is traced with guards put off, where these can be told of all sizes as those that were ``heard``."""
     inputs = original.signature.inputs
@@ -146,7 +148,7 @@ def _again(
     def trace(sizes: Sizes, log: GuardLog) -> tuple[torch.export.ExportedProgram, Stored] | None:
         arrays = probe(inputs, sizes, original.example, None, 0)
         try:
-            return _exported(original, arrays, coded, log, put_off=True)
+            return _exported(original, arrays, coded, log, asked, put_off=True)
         except SizesError:
             return None
 
@@ -158,8 +160,14 @@ def _larger_note(traced: Sizes, refused: Sequence[SizesError]) -> tuple[str, ...
     return (f"traced at {sizes_text(traced)}, since at smaller sizes {refused[0].message}",) if refused else ()
 
 
-def _exported(
-    original: TorchOriginal, arrays: Arrays, coded: Sequence[Coded], log: GuardLog, *, put_off: bool = False
+def _exported(  # noqa: PLR0917 - all of them are needed
+    original: TorchOriginal,
+    arrays: Arrays,
+    coded: Sequence[Coded],
+    log: GuardLog,
+    asked: Asked,
+    *,
+    put_off: bool = False,
 ) -> tuple[torch.export.ExportedProgram, Stored]:
     """Return the program of torch.export, its guards only listened to where they are ``put_off``."""
     inputs = original.signature.inputs
@@ -183,7 +191,7 @@ def _exported(
             log.listening(),
             traceable(original.module, stored_in(original.module)) as stored,
         ):
-            program = torch.export.export(Flat(original, coded, stored), tensors, strict=False, **options)
+            program = torch.export.export(Flat(original, coded, stored, asked), tensors, strict=False, **options)
             copies = {id(kept): nn.Parameter(kept.data) for kept, _ in before.parameters}
             program.state_dict.update(
                 {name: copies[id(kept)] for name, kept in program.state_dict.items() if id(kept) in copies}

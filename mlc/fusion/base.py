@@ -134,7 +134,7 @@ class Replacing(Pass):
     """A pass that replaces matches, in all graphs, until there is none left.
 
     The site is the first value that a match gives; it keeps its name. A match is refused where a value inside it is
-    used elsewhere or is a graph output, and where ``check`` says so.
+    used elsewhere, is a graph output or is computed around the branch or loop, and where ``check`` says so.
     """
 
     @abstractmethod
@@ -169,7 +169,7 @@ class Replacing(Pass):
             return False
         for match in find(graph, node):
             site = f"{prefix}{match.outputs[0].name}"
-            reason = _used_elsewhere(match.nodes, match.outputs) or self.check(**match.bindings)
+            reason = _spread(graph, match) or self.check(**match.bindings)
             if reason:
                 run.refused.setdefault(site, reason)
             elif run.may(site):
@@ -196,11 +196,14 @@ class Replacing(Pass):
             graph.sort()
 
 
-def _used_elsewhere(nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> str | None:
-    inside = set(nodes)
-    for node in nodes:
+def _spread(graph: ir.Graph, match: Match) -> str | None:
+    """Return which value inside a match has to stay, since it is of another graph or used elsewhere, or None."""
+    inside = set(match.nodes)
+    for node in match.nodes:
+        if node.graph is not graph:
+            return f"{node.outputs[0].name} is not computed in the same branch or loop"
         for value in node.outputs:
-            if value in outputs:
+            if value in match.outputs:
                 continue
             if value.is_graph_output():
                 return f"{value.name} is a graph output"

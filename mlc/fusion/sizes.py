@@ -52,7 +52,7 @@ def _derived(value: ir.Value) -> list[Size] | None:
         dims = dims_of(node.inputs[0])
         return None if dims is None else [dims[axis] for axis in node.attributes["perm"].as_ints()]
     if node.op_type == "Reshape":
-        return _reshaped(value, dims_of(node.inputs[0]) or [], node)
+        return _reshaped(value, dims_of(node.inputs[0]), node)
     if node.op_type == "Expand":
         return _broadcast(value, dims_of(node.inputs[0]), sizes_of(node.inputs[1]))
     if node.op_type in MASKING:
@@ -81,13 +81,15 @@ def _joint(one: Size, other: Size, unknown: str) -> Size:
     return one if isinstance(one, int) else unknown
 
 
-def _reshaped(value: ir.Value, before: list[Size], node: ir.Node) -> list[Size] | None:
+def _reshaped(value: ir.Value, before: list[Size] | None, node: ir.Node) -> list[Size] | None:
     """Return the sizes that a Reshape gives: 0 is that of the same axis before, -1 what is left over."""
     sizes = sizes_of(node.inputs[1])
     if sizes is None:
         return None
-    copied = [] if "allowzero" in node.attributes and node.attributes["allowzero"].as_int() else before
     named: list[Size] = [f"{value.name}.{axis}" if size in (0, -1) else size for axis, size in enumerate(sizes)]
+    if before is None:
+        return named
+    copied = [] if "allowzero" in node.attributes and node.attributes["allowzero"].as_int() else before
     named = [copied[axis] if sizes[axis] == 0 and axis < len(copied) else each for axis, each in enumerate(named)]
     return completed(before, named) if -1 in sizes else named
 

@@ -3,6 +3,7 @@
 What torch exports around recurrent layers is with the pass over their states.
 """
 
+import numpy as np
 import pytest
 
 from passes.fold_reshapes import FoldReshapes
@@ -78,6 +79,15 @@ def test_a_size_that_the_others_leave_over_is_a_number(workspace):
     assert target(after) == [0, 6]
     for rows in (1, 4):
         same_numbers(before, after, {"x": random(1, rows, 3, 2)}, workspace)
+
+
+def test_of_unknown_axes_nothing_is_known_to_be_left_over(workspace):
+    before = model(
+        "(float[a,b] x, int64[r] given) => (float[c] y)", "u = Reshape(x, given) v = Reshape(u, left) y = Relu(v)"
+    )
+    after, _ = apply(FoldReshapes(), before)
+    assert target(after) == [-1]
+    same_numbers(before, after, {"x": random(1, 2, 6), "given": np.array([3, 2, 2])}, workspace)
 
 
 def test_the_end_of_a_chain_whose_start_is_read_elsewhere(workspace):

@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 
 from mlc.fusion import dims_of, infer_shapes
@@ -130,14 +131,14 @@ def test_what_takes_no_part_is_no_site(packed, body):
     assert change == type(change)((), ())
 
 
+WEIGHT = f"float[2,24] w = {{{', '.join(f'{number:.3f}' for number in random(1, 48).tolist())}}}"
+
+
 def layer(rows, body="m = MatMul(h, w) x = Add(m, c)", outputs=""):
     """A packed projection of so many rows in each batch, with further outputs."""
-    weights = [
-        f"{kind} = {{{', '.join(f'{number:.3f}' for number in random(seed, 48).tolist()[:size])}}}"
-        for seed, kind, size in ((1, "float[2,24] w", 48), (2, "float[24] c", 24))
-    ]
+    bias = f"float[24] c = {{{', '.join(f'{number:.3f}' for number in random(2, 48).tolist()[:24])}}}"
     parts = ", ".join(f"float[b,2,{rows},4] {part}" for part in "qkv")
-    numbers = NUMBERS.replace("<", f"<{', '.join(weights)}, ")
+    numbers = NUMBERS.replace("<", f"<{WEIGHT}, {bias}, ")
     return graph(f"g (float[b,{rows},2] h) => ({parts}{outputs}) {numbers} {{ {body} {PACKED} {GATHERS} }}")
 
 
@@ -186,6 +187,30 @@ def test_other_layers_stay_one(rows, body, outputs):
     after, change = apply(SplitQkv(), layer(rows, body, outputs))
     assert (change.sites, change.refused) == (("q",), ())
     assert "Split" in ops(after)
+
+
+@pytest.mark.parametrize(
+    ("around", "inside", "made", "reasons"),
+    [
+        ("", f"{PACKED} {GATHERS}", True, []),
+        (PACKED, GATHERS, False, ["p is not computed in the same branch or loop"]),
+    ],
+    ids=["the layer", "all but the parts"],
+)
+def test_what_is_computed_around_a_branch_stays_there(around, inside, made, reasons, workspace):
+    part = "float[b,2,512,4]"
+    layered = graph(f"""g (float[b,512,2] h, {part} u, bool c) => ({part} y) {NUMBERS.replace("<", f"<{WEIGHT}, ")} {{
+        x = MatMul(h, w) {around}
+        y = If(c) <then_branch = t () => ({part} s) {{ {inside} a = Add(q, k) s = Add(a, v) }},
+                   else_branch = e () => ({part} f) {{ f = Neg(u) }}>
+    }}""")
+    after, change = apply(SplitQkv(), layered)
+    assert [refusal.reason for refusal in change.refused] == reasons
+    assert "MatMul" in ops(after)
+    assert ("Split" in [node.op_type for each in after.graphs() for node in each]) == made
+    feed = {"h": random(3, 2, 512, 2), "u": random(4, 2, 2, 512, 4)}
+    for flag in (True, False):
+        same_numbers(layered, after, {**feed, "c": np.array(flag)}, workspace)
 
 
 @pytest.mark.parametrize("opset", [20, 23])
