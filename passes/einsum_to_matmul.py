@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import onnx_ir as ir
 
 from mlc.fusion import Fusion, constant
 from mlc.graph_pass import Exactness
 from passes._kernels import DOMAIN, not_float32
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
 
 KERNEL = f"{DOMAIN}.FusedMatMul"
 
@@ -66,7 +64,7 @@ class EinsumToMatMul(Fusion):
         first = [*indices.batch, *rows, *indices.summed]
         second = [*indices.batch, *columns[:-1], *indices.summed, columns[-1]]
         product = [*indices.batch, *rows[:-1], *columns[:-1], rows[-1], columns[-1]]
-        made = multiplied(op, [Operand(a, left, first), Operand(b, right, second)])
+        made = multiplied(op, [Operand(a, left, first), Operand(b, right, second)], product)
         missing = [product.index(index) for index in (ROW, COLUMN) if index in product]
         if missing:
             made = op.Squeeze(made, constant(op, np.array(missing, np.int64)))
@@ -167,8 +165,11 @@ class Operand:
         return op.Unsqueeze(value, constant(op, np.array(missing, np.int64))) if missing else value
 
 
-def multiplied(op: Any, operands: list[Operand]) -> ir.Value:
-    """Write the product of two operands, one that is slow to transpose with its last two axes exchanged."""
+def multiplied(op: Any, operands: list[Operand], product: list[str]) -> ir.Value:
+    """Write the product of two operands, one that is slow to transpose with its last two axes exchanged.
+
+    Type and sizes of a product of these indices are noted where ONNX's inference has no rule for the operator.
+    """
     turned = [not _is_fast(each.order()) and _is_fast(each.exchanged.order()) for each in operands]
     made: ir.Value
     if not any(turned) or KERNEL not in op.cpu_kernels or not_float32(operands[0].value):
@@ -176,7 +177,17 @@ def multiplied(op: Any, operands: list[Operand]) -> ir.Value:
         return made
     inputs = [(each.exchanged if turn else each).arranged(op) for each, turn in zip(operands, turned, strict=True)]
     made = op.FusedMatMul(*inputs, transA=int(turned[0]), transB=int(turned[1]), _domain=DOMAIN)
+    made.type, made.shape = operands[0].value.type, ir.Shape(list(map(sizes_in(operands).get, product)))
     return made
+
+
+def sizes_in(operands: list[Operand]) -> dict[str, ir.SymbolicDim | int | None]:
+    """Return the size of every index, None where the operands do not agree."""
+    sizes: dict[str, ir.SymbolicDim | int | None] = {ROW: 1, COLUMN: 1}
+    for each in operands:
+        for index, size in zip(each.present, each.value.shape or (), strict=True):
+            sizes[index] = size if sizes.get(index, size) == size else None
+    return sizes
 
 
 def _is_fast(order: list[int]) -> bool:

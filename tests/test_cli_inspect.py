@@ -178,6 +178,20 @@ def test_what_a_file_says_of_unknown_operators_is_used(tmp_path):
     assert [each.op for each in found.uncounted] == ["Magic"]
 
 
+def test_a_product_whose_scale_is_of_unknown_type_hides_only_what_reads_it(tmp_path):
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1, "my.company" : 1]>
+        m (float[n,4] x, uint8[n,4] a, int8[4,4] b) => (float[n,3] y, float[n,3] z)
+        { s = my.company.Magic(x) p = com.microsoft.MatMulIntegerToFloat(a, b, s, s)
+          z = MatMul(p, w) y = MatMul(x, w) }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(ones((4, 3), np.float32), "w"))
+    onnx.save(model, tmp_path / "m.onnx")
+    found = facts(tmp_path / "m.onnx", n=5)
+    assert found.multiply_adds == 5 * 4 * 3
+    assert [each.op for each in found.uncounted] == ["Magic", "MatMulIntegerToFloat", "MatMul"]
+
+
 def test_impossible_sizes_are_not_counted(tmp_path):
     text = "m (float[n,4,t] x) => (float[n,6,u] y) { y = Conv(x, w) }"
     path = saved(tmp_path / "m.onnx", text, w=ones((6, 4, 3)))

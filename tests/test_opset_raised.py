@@ -3,9 +3,11 @@
 import pytest
 
 from mlc.errors import PassError
+from mlc.plan import Planner
 from mlc.rewriting import Raising, rewrite
 from mlc.types import Capabilities, PassSpec, Target
 from tests.graphs import ANY_CPU, artifact, graph, random, references
+from tests.quantizing import build
 
 pytestmark = pytest.mark.needs_onnxruntime
 
@@ -67,3 +69,16 @@ def test_an_opset_that_was_asked_for_stays_for_a_pass_that_was_too(workspace):
 def test_a_branch_forbids_it_which_is_told_where_it_matters(body, notes, workspace):
     done = attended(workspace, f"{BRANCH} {body.replace('v)', 'b)')}")
     assert (done.model.opset_imports[""], done.origin.notes) == (20, notes)
+
+
+def test_a_format_that_is_only_for_outliers_raises_nothing(workspace):
+    """It would take every product; whether one needs it is not known before."""
+    model = build("g (float[n,64] x) => (float[n,64] y) { y = MatMul(x, w) }", {"w": random(1, 64, 64)})
+    done = rewrite(
+        artifact(model), [PassSpec("int8-dynamic"), PassSpec("int8-weights")], requested={"int8-dynamic"},
+        references=references(model, [{"x": random(rows, rows, 64)} for rows in (2, 3)], workspace),
+        workspace=workspace, capabilities=ANY_CPU, raising=Raising.ANY,
+        planner=Planner(mixed=True, reserve=("int8-weights",)),
+    )  # fmt: skip
+    assert [(step.spec.name, step.sites) for step in done.steps] == [("int8-dynamic", ("y",))]
+    assert (done.model.opset_imports[""], done.origin.notes) == (20, ())

@@ -22,7 +22,7 @@ def translate(original: OnnxOriginal, _traced: Sizes, opset: int | None) -> Tran
     if opset not in (None, own):
         raise UsageError(
             f"opset {opset} was asked for, and {original.path.name} is written in opset {own}",
-            "leave the opset out: an .onnx file keeps its own",
+            "leave the opset out: an .onnx file keeps its own, or is raised for passes that need it",
         )
     if not model.functions:  # of which some need a newer IR version than the operators do
         model.ir_version = min(model.ir_version, max(lowest_ir_version(model), WIDELY_READ))

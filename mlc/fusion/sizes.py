@@ -20,18 +20,29 @@ INFERRED = "unk__"
 """What begins the names that ONNX's shape inference gives to sizes that it cannot tell."""
 
 
-def dims_of(value: ir.Value | None) -> list[Size] | None:
+Known: TypeAlias = dict[ir.Value, list[Size] | None]
+"""The sizes of values that were found on the way: along a chain each is asked for several times."""
+
+
+def dims_of(value: ir.Value | None, on_the_way: Known | None = None) -> list[Size] | None:
     """Return the sizes of a value's axes, or None where not even their number is known.
 
     What the shape leaves open is taken from how the value came about, else named after value and axis.
     """
     if value is None:
         return None
+    known = {} if on_the_way is None else on_the_way
+    if value not in known:
+        known[value] = _dims(value, known)
+    return known[value]
+
+
+def _dims(value: ir.Value, on_the_way: Known) -> list[Size] | None:
     if value.shape is None:
-        return _derived(value)
+        return _derived(value, on_the_way)
     known = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
     named = [f"{value.name}.{axis}" for axis in range(len(known))]
-    derived = _derived(value) if any(map(_is_open, known)) else None
+    derived = _derived(value, on_the_way) if any(map(_is_open, known)) else None
     others = derived if derived is not None and len(derived) == len(known) else named
     return [
         other if dim is None or (_is_open(dim) and other != own) else dim
@@ -44,19 +55,19 @@ def _is_open(size: Size | None) -> bool:
     return size is None or (isinstance(size, str) and size.startswith(INFERRED))
 
 
-def _derived(value: ir.Value) -> list[Size] | None:
+def _derived(value: ir.Value, known: Known) -> list[Size] | None:
     node = value.producer()
     if node is None or not is_standard(node):
         return None
     if node.op_type == "Transpose" and "perm" in node.attributes:
-        dims = dims_of(node.inputs[0])
+        dims = dims_of(node.inputs[0], known)
         return None if dims is None else [dims[axis] for axis in node.attributes["perm"].as_ints()]
     if node.op_type == "Reshape":
-        return _reshaped(value, dims_of(node.inputs[0]), node)
+        return _reshaped(value, node, known)
     if node.op_type == "Expand":
-        return _broadcast(value, dims_of(node.inputs[0]), sizes_of(node.inputs[1]))
+        return _broadcast(value, dims_of(node.inputs[0], known), sizes_of(node.inputs[1], known))
     if node.op_type in MASKING:
-        return _broadcast(value, *(dims_of(each) for each in node.inputs))
+        return _broadcast(value, *(dims_of(each, known) for each in node.inputs))
     return None
 
 
@@ -81,9 +92,9 @@ def _joint(one: Size, other: Size, unknown: str) -> Size:
     return one if isinstance(one, int) else unknown
 
 
-def _reshaped(value: ir.Value, before: list[Size] | None, node: ir.Node) -> list[Size] | None:
+def _reshaped(value: ir.Value, node: ir.Node, known: Known) -> list[Size] | None:
     """Return the sizes that a Reshape gives: 0 is that of the same axis before, -1 what is left over."""
-    sizes = sizes_of(node.inputs[1])
+    before, sizes = dims_of(node.inputs[0], known), sizes_of(node.inputs[1], known)
     if sizes is None:
         return None
     named: list[Size] = [f"{value.name}.{axis}" if size in (0, -1) else size for axis, size in enumerate(sizes)]
@@ -105,7 +116,7 @@ def completed(before: list[Size], after: list[Size]) -> list[Size]:
     return [left if size == unknown[0] and size not in names else size for size in after]
 
 
-def sizes_of(value: ir.Value | None) -> list[Size] | None:
+def sizes_of(value: ir.Value | None, on_the_way: Known | None = None) -> list[Size] | None:
     """Return the elements of integers along one axis at most, or None where they are computed in another way."""
     if value is not None and is_constant(value):
         array = array_of(value)
@@ -114,10 +125,11 @@ def sizes_of(value: ir.Value | None) -> list[Size] | None:
     if node is None or not is_standard(node):
         return None
     if node.op_type == "Shape":
-        dims = dims_of(node.inputs[0])
+        dims = dims_of(node.inputs[0], on_the_way)
         start, end = (node.attributes[name].as_int() if name in node.attributes else None for name in ("start", "end"))
         return None if dims is None else dims[start:end]
-    parts = [sizes_of(part) for part in node.inputs[: None if node.op_type in ("Concat", "Mul") else 1]]
+    known = {} if on_the_way is None else on_the_way
+    parts = [sizes_of(part, known) for part in node.inputs[: None if node.op_type in ("Concat", "Mul") else 1]]
     sizes = [size for part in parts if part is not None for size in part]
     if None in parts:
         return None

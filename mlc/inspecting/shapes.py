@@ -188,7 +188,9 @@ def _of_runtime(known: Values, node: onnx.NodeProto) -> dict[str, onnx.TypeProto
         found = [(shape[0], *last), last, last]
     elif node.op_type in LIKE_FIRST:
         found = [shape]
-    given = known.types[node.input[PRODUCTS.get(node.op_type, 0)]]
+    given = known.types.get(node.input[PRODUCTS.get(node.op_type, 0)])
+    if given is None:
+        return {}
     return {name: _shaped(given, each) for name, each in zip(node.output, found, strict=False) if name}
 
 

@@ -80,7 +80,7 @@ def refuse_contradictions(recipe: Recipe, live: Live, specs: Sequence[PassSpec])
     if statistics and not calibrating:
         raise UsageError("statistics were given and no pass reads any", "add --pass int8-static, or leave them out")
     if calibrate and not calibrating:
-        hint = "leave it out; int8, int8-static and fp16 calibrate"
+        hint = "leave it out, or take back a recipe's with --calibrate none; int8, int8-static and fp16 calibrate"
         raise UsageError("calibration data was given and no pass calibrates", hint)
     if recipe.images is not None and not (data or calibrate):
         raise UsageError("settings of images were given and no images", "give --data FOLDER, or --calibrate FOLDER")

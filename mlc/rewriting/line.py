@@ -112,13 +112,14 @@ def _as_needed(
     """Raise the opset of a model that is below what its passes need, if that is right, and note how it went.
 
     Newer operators need a newer runtime too, and have kernels on onnxruntime's CPU provider: for a pass that nobody
-    asked for, a model is raised to them only there, and where the pass then finds a site.
+    asked for, a model is raised to them only there, and where the pass then finds a site. A lossy one that nobody asked
+    for is for outliers, of which there may be none.
     """
     if raising is Raising.NEVER:
         return model, ()
     asked = [one for one in subjects if one.name in line.requested or one.min_opset <= RAISED_BY_DEFAULT]
     able = raising is Raising.ANY and line.capabilities.cpu and line.target.runtime == "onnxruntime"
-    others = [one for one in subjects if able and one not in asked]
+    others = [one for one in subjects if able and one not in asked and one.exactness is not Exactness.LOSSY]
     needed, newest = (max((one.min_opset for one in each), default=0) for each in (asked, others))
     notes: list[str] = []
     for opset, worth in ((newest, lambda after: _finds(after, subjects, others, line)), (needed, lambda _after: True)):

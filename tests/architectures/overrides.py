@@ -582,18 +582,25 @@ LOOPED: dict[str, tuple[int, int]] = {"sequence": (9, 9)}
 ONE = {"batch": (2, 2)}
 """For code that loops over the batch."""
 
+SQUEEZED = {"sequence": (2, 24)}
+"""For code whose outputs lose an axis of one, or that normalizes over the sequence: one token is another case."""
+
 SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "cpmant": LOOPED,
     "funnel": LOOPED,
+    "nemotron3_5_asr": SQUEEZED,
+    "nemotron_asr_streaming": SQUEEZED,
     "owlv2": {"sequence": (1, 16)},
     "owlvit": {"sequence": (1, 16)},
+    "parakeet_rnnt": SQUEEZED,
+    "parakeet_tdt": SQUEEZED,
     "pixtral": ONE,
     "reformer": ONE,
     "superpoint": ONE,
     "timesfm": ONE,
     "timesfm2_5": ONE,
-    "tipsv2": {"sequence": (2, 24)},
-    "tipsv2_text_model": {"sequence": (2, 24)},
+    "tipsv2": SQUEEZED,
+    "tipsv2_text_model": SQUEEZED,
 }
 """Ranges of axes that a family is declared with in the place of the usual ones."""
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import onnx_ir as ir
 import pytest
 
 from mlc.graph_pass import Context
@@ -206,6 +207,21 @@ def test_matmul_where_the_kernel_is_for_another_type():
     }""")
     )
     assert products(after) == [("MatMul",)]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "wanted"),
+    [
+        ("float[n,5,i,7]", "float[n,5,4,7]", ["n", 7, "i", 4]),
+        ("float[n,5,i,7]", "float[m,5,4,7]", [None, 7, "i", 4]),
+    ],
+)
+def test_type_and_sizes_of_what_the_kernel_gives_are_told(a, b, wanted):
+    """ONNX's inference would stop there, and be asked again by every pass."""
+    model = graph(f"""g ({a} a, {b} b) => (float[r,s,t,u] y) {{ y = Einsum<equation = "nkic,nkjc->nicj">(a, b) }}""")
+    after, _ = apply_with_kernel(model)
+    (made,) = [node.outputs[0] for node in after.graph if node.op_type == "FusedMatMul"]
+    assert (made.dtype, made.shape) == (ir.DataType.FLOAT, ir.Shape(wanted))
 
 
 def test_this_cpu_has_the_kernel():

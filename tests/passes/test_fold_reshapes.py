@@ -3,6 +3,8 @@
 What torch exports around recurrent layers is with the pass over their states.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,20 @@ def test_of_unknown_axes_nothing_is_known_to_be_left_over(workspace):
     after, _ = apply(FoldReshapes(), before)
     assert target(after) == [-1]
     same_numbers(before, after, {"x": random(1, 2, 6), "given": np.array([3, 2, 2])}, workspace)
+
+
+def test_sizes_along_a_long_chain_are_found_once_each(workspace):
+    """Every target asks for sizes of its input: followed anew each time, they would be three times as many by node."""
+    chain = ["x", *(f"r{place}" for place in range(24))]
+    body = " ".join(
+        f"s{to} = Shape({start}) n{to} = Slice(s{to}, z, o) m{to} = Slice(s{to}, o, t) "
+        f"t{to} = Concat<axis = 0>(n{to}, m{to}, left) {to} = Reshape({start}, t{to})"
+        for start, to in pairwise(chain)
+    )
+    before = model("(float[a,b,6] x) => (float[c,d,e] y)", f"{body} y = Relu({chain[-1]})")
+    after, _ = apply(FoldReshapes(), before)
+    assert set(ops(after)) == {"Identity", "Relu"}
+    same_numbers(before, after, {"x": random(1, 2, 3, 6)}, workspace)
 
 
 def test_the_end_of_a_chain_whose_start_is_read_elsewhere(workspace):

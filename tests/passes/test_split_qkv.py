@@ -193,7 +193,7 @@ def test_other_layers_stay_one(rows, body, outputs):
     ("around", "inside", "made", "reasons"),
     [
         ("", f"{PACKED} {GATHERS}", True, []),
-        (PACKED, GATHERS, False, ["p is not computed in the same branch or loop"]),
+        (PACKED, GATHERS, False, ["q is not computed in the same branch or loop"]),
     ],
     ids=["the layer", "all but the parts"],
 )
