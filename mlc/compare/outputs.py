@@ -1,9 +1,9 @@
 """Are two models the same? The one place that knows tolerance, for export, passes and final files.
 
 Float outputs are judged by their largest error over the rms of the expected value; of 16-bit floats an element may be
-the next number besides. Integer and boolean outputs are judged exactly, unless ``decisions`` (see
-``mlc.compare.decisions``) names the float values that decide them: then an element may differ where the deciding value
-lies within the tolerance of its threshold.
+the next number, and what lies beyond it is the error. Integer and boolean outputs are judged exactly, unless
+``decisions`` (see ``mlc.compare.decisions``) names the float values that decide them: then an element may differ where
+the deciding value lies within the tolerance of its threshold.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def _same_bits(name: str, expected: Array, actual: Array) -> Difference:
 
 
 def _float_difference(name: str, expected: Array, actual: Array, tolerance: float) -> Difference:
-    largest = beyond = 0.0
+    largest = 0.0
     level, scale, step = mask_level(expected), scale_of(expected), STEPS.get(expected.dtype.name, 0.0)
     for wanted, given in zip(chunks(expected), chunks(actual), strict=True):
         finite = np.isfinite(wanted)
@@ -231,15 +231,12 @@ def _float_difference(name: str, expected: Array, actual: Array, tolerance: floa
                 reason = f"{name} has NaN or Inf at other positions than expected"
                 return Difference(name, math.inf, reason, broken=True)
             wanted, given = wanted[finite], given[finite]  # noqa: PLW2901 - the rest is judged
-        size = np.abs(given - wanted)
-        excess = size - step * np.abs(wanted)
+        size = np.abs(given - wanted) - step * np.abs(wanted)
         if level < math.inf:
             masked = np.abs(wanted) >= level
             size[masked] *= scale / np.abs(wanted[masked])
-            excess[masked] *= scale / np.abs(wanted[masked])
         largest = max(largest, float(size.max(initial=0.0)))
-        beyond = max(beyond, float(excess.max(initial=0.0)))
     error = largest / scale
-    if beyond / scale > tolerance:
+    if error > tolerance:
         return Difference(name, error, f"{name} differs by {error:.2g} of its rms, allowed is {tolerance:.2g}")
     return Difference(name, error)
