@@ -296,3 +296,29 @@ def test_every_way_is_traced_and_one_graph_is_right_for_all(workspace, kind, low
 def test_what_the_other_way_decides_itself_is_compared_too(workspace):
     with pytest.raises(SourceError, match="because of test_export_sizes"):
         exported(workspace, Hidden(), None, "steps=float32[batch=1..4,n=3..60,4]")
+
+
+class HiddenInBoth(nn.Module):
+    """Odd rows go another way, which gives something else where the columns are a multiple of seven."""
+
+    def forward(self, x):
+        if x.shape[0] % 2 == 1:
+            return x * 3 if x.shape[1] % 7 == 0 else x + x
+        return x * 2
+
+
+def test_a_way_that_two_dims_decide_is_compared_where_it_is_taken(workspace):
+    with pytest.raises(SourceError, match="because of test_export_sizes"):
+        exported(workspace, HiddenInBoth(), None, "x=float32[n=2..30,m=2..30]")
+
+
+class OddIsTheSame(nn.Module):
+    """An odd number of rows goes another way to the same."""
+
+    def forward(self, x):
+        return x * 2 if x.shape[0] % 2 == 1 else x + x
+
+
+def test_the_other_way_is_not_traced_at_a_size_that_torch_takes_for_a_constant(workspace):
+    net = exported(workspace, OddIsTheSame(), None, "x=float32[n=0..60,2]")
+    assert any("in one of 2 traces" in note for note in net.artifact.origin.notes)

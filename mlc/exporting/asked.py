@@ -12,7 +12,7 @@ import linecache
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,12 +33,16 @@ OURS, TORCH = Path(__file__).parents[1], Path(torch.__file__).parent
 GENERAL = {"any": True, "all": False}
 """What is answered where a mask masks something."""
 
+IDLE = {name: not answer for name, answer in GENERAL.items()}
+"""What is answered where a mask masks nothing."""
+
 
 class Asked(TorchFunctionMode):
-    """Notes which lines ask whether any or all of a mask is true, and the answers; a trace gets the general ones."""
+    """Notes which lines ask whether any or all of a mask is true, and the answers; a trace gets those ``given``."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Mapping[str, bool] = GENERAL) -> None:
         super().__init__()
+        self._given = given
         self.lines: dict[str, set[bool]] = {}
         self._visits: Counter[str] = Counter()
         self._answers: dict[int, tuple[Tensor, bool]] = {}  # held, since ids of what is gone come again
@@ -46,7 +50,7 @@ class Asked(TorchFunctionMode):
     def __enter__(self) -> Self:
         """Begin to count how often each line asks, which is done anew for each call of forward."""
         self._visits.clear()
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __torch_function__(
@@ -55,15 +59,15 @@ class Asked(TorchFunctionMode):
         """Note questions over a whole mask, and answer them where a trace cannot."""
         name = getattr(func, "__name__", "")
         if func is Tensor.__bool__ and id(args[0]) in self._answers and (line := _line()):
-            _, general = self._answers[id(args[0])]
+            _, given = self._answers[id(args[0])]
             self._visits[line] += 1
             known = torch.compiler.is_exporting() and self._visits[line] <= MOST
-            answer = general if known else bool(func(*args))
+            answer = given if known else bool(func(*args))
             self.lines.setdefault(f"{line}, {self._visits[line]}", set()).add(answer)
             return answer
         returned = func(*args, **(kwargs or {}))
-        if name in GENERAL and len(args) == 1 and not kwargs and getattr(args[0], "dtype", None) == torch.bool:
-            self._answers[id(returned)] = (returned, GENERAL[name])
+        if name in self._given and len(args) == 1 and not kwargs and getattr(args[0], "dtype", None) == torch.bool:
+            self._answers[id(returned)] = (returned, self._given[name])
         return returned
 
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mlc.dims import named, second_sizes, verified_sizes
+from mlc.dims import largest, named, second_sizes, verified_sizes
 from mlc.errors import SourceError
 from mlc.exporting.guards import ENOUGH, Broken, Guard, GuardLog
-from mlc.types import InputSpec, Sizes
+from mlc.types import Dim, InputSpec, Sizes
 
 Program = TypeVar("Program")
 
@@ -27,6 +27,9 @@ FEW = 8
 
 WAYS = 3
 """Traces at most, each of which takes as long as the first."""
+
+FREE = 2
+"""The least size that torch does not take for a constant."""
 
 UNHEARD = 10**6
 """Numbers from here on are of symbols that torch has not."""
@@ -70,7 +73,8 @@ def sided(
             program, log = None, heard
         found.append((None if _fix_ones(log, inputs, at) else program, log))
         left = left_over([log for _, log in found], inputs)
-        at = {**traced, **left[0]} if left and len(left) > FEW else None
+        free = [sizes for sizes in left or () if min(sizes.values()) >= FREE]
+        at = {**traced, **(free or left)[0]} if left and len(left) > FEW else None
     programs = [(program, log) for program, log in found if program is not None]
     if left is None or len(left) > FEW or not programs:
         return None
@@ -128,14 +132,20 @@ def _broken_too(left: Sequence[Sizes], one: Broken) -> Iterator[Sizes]:
 
 def _widest(left: Sequence[Sizes]) -> list[Sizes]:
     """Return sizes without those that others among them hold too, which speak of fewer dims."""
-    by_dims: dict[frozenset[str], set[tuple[int, ...]]] = defaultdict(set)
-    for sizes in left:
-        by_dims[frozenset(sizes)].add(_at(sizes, sorted(sizes)))
+    by_dims = _by_dims(left)
     return [
         sizes
         for sizes in left
         if not any(dims < sizes.keys() and _at(sizes, sorted(dims)) in there for dims, there in by_dims.items())
     ]
+
+
+def _by_dims(left: Sequence[Sizes]) -> dict[frozenset[str], set[tuple[int, ...]]]:
+    """Return sizes by the dims of which they speak, in the order of the dims' names."""
+    by_dims: dict[frozenset[str], set[tuple[int, ...]]] = defaultdict(set)
+    for sizes in left:
+        by_dims[frozenset(sizes)].add(_at(sizes, sorted(sizes)))
+    return by_dims
 
 
 def _at(sizes: Sizes, names: Sequence[str]) -> tuple[int, ...]:
@@ -167,19 +177,34 @@ def _of_others(
 ) -> tuple[Sizes, ...]:
     """Return sizes for which each of the others stands and the chosen does not, with those that are compared anyhow.
 
-    Other dims are in turns as traced and at another size.
+    Dims that neither speaks of are in turns as traced and at another size.
     """
     breaking = left_over([chosen], inputs) or ()
     wanted: list[Sizes] = []
     for other in others:
-        neither = {tuple(sizes.items()) for sizes in left_over([chosen, other], inputs) or ()}
-        theirs = [sizes for sizes in breaking if tuple(sizes.items()) not in neither]
+        theirs = list(itertools.islice(_held(breaking, other, inputs), ENOUGH))
         last = len(theirs) - 1
         wanted += [theirs[last * part // (OF_EACH - 1)] for part in range(OF_EACH) if theirs]
     turns = itertools.cycle((traced, second_sizes(inputs, traced)))
     verified = verified_sizes(inputs, traced)
     anyhow = [sizes for sizes in verified if any(one.items() <= sizes.items() for one in breaking)]
     return _unique([*anyhow, *({**rest, **sizes} for rest, sizes in zip(turns, wanted, strict=False))])
+
+
+def _held(breaking: Sequence[Sizes], other: GuardLog, inputs: Sequence[InputSpec]) -> Iterator[Sizes]:
+    """Yield the sizes of ``breaking`` for which another trace stands, with those of all dims that it speaks of."""
+    broken = _by_dims(left_over([other], inputs) or ())
+    spoken = [name for name in named(inputs) if any(name in dims for dims in broken)]
+    for sizes in breaking:
+        free = {name: _range(named(inputs)[name]) for name in spoken if name not in sizes}
+        for choice in itertools.product(*free.values()):
+            whole = {**sizes, **dict(zip(free, choice, strict=True))}
+            if not any(_at(whole, sorted(dims)) in there for dims, there in broken.items()):
+                yield whole
+
+
+def _range(dim: Dim) -> range:
+    return range(dim.low, largest(dim) + 1, dim.step)
 
 
 def _unique(sizes: Iterable[Sizes]) -> tuple[Sizes, ...]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from mlc.errors import SourceError, foreign
-from mlc.exporting.asked import Asked, asked_note
+from mlc.exporting.asked import IDLE, Asked, asked_note
 from mlc.exporting.attention import attends_with_mask, over_four_axes, zeros_where_masked
 from mlc.exporting.distributions import unchecked_distributions
 from mlc.exporting.errors import FixedError, SizesError, tracing_error
@@ -79,6 +79,8 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     asked = Asked()
     with rolled(original.module) as called:
         program, names, doubt, noted = _trace(original, sizes, coded, asked)
+        if asked.lines:
+            _check_idle(original, sizes, coded, doubted=doubt is not None)
     mend(program)
     model = written(program, opset)
     signature = original.signature
@@ -139,6 +141,27 @@ def _trace(
     return program, _names(program, stored), doubt, doubt_note(doubt, again.ways)
 
 
+def _check_idle(original: TorchOriginal, sizes: Sizes, coded: Sequence[Coded], *, doubted: bool) -> None:
+    """Raise SourceError where the ways without a mask, of which no graph is made, branch on values, or on sizes too.
+
+    Nothing would tell at which of them to compare. Where guards are ``doubted`` with a mask, most of them are the same.
+    """
+    inputs = original.signature.inputs
+    log = GuardLog()
+    try:
+        with suppress(SizesError):
+            _exported(original, probe(inputs, sizes, original.example, None, 0), coded, log, Asked(IDLE), put_off=True)
+    except SourceError as failed:
+        raise SourceError(f"where nothing is masked, {failed.message}", failed.hint) from failed
+    for one in () if doubted else log.broken(inputs):
+        at = f", such as {sizes_text(one.sizes[0])}" if one.sizes else ""
+        raise SourceError(
+            f"where nothing is masked, the model does not compute the same way for all sizes{at}"
+            f"{f', because of {one.guard.line}' if one.guard.line else ''}",
+            "make that line independent of the size, or compute with the mask there too",
+        )
+
+
 def _again(
     original: TorchOriginal, coded: Sequence[Coded], heard: GuardLog, asked: Asked, traced: Sizes
 ) -> Sided[tuple[torch.export.ExportedProgram, Stored]] | None:
@@ -160,7 +183,7 @@ def _larger_note(traced: Sizes, refused: Sequence[SizesError]) -> tuple[str, ...
     return (f"traced at {sizes_text(traced)}, since at smaller sizes {refused[0].message}",) if refused else ()
 
 
-def _exported(  # noqa: PLR0917 - all of them are needed
+def _exported(
     original: TorchOriginal,
     arrays: Arrays,
     coded: Sequence[Coded],
