@@ -16,7 +16,7 @@ from mlc.formats import INTEGER_OPERATORS
 from mlc.inspecting.arithmetic import CONTRIB_RULES, RULES, Count, multiply_adds, whole
 from mlc.inspecting.precision import MOVES
 from mlc.inspecting.shapes import STANDARD, Shape, Values, branch_values, values_at
-from mlc.inspecting.skeleton import read_skeleton
+from mlc.inspecting.skeleton import graphs_of, read_skeleton
 from mlc.runtimes.optimized import optimized_graph
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def arithmetic_of(path: Path, shapes: Mapping[str, Shape], workspace: Workspace)
             nodes[node.op_type, _integer(node)] += 1
             products[node.op_type, _integer(node)] += found
     shares = (ProductShare(op, nodes[op, integer], count, integer) for (op, integer), count in products.most_common())
-    graphs = list(_graphs(proto.graph))
+    graphs = list(graphs_of(proto.graph))
     constants = {tensor.name for graph in graphs for tensor in graph.initializer}
     between = (each for graph in graphs for each in _between(graph, constants))
     branches = any(_is_if(node) for graph in graphs for node in graph.node)
@@ -84,7 +84,7 @@ def _counted(
                 if _is_if(node):
                     yield from within(inner, branch_values(values, inner, proto.opset_import, sizes), place)
                     continue
-                repeated = (each for nested in _graphs(inner) for each in nested.node)
+                repeated = (each for nested in graphs_of(inner) for each in nested.node)
                 yield from ((place, each, IN_LOOP) for each in repeated if each.op_type in {*RULES, *CONTRIB_RULES})
 
     yield from within(proto.graph, values_at(proto, shapes, sizes, elsewhere), "")
@@ -92,15 +92,6 @@ def _counted(
 
 def _is_if(node: onnx.NodeProto) -> bool:
     return node.op_type == "If" and node.domain in STANDARD
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and all inside it."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
 
 
 def _sizes(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> dict[str, int]:

@@ -19,7 +19,7 @@ from mlc.inspecting.arithmetic import CONTRIB_RULES, RULES, multiply_adds
 from mlc.inspecting.nouns import Facts, Operator, Precision, Stored, Uncounted
 from mlc.inspecting.precision import helpers, packed, precision_of, producers
 from mlc.inspecting.shapes import STANDARD, Shape, Values, values_at
-from mlc.inspecting.skeleton import Skeleton, Weight, distinct, read_skeleton
+from mlc.inspecting.skeleton import Skeleton, Weight, distinct, graphs_of, read_skeleton
 from mlc.manifest import minimum_runtime
 from mlc.recipe import check_sizes
 from mlc.sources.onnx.ports import Port, input_ports, output_ports
@@ -59,7 +59,7 @@ def facts_of(
         inputs=tuple(map(input_text, inputs)) or tuple(map(str, ports)),
         outputs=tuple(map(str, output_ports(proto.graph))),
         operators=_operators(every, counted),
-        graphs=sum(1 for _ in _graphs(proto.graph)) - 1,
+        graphs=sum(1 for _ in graphs_of(proto.graph)) - 1,
         functions={f"{each.domain}.{each.name}": len(each.node) for each in proto.functions},
         parameters=_parameters(skeleton, every),
         weights=_stored(skeleton.weights),
@@ -136,7 +136,7 @@ def _counted(
             counts[_kind(node)] += found
             nodes[precision] += 1
             products[precision] += found
-    for graph in itertools.islice(_graphs(proto.graph), 1, None):
+    for graph in itertools.islice(graphs_of(proto.graph), 1, None):
         uncounted += [
             Uncounted(_name(node), node.op_type, "how often its branch or loop runs is not known")
             for node in graph.node
@@ -190,18 +190,9 @@ def _metadata(proto: onnx.ModelProto) -> dict[str, str]:
     return {**own, **version, **{entry.key: entry.value for entry in proto.metadata_props}}
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and all graphs inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for nested in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _graphs(nested)
-
-
 def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Yield every node of a model: of its graphs, and of its functions, once for each."""
-    for graph in _graphs(proto.graph):
+    for graph in graphs_of(proto.graph):
         yield from graph.node
     for function in proto.functions:
         yield from function.node
