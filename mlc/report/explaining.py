@@ -121,7 +121,7 @@ def sentences(report: Report) -> list[str]:
     if found.inside:
         which = counted(len(found.inside), "converted node is", "converted nodes are")
         untold = {each.node for each in found.inside} - {each.node for each in found.nodes}
-        unknown = f"; the cost of {len(untold):,} is not known" if untold else ""
+        unknown = f"; what {len(untold):,} cost alone is not known" if untold else ""
         said.append(f"{which} inside branches and loops: no value in there is seen{unknown}")
     sensitive = found.sensitive
     if sensitive:
