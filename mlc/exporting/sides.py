@@ -43,10 +43,14 @@ EQUALITY = re.compile(r"Eq\(|.*[<>]=")
 
 @dataclass(frozen=True)
 class Sided(Generic[Program]):
-    """What stands for all legal sizes if it is right at ``compared``; ``ways`` is how many there are."""
+    """What stands for all legal sizes if it is right at ``compared``; ``ways`` is how many there are.
+
+    ``broken`` are the sizes that break a guard of its own trace, of the dims of these guards alone.
+    """
 
     program: Program
     compared: tuple[Sizes, ...]
+    broken: tuple[Sizes, ...]
     ways: int
 
 
@@ -83,7 +87,7 @@ def sided(
     compared = _whole(left, inputs, traced)
     if others:
         compared = _unique([*compared, *_of_others(chosen, others, inputs, traced)])
-    return Sided(program, compared, len(found))
+    return Sided(program, compared, left_over([chosen], inputs) or (), len(found))
 
 
 def doubted_sizes(log: GuardLog, inputs: Sequence[InputSpec], traced: Sizes) -> tuple[Sizes, ...] | None:

@@ -137,7 +137,7 @@ def _trace(
         raise told
     program, stored = again.program
     without_asserts(program)
-    doubt = Doubt(again.compared, told)
+    doubt = Doubt(again.compared, told, again.broken)
     return program, _names(program, stored), doubt, doubt_note(doubt, again.ways)
 
 

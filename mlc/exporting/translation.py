@@ -14,10 +14,18 @@ from mlc.types import Sizes
 
 @dataclass(frozen=True)
 class Doubt:
-    """Sizes for which a trace cannot answer, so that the model is compared there, and what to say where it differs."""
+    """Sizes at which a model is compared, since its trace cannot answer there, and what to say where it differs.
+
+    ``broken`` are all the sizes for which it cannot, of the dims that they speak of.
+    """
 
     sizes: tuple[Sizes, ...]
     refused: SourceError
+    broken: tuple[Sizes, ...] = ()
+
+    def explains(self, sizes: Sizes) -> bool:
+        """Whether a difference at these sizes is what was doubted."""
+        return sizes in self.sizes or any(one.items() <= sizes.items() for one in self.broken)
 
 
 @dataclass(frozen=True)
