@@ -86,11 +86,16 @@ def verified_sizes(inputs: Iterable[InputSpec], traced: Sizes) -> tuple[Sizes, .
     chosen: list[Sizes] = [dict(traced), {name: dim.low for name, dim in dims.items()}]
     for name, dim in dims.items():
         chosen += [{**small, name: size} for size in (dim.low, largest(dim), another(dim, traced[name]))]
-    unique: list[Sizes] = []
-    for sizes in chosen:
-        if sizes not in unique:
-            unique.append(sizes)
-    return tuple(unique)
+    return unique(chosen)
+
+
+def unique(sizes: Iterable[Sizes]) -> tuple[Sizes, ...]:
+    """Return sizes in their order, none twice."""
+    kept: list[Sizes] = []
+    for one in sizes:
+        if one not in kept:
+            kept.append(one)
+    return tuple(kept)
 
 
 def another(dim: Dim, traced: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.formats import QUANTIZERS
-from mlc.fusion import constant_tensor, evaluate, is_standard
+from mlc.fusion import constant_tensor, evaluate, has_subgraphs, is_standard
 
 RANDOM = frozenset(
     {
@@ -36,7 +36,7 @@ Tensors = Sequence[ir.TensorProtocol | None]
 def foldable(node: ir.Node) -> bool:
     """Whether a node is of a kind that gives the same in every run, given the same inputs."""
     standard = is_standard(node) and node.op_type not in RANDOM | QUANTIZERS
-    return standard and not any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
+    return standard and not has_subgraphs(node)
 
 
 def known_inputs(node: ir.Node, known: Callable[[ir.Value], ir.TensorProtocol | None]) -> Tensors | None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.formats import site_of
-from mlc.fusion import array_of, is_constant, is_standard, opset_of, walk
+from mlc.fusion import array_of, has_subgraphs, is_constant, is_standard, opset_of, walk
 from passes._half import FLOAT16
 from passes._half_constants import MASKING, constant_obstacle, is_attention_mask
 from passes._half_sensitive import ADDS, ALWAYS, BOUNDED, PASSING, PRODUCTS, SENSITIVE
@@ -217,7 +217,7 @@ def _kind_obstacle(choice: Choice, rules: Rules) -> str:
     kept = ALWAYS if rules.sensitive else {**ALWAYS, **SENSITIVE}
     reduction = node.attributes.get("reduction")
     reasons = (
-        (INTERFACE, any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())),
+        (INTERFACE, has_subgraphs(node)),
         (FUNCTION, node.op_identifier() in rules.model.functions),
         (SEQUENCE, _holds_sequences(node)),
         (kept.get(node.op_type, ""), node.op_type in kept),

@@ -6,7 +6,15 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from mlc.fusion import Names, array_of, drop_unused_constant, forget_subgraphs, is_constant, is_standard
+from mlc.fusion import (
+    Names,
+    array_of,
+    drop_unused_constant,
+    forget_subgraphs,
+    has_subgraphs,
+    is_constant,
+    is_standard,
+)
 
 
 def inline(graph: ir.Graph, prefix: str, names: Names, may: Callable[[str], bool]) -> str | None:
@@ -50,7 +58,7 @@ def _inline(graph: ir.Graph, node: ir.Node, branch: ir.Graph, names: Names) -> N
     for index, (old, new) in enumerate(zip(node.outputs, results, strict=True)):
         if not old.name:
             continue
-        if new not in own or new in results[:index] or _has_subgraphs(new):
+        if new not in own or new in results[:index] or ((maker := new.producer()) is not None and has_subgraphs(maker)):
             identity = ir.Node("", "Identity", [new], name=names.free(f"{old.name}.Identity"))
             graph.insert_before(node, identity)
             new = identity.outputs[0]  # noqa: PLW2901 - the copy takes the place of what cannot be renamed
@@ -58,8 +66,3 @@ def _inline(graph: ir.Graph, node: ir.Node, branch: ir.Graph, names: Names) -> N
         new.name, new.type, new.shape = name, old.type or new.type, old.shape if old.shape is not None else new.shape
         old.replace_all_uses_with(new, replace_graph_outputs=True)
     graph.remove([node], safe=True)
-
-
-def _has_subgraphs(value: ir.Value) -> bool:
-    node = value.producer()
-    return node is not None and any(each.type == ir.AttributeType.GRAPH for each in node.attributes.values())

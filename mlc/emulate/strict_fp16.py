@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from mlc.emulate.decomposing import decompose
 from mlc.emulate.widening import round_values, widened
+from mlc.fusion import has_subgraphs
 from mlc.runtimes.onnxruntime import open_session
 from mlc.statistics.taps import in_chunks, tapped, values_by_name
 from mlc.types import Target
@@ -97,5 +98,5 @@ def _pair(model: ir.Model, *, narrow: bool) -> _Pair:
 
 def _ends_subgraph(node: ir.Node, value: ir.Value) -> bool:
     """Whether a float value comes out of a branch or loop, in which float16 may have been lost."""
-    graphs = any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
+    graphs = has_subgraphs(node)
     return graphs and value.dtype == ir.DataType.FLOAT

@@ -13,9 +13,9 @@ import onnx_ir as ir
 
 from mlc.explaining.nouns import Between, IntegerShare, ProductShare
 from mlc.formats import INTEGER_OPERATORS
-from mlc.inspecting.arithmetic import CONTRIB_RULES, RULES, Count, multiply_adds, whole
+from mlc.inspecting.arithmetic import CONTRIB_RULES, RULES, Count, multiply_adds
 from mlc.inspecting.precision import MOVES
-from mlc.inspecting.shapes import STANDARD, Shape, Values, branch_values, values_at
+from mlc.inspecting.shapes import STANDARD, Shape, Values, branch_values, values_at, whole
 from mlc.inspecting.skeleton import graphs_of, read_skeleton
 from mlc.runtimes.optimized import optimized_graph
 

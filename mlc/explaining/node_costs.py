@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,13 +30,15 @@ BUDGET = 2 * 10**12
 class Costs:
     """What nodes cost alone, and in groups those that were not tried alone, the costliest group first.
 
-    They were tried over ``samples`` of the samples, and ``left`` out were so many for want of work.
+    They were tried over ``samples`` of the samples, and ``left`` out were so many for want of work. ``work`` is the
+    multiply-adds of every site where they are known, for the first batch.
     """
 
     nodes: tuple[Sensitivity, ...] = ()
     groups: tuple[Sensitivity, ...] = ()
     samples: int = 0
     left: int = 0
+    work: Mapping[str, int] = field(default_factory=dict)
 
     def said(self) -> Iterator[str]:
         """Yield a sentence for each way in which not everything was tried."""
@@ -66,7 +68,8 @@ def node_costs(
     first = next(iter(batches), None)
     if first is None or not sites:
         return Costs()
-    work = max(sum(count for _, count in work_of(before, first.inputs)) / _rows(first), 1)
+    counts = dict(work_of(before, first.inputs))
+    work = max(sum(counts.values()) / _rows(first), 1)
     limit = max(int(BUDGET / work / len(sites)), 1)
     few = list(first_batches(batches, min(samples, limit)))
     count = sum(batch.count for batch in few)
@@ -76,13 +79,13 @@ def node_costs(
     groups = [sites[start : start + size] for start in range(0, len(sites), size)]
     if max(runs, len(groups) + size) >= len(sites):
         alone = output_sensitivity(before, after, [(site,) for site in sites], few, workspace)
-        return Costs(alone, (), count, left)
+        return Costs(alone, (), count, left, counts)
     together = output_sensitivity(before, after, groups, few, workspace)
     ordered = sorted(together, key=lambda group: group.sqnr)
     opened = max((runs - len(groups)) // size, 1)
     apart = {site for group in ordered[:opened] for site in group.sites}
     alone = output_sensitivity(before, after, [(site,) for site in sites if site in apart], few, workspace)
-    return Costs(alone, tuple(ordered[opened:]), count, left)
+    return Costs(alone, tuple(ordered[opened:]), count, left, counts)
 
 
 def _rows(batch: Batch) -> int:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mlc.dims import largest, named, second_sizes, verified_sizes
+from mlc.dims import largest, named, second_sizes, unique, verified_sizes
 from mlc.errors import SourceError
 from mlc.exporting.guards import ENOUGH, Broken, Guard, GuardLog
 from mlc.types import Dim, InputSpec, Sizes
@@ -86,7 +86,7 @@ def sided(
     others = [log for _, log in found if log is not chosen]
     compared = _whole(left, inputs, traced)
     if others:
-        compared = _unique([*compared, *_of_others(chosen, others, inputs, traced)])
+        compared = unique([*compared, *_of_others(chosen, others, inputs, traced)])
     return Sided(program, compared, left_over([chosen], inputs) or (), len(found))
 
 
@@ -173,7 +173,7 @@ def _equalities(log: GuardLog, inputs: Sequence[InputSpec]) -> int:
 
 def _whole(left: Sequence[Sizes], inputs: Sequence[InputSpec], traced: Sizes) -> tuple[Sizes, ...]:
     """Return sizes with those of all other dims: as traced, and once more at another size."""
-    return _unique({**others, **sizes} for others in (traced, second_sizes(inputs, traced)) for sizes in left)
+    return unique({**others, **sizes} for others in (traced, second_sizes(inputs, traced)) for sizes in left)
 
 
 def _of_others(
@@ -192,7 +192,7 @@ def _of_others(
     turns = itertools.cycle((traced, second_sizes(inputs, traced)))
     verified = verified_sizes(inputs, traced)
     anyhow = [sizes for sizes in verified if any(one.items() <= sizes.items() for one in breaking)]
-    return _unique([*anyhow, *({**rest, **sizes} for rest, sizes in zip(turns, wanted, strict=False))])
+    return unique([*anyhow, *({**rest, **sizes} for rest, sizes in zip(turns, wanted, strict=False))])
 
 
 def _held(breaking: Sequence[Sizes], other: GuardLog, inputs: Sequence[InputSpec]) -> Iterator[Sizes]:
@@ -209,9 +209,3 @@ def _held(breaking: Sequence[Sizes], other: GuardLog, inputs: Sequence[InputSpec
 
 def _range(dim: Dim) -> range:
     return range(dim.low, largest(dim) + 1, dim.step)
-
-
-def _unique(sizes: Iterable[Sizes]) -> tuple[Sizes, ...]:
-    kept: list[Sizes] = []
-    kept += (one for one in sizes if one not in kept)
-    return tuple(kept)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlc.compare import Reference, is_float
-from mlc.dims import shapes
+from mlc.dims import shapes, unique
 from mlc.errors import SourceError
 from mlc.exporting.asked import CALLED, Asked
 from mlc.probes import probe
@@ -34,8 +34,7 @@ def both_ways(original: Original, lines: Iterable[str], kept: Sequence[Reference
     same. Answers at the ends of ranges do not count: they are compared less strictly. Raises SourceError for a line
     that takes one way however inputs are drawn, at sizes of 1 aside.
     """
-    sizes: list[Sizes] = []
-    sizes += (one.sizes for one in kept if not one.values and one.sizes not in sizes)
+    sizes = unique(one.sizes for one in kept if not one.values)
     ways = _Ways(original, dict.fromkeys((line, way) for line in lines for way in (True, False)))
     for reference in kept:
         ways.run(reference.inputs, None if reference.values else reference.sizes)

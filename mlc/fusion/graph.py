@@ -85,6 +85,11 @@ def infer_shapes(model: ir.Model) -> None:
             value.const_value = None
 
 
+def has_subgraphs(node: ir.Node) -> bool:
+    """Whether a node is an If, a loop, or has a graph inside in another way."""
+    return any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
+
+
 def _is_known(value: ir.Value) -> bool:
     return not value.name or (value.type is not None and value.shape is not None)
 
@@ -93,7 +98,7 @@ def _may_give_sequences(node: ir.Node, sequences: set[ir.Value]) -> bool:
     """Whether a node's outputs may be sequences or optionals, which the inference takes for tensors."""
     if "Sequence" in node.op_type or "Optional" in node.op_type:
         return node.op_type not in TENSOR_FROM_SEQUENCE
-    inside = any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
+    inside = has_subgraphs(node)
     return bool(sequences) and (inside or (node.op_type == "Identity" and node.inputs[0] in sequences))
 
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import onnx
 
-from mlc.inspecting.shapes import CONTRIB, STANDARD, Shape, Values
+from mlc.inspecting.shapes import CONTRIB, STANDARD, Shape, Values, attributes, whole
 
 Count: TypeAlias = "int | str"
 """Multiply-adds, or why they are not known."""
@@ -45,17 +45,6 @@ def multiply_adds(node: onnx.NodeProto, values: Values) -> Count:
     shapes = [values.shape(name) if name else None for name in node.input]
     found = rule(node, shapes, values.shape(node.output[0]) if node.output else None)
     return SHAPES_UNKNOWN if found is None else found
-
-
-def attributes(node: onnx.NodeProto) -> Mapping[str, object]:
-    """Return the attributes of a node by name."""
-    return {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
-
-
-def whole(node: onnx.NodeProto, name: str, default: int = 0) -> int:
-    """Return an attribute that is a whole number."""
-    value = attributes(node).get(name, default)
-    return value if isinstance(value, int) else default
 
 
 def _convolution(weight: int) -> Callable[..., int | None]:

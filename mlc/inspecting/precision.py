@@ -9,8 +9,7 @@ from typing import TypeAlias
 import onnx
 
 from mlc.formats import INTEGER_OPERATORS, QUANTIZERS
-from mlc.inspecting.arithmetic import whole
-from mlc.inspecting.shapes import Values
+from mlc.inspecting.shapes import Values, whole
 
 Producers: TypeAlias = Mapping[str, onnx.NodeProto]
 

@@ -177,11 +177,11 @@ def _of_runtime(known: Values, node: onnx.NodeProto) -> dict[str, onnx.TypeProto
         return {}
     found: list[Shape] = []
     if node.op_type == "MatMulNBits":
-        found = [(*shape[:-1], _whole(node, "N"))]
+        found = [(*shape[:-1], whole(node, "N"))]
     elif node.op_type == "MultiHeadAttention" and value is not None and len(shape) == len(value):
         found = [(*shape[:-1], value[-1])]
     elif node.op_type in PRODUCTS and other is not None and _is_plain(node) and min(len(shape), len(other)) > 1:
-        rows, columns = shape[-1 if _whole(node, "transA") else -2], other[-2 if _whole(node, "transB") else -1]
+        rows, columns = shape[-1 if whole(node, "transA") else -2], other[-2 if whole(node, "transB") else -1]
         found = [(*np.broadcast_shapes(shape[:-2], other[:-2]), rows, columns)]
     elif node.op_type == "DynamicQuantizeLSTM" and other is not None:
         last = (other[0], shape[1], other[2] // 4)
@@ -196,11 +196,18 @@ def _of_runtime(known: Values, node: onnx.NodeProto) -> dict[str, onnx.TypeProto
 
 def _is_plain(node: onnx.NodeProto) -> bool:
     """Whether a product has the rows and columns of its matrices as their last axes."""
-    return not (_whole(node, "transBatchA") or _whole(node, "transBatchB"))
+    return not (whole(node, "transBatchA") or whole(node, "transBatchB"))
 
 
-def _whole(node: onnx.NodeProto, name: str) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
+def attributes(node: onnx.NodeProto) -> Mapping[str, object]:
+    """Return the attributes of a node by name."""
+    return {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+
+
+def whole(node: onnx.NodeProto, name: str, default: int = 0) -> int:
+    """Return an attribute that is a whole number."""
+    value = attributes(node).get(name, default)
+    return value if isinstance(value, int) else default
 
 
 def _aliases(domain: str) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from mlc.artifact import Step
 from mlc.errors import TargetError
-from mlc.explaining.arithmetic import work_of
 from mlc.explaining.node_costs import Costs, node_costs
 from mlc.formats import MATRIX_PRODUCTS
 from mlc.fusion import opset_of
@@ -81,7 +80,7 @@ class Outliers:
             found = node_costs(before, after, sites, self.batches, self.workspace, samples=SAMPLES)
         except TargetError:  # the quantized model is right without a better plan
             return plan
-        reasons = dict(self._outliers(found, self._work(before, sites)))
+        reasons = dict(self._outliers(found, _shares(found.work, sites)))
         untried = {site for group in found.groups for site in group.sites}
 
         def better(entry: NodePlan) -> NodePlan:
@@ -109,13 +108,13 @@ class Outliers:
                 share = f"{work[site]:.1%} of the multiply-adds"
                 yield site, f"an outlier: alone it leaves {one.output} at {one.sqnr:.1f} dB, for {share}"
 
-    def _work(self, model: ir.Model, sites: Sequence[str]) -> dict[str, float]:
-        """Return the share of these nodes' multiply-adds that each takes; those that are not known count as even."""
-        counts = dict(work_of(model, next(iter(self.batches)).inputs))
-        known = {site: count for site in sites if (count := counts.get(site))}
-        even = sum(known.values()) / len(known) if known else 1.0
-        work = {site: known.get(site, even) for site in sites}
-        return {site: count / sum(work.values()) for site, count in work.items()}
+
+def _shares(counts: Mapping[str, int], sites: Sequence[str]) -> dict[str, float]:
+    """Return the share of these nodes' multiply-adds that each takes; those that are not known count as even."""
+    known = {site: count for site in sites if (count := counts.get(site))}
+    even = sum(known.values()) / len(known) if known else 1.0
+    work = {site: known.get(site, even) for site in sites}
+    return {site: count / sum(work.values()) for site, count in work.items()}
 
 
 def amend_for(

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.errors import SourceError
+from mlc.fusion import has_subgraphs
 from mlc.sources.quantized.nouns import Coded
 
 CODES = "codes_"
@@ -83,7 +84,7 @@ def fixed_values(graph: ir.Graph) -> set[ir.Value]:
     """Return the values that no input of the graph has a part in."""
     fixed = {value for value in graph.initializers.values() if not value.is_graph_input()}
     for node in graph:
-        inner = any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
+        inner = has_subgraphs(node)
         if inner or node.op_type in RANDOM or any(value is not None and value not in fixed for value in node.inputs):
             continue
         fixed.update(node.outputs)
