@@ -16,13 +16,14 @@ from pathlib import Path
 from mlc.errors import MlcError
 from mlc.figures import counted, megabytes
 from mlc.grammar.values import target_text
+from mlc.machine import BUILDS, RUNTIMES, installed
 from mlc.machine import PACKAGES as CORE
-from mlc.machine import RUNTIMES, installed
 from mlc.references import written_so
 from mlc.types import Capabilities, Target
 
 DISTRIBUTION = "mlc-toolchain"
 COMMAND = "mlc"
+RUNTIME = "onnxruntime"
 PACKAGES = ("mlc", "passes")
 """What this distribution brings at the top level."""
 
@@ -46,7 +47,9 @@ def diagnose(progress: Callable[[str], None] = lambda _text: None) -> Diagnosis:
     """Look at this installation, working directory and machine."""
     progress("reading versions")
     optional = [name for name in RUNTIMES if installed(name)]
-    versions = {name: _version(name) for name in (DISTRIBUTION, *_required(), *optional)}
+    replaced = {RUNTIME} if {*optional} & {*BUILDS} and not installed(RUNTIME) else set()
+    wanted = [name for name in (DISTRIBUTION, *_required(), *optional) if name not in replaced]
+    versions = {name: _version(name) for name in wanted}
     progress("creating a session on each provider")
     providers, cpu, notes = _runtime()
     progress("loading the passes")
@@ -65,7 +68,7 @@ def diagnose(progress: Callable[[str], None] = lambda _text: None) -> Diagnosis:
 
 def clashes() -> tuple[str, ...]:
     """Return who else claims our names: distributions, a folder or file in the working directory, a command."""
-    return (*_mixed_packages(), *_shadows(Path.cwd()), *_claimed_command())
+    return (*_mixed_packages(), *_mixed_runtimes(), *_shadows(Path.cwd()), *_claimed_command())
 
 
 def render(diagnosis: Diagnosis) -> str:
@@ -193,6 +196,14 @@ def _mixed_packages() -> list[str]:
         f"the distribution {other} brings a top-level package {package!r} too; pip mixes the files: uninstall one"
         for package in PACKAGES
         for other in sorted(set(owners.get(package, ())) - {DISTRIBUTION})
+    ]
+
+
+def _mixed_runtimes() -> list[str]:
+    first, *others = [name for name in (RUNTIME, *BUILDS) if installed(name)] or [RUNTIME]
+    return [
+        f"{first} and {other} are installed together; pip mixes their files: uninstall both, then install one"
+        for other in others
     ]
 
 

@@ -17,7 +17,10 @@ PEAK, RESIDENT = "VmHWM", "VmRSS"
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where Linux says what a container may use."""
 
-RUNTIMES = ("openvino", "onnxruntime-ep-openvino", "onnxruntime-ep-webgpu")
+BUILDS = ("onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-qnn", "onnxruntime-openvino")
+"""Distributions that take the place of onnxruntime: they bring the same package, so no two go together."""
+
+RUNTIMES = (*BUILDS, "openvino", "onnxruntime-ep-openvino", "onnxruntime-ep-webgpu")
 """Distributions that models run on beside onnxruntime, where they are installed."""
 
 PACKAGES = ("mlc-toolchain", "torch", "onnx", "onnxruntime", "onnx-ir", "onnxscript", "numpy", *RUNTIMES)

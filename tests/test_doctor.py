@@ -125,6 +125,14 @@ def test_a_folder_without_init_shadows_nothing(monkeypatch, tmp_path):
     assert doctor.clashes() == ()
 
 
+def test_two_builds_of_the_runtime_are_a_clash(monkeypatch):
+    there = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}
+    monkeypatch.setattr(doctor, "installed", there.get)
+    assert any("onnxruntime and onnxruntime-gpu are installed together" in clash for clash in doctor.clashes())
+    del there["onnxruntime"]
+    assert not any("installed together" in clash for clash in doctor.clashes())
+
+
 def test_our_own_folder_is_no_shadow(monkeypatch):
     from pathlib import Path
 
@@ -145,7 +153,9 @@ def test_a_clash_is_exit_1(monkeypatch, tmp_path, capsys):
 def test_this_machine(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     diagnosis = doctor.diagnose()
-    assert diagnosis.versions["onnxruntime"] == metadata.version("onnxruntime")
+    (runtime,) = metadata.packages_distributions()["onnxruntime"]
+    assert diagnosis.versions[runtime] == metadata.version(runtime)
+    assert "not installed" not in diagnosis.versions.values()
     assert diagnosis.versions["mlc-toolchain"] == metadata.version("mlc-toolchain")
     assert diagnosis.providers["cpu"] == "ok"
     assert diagnosis.cpu is not None

@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 from mlc.pipeline.opset import export_opset
+from mlc.pipeline.quantizing import quantizing
 from mlc.recipe import merge, parse_inputs
 from mlc.registry import schedule
 from mlc.sources.load import load
@@ -19,7 +20,7 @@ CPU = Capabilities("any x86 or ARM CPU")
 def chosen(able=CPU, **asked):
     recipe = merge(None, {"source": "python:", **asked})
     original = load(nn.Linear(3, 3), parse_inputs(["input=float32[2,3]"]))
-    return export_opset(recipe, schedule(recipe.passes, defaults=recipe.defaults), original, able)
+    return export_opset(recipe, schedule(quantizing(recipe).all, defaults=recipe.defaults), original, able)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,10 @@ def chosen(able=CPU, **asked):
         (GPU, {"target": "cuda"}, None),
         (GPU, {"target": "cuda", "passes": ["fuse-rms-norm"]}, 23),
         (GPU, {"target": "cuda", "passes": ["fuse-gelu"]}, None),
+        (CPU, {"to": "int4-weights", "passes": ["none"]}, 23),
+        (GPU, {"target": "webgpu", "to": "int4-weights"}, 21),
+        (GPU, {"target": "cuda", "to": "int8"}, 21),
+        (GPU, {"target": "cuda", "to": "fp16"}, None),
     ],
     ids=str,
 )

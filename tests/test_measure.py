@@ -673,7 +673,7 @@ def test_a_target_without_the_product_has_a_note_and_no_share(layer, monkeypatch
 
 
 def test_the_peak_is_measured_on_the_target_with_its_threads(monkeypatch):
-    monkeypatch.setattr(peak, "SIZES", (64, 96))
+    monkeypatch.setattr(peak, "SIZES", (64, 96, 128))
     asked = []
 
     def noted(job):
@@ -681,11 +681,19 @@ def test_the_peak_is_measured_on_the_target_with_its_threads(monkeypatch):
         return jobs.run_job(job)
 
     monkeypatch.setattr(peak, "run_job", noted)
+    monkeypatch.setattr(peak, "QUICK", 0)
     assert peak.measure_peak(Target(threads=1)) > 1e6
     assert len(asked) == 2
     for job in asked:
         assert (job["kind"], job["target"]["threads"]) == ("alone", 1)
         assert job["models"][0]["options"] == {"session.force_spinning_stop": "1"}
+
+
+def test_a_fast_device_is_given_larger_products(monkeypatch):
+    monkeypatch.setattr(peak, "_fastest", lambda size, _target: size / 1e6)
+    assert peak.measure_peak(Target()) == pytest.approx(peak.OPERATIONS * peak.DEPTH * 4096**3 / 0.004096)
+    monkeypatch.setattr(peak, "_fastest", lambda size, _target: size / 1e4)
+    assert peak.measure_peak(Target()) == pytest.approx(peak.OPERATIONS * peak.DEPTH * 1024**3 / 0.1024)
 
 
 def test_names_must_differ(layer):

@@ -11,7 +11,7 @@ from mlc.errors import PassError, UsageError
 from mlc.pipeline.quantizing import quantizing
 from mlc.plan import plan_toml
 from mlc.recipe import merge, read_recipe, recipe_toml
-from mlc.types import NodePlan, Plan
+from mlc.types import NodePlan, Plan, Target
 
 
 class Mixed(nn.Module):
@@ -86,6 +86,11 @@ def test_convolutions_without_data_are_an_error(mixed):
 def test_what_int8_is_made_of_depends_on_the_target(target, formats):
     asked = quantizing(merge(None, {"source": "model.onnx", "to": "int8", "target": target}))
     assert [spec.name for spec in asked.passes] == formats
+
+
+def test_data_that_a_target_cannot_use_is_an_error_that_says_why(mixed):
+    with pytest.raises(UsageError, match="no pass calibrates: int8 is int8-weights on webgpu"):
+        rewritten(mixed, to="int8", target=Target(provider="webgpu"), calibrate=DATA)
 
 
 def test_4_bits_have_8_beside_them():

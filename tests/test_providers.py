@@ -81,22 +81,24 @@ def with_cuda(monkeypatch):
 
 
 def test_options_are_handed_on(with_cuda):
-    options = {"arena_extend_strategy": "kSameAsRequested", "device_id": "1"}
+    options = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", "device_id": "1"}
     assert provider_of(CUDA) == Provider("CUDAExecutionProvider", options)
     assert session_record(CUDA, {"a": "b"}) == {
         "runtime": "onnxruntime",
         "provider": "cuda",
         "device": "1",
         "threads": 2,
-        "options": {"arena_extend_strategy": "kSameAsRequested", "session.disable_prepacking": "1"},
+        "options": {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", "session.disable_prepacking": "1"},
         "session_options": {"a": "b"},
     }
 
 
 def test_the_lines_that_load_a_model_have_them_too(with_cuda):
-    listed = '("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested", "device_id": "1"})'
+    options = '{"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", "device_id": "1"}'
+    listed = f'("CUDAExecutionProvider", {options})'
     assert loading_lines("out/model.onnx", ["x", "a.b"], CUDA, {}).splitlines() == [
         "import onnxruntime",
+        "onnxruntime.preload_dlls()",
         "options = onnxruntime.SessionOptions()",
         'options.add_session_config_entry("session.disable_prepacking", "1")',
         "options.intra_op_num_threads = 2",

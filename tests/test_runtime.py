@@ -179,6 +179,11 @@ INNER = (
     "[ONNXRuntimeError] : 11 : EP_FAIL : /src/webgpu.cc:136 A::Initialize(const B&)::<lambda()> "
     "result.status == X::Success was false. No adapter is here\n\n"
 )
+CUDA_SAYS = (
+    "/src/cuda_info.cc:63 static A A::FromProviderOptions(const B&) [ONNXRuntimeError] : 1 : FAIL : utils.h:187 Parse "
+    'Failed to parse provider option "device_id": cuda_info.cc:71 operator() '
+    "Invalid device ID: 9, must be between 0 and 1.\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +191,7 @@ INNER = (
     [
         (INNER, "No adapter is here"),
         ("[ONNXRuntimeError] : 1 : FAIL : Load model from a.onnx failed", "Load model from a.onnx failed"),
+        (CUDA_SAYS, 'Failed to parse provider option "device_id": Invalid device ID: 9, must be between 0 and 1.'),
         ("plain words (with some in brackets) stay", "plain words (with some in brackets) stay"),
         ("", "no message"),
     ],

@@ -197,3 +197,21 @@ def test_half_values_are_chosen_in_the_type_of_the_float_graph(workspace):
     (told,) = output_sensitivity(before, after, [("a",)], data, workspace)
     expected, actual = (run(each, data[0].inputs, optimize=False)["y"] for each in (before, after))
     assert told.sqnr == pytest.approx(ratio([expected], [actual]), abs=0.1)
+
+
+TIED = """agraph (float[n,3] x) => (float[n,8] y) {
+    h = MatMul(x, first)
+    turned = Transpose<perm = [1, 0]>(table)
+    y = MatMul(h, turned)
+}"""
+
+
+def test_what_is_computed_from_weights_alone_costs_nothing_by_itself(workspace):
+    constants = weights(0, first=(3, 4), table=(8, 4))
+    before = build(TIED, constants)
+    after = build(TIED, {**constants, "table": constants["table"].round(1)})
+    data = batches({"x": np.ones((2, 3), np.float32)})
+    told = output_sensitivity(before, after, [("turned",), ("y",)], data, workspace)
+    assert [each.sites for each in told] == [("y",)]
+    exact, rounded = ([run(each, data[0].inputs, optimize=False)["y"]] for each in (before, after))
+    assert told[0].sqnr == pytest.approx(ratio(exact, rounded), rel=1e-3)

@@ -24,9 +24,11 @@ a provider that would copy them is asked only by name."""
 def shares(
     located: Located, facts: Facts, targets: Sequence[Target], progress: Callable[[str], None]
 ) -> tuple[Share, ...]:
-    """Ask each target, which is known to start, or without one the model's own and each installed provider."""
+    """Ask each target, which is known to start, or without one the model's own and each other installed provider."""
     size = sum(facts.files.values())
-    asked = targets or dict.fromkeys((located.target, *(Target(provider=name) for name in available())))
+    own = located.target
+    others = (name for name in available() if (own.runtime, own.provider) != (Target().runtime, name))
+    asked = targets or (own, *(Target(provider=name) for name in others))
     found = []
     for target in asked:
         progress(f"asking {target.provider}")

@@ -13,9 +13,11 @@ import numpy as np
 from mlc.data import Data, open_data, split
 from mlc.errors import DataError, UsageError
 from mlc.figures import counted
+from mlc.grammar.formats import MIXED
 from mlc.grammar.images import Images
 from mlc.metrics import Metric
 from mlc.pipeline.run import Live, either
+from mlc.plan.formats import formats_for
 from mlc.recipe import LIVE, Recipe
 from mlc.references import code_parts
 from mlc.registry import build
@@ -81,13 +83,20 @@ def refuse_contradictions(recipe: Recipe, live: Live, specs: Sequence[PassSpec])
         raise UsageError("statistics were given and no pass reads any", "add --pass int8-static, or leave them out")
     if calibrate and not calibrating:
         hint = "leave it out, or take back a recipe's with --calibrate none; int8, int8-static and fp16 calibrate"
-        raise UsageError("calibration data was given and no pass calibrates", hint)
+        raise UsageError(f"calibration data was given and no pass calibrates{_made_of(recipe)}", hint)
     if recipe.images is not None and not (data or calibrate):
         raise UsageError("settings of images were given and no images", "give --data FOLDER, or --calibrate FOLDER")
     if metric and not (data or calibrate):
         raise UsageError("a metric was given and no data to compute it on", "give --data FILE.npz")
     if recipe.limits.max_drop is not None and not metric:
         raise UsageError("--max-drop is a drop of a metric, and no metric was given", "give --metric, such as top1")
+
+
+def _made_of(recipe: Recipe) -> str:
+    """Return what a format is made of on the target, where its name says less."""
+    if recipe.to != MIXED:
+        return ""
+    return f": {MIXED} is {' and '.join(formats_for(MIXED, recipe.target))} on {recipe.target.provider}"
 
 
 def refuse_missing_data(recipe: Recipe, live: Live, specs: Sequence[PassSpec], *, divided: bool) -> None:

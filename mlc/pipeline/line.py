@@ -24,7 +24,7 @@ from mlc.pipeline.quantizing import Quantizing, notes_of_plan, quantizing, telli
 from mlc.pipeline.run import Live, Progress, Run, either, silent
 from mlc.pipeline.shipping import Shipped, ship
 from mlc.pipeline.timing import bench
-from mlc.pipeline.trials import eager_of, metric_of, trials_of
+from mlc.pipeline.trials import eager_name, eager_of, metric_of, trials_of
 from mlc.pipeline.validation import validate
 from mlc.probes import references
 from mlc.recipe import Recipe, check_sizes
@@ -114,7 +114,7 @@ def compile(  # noqa: A001 - the word of the field
         models = without_optimizers(changed_only(stages), recipe.target)
         with run.stage("measure"):
             trials = trials_of(models, original=original, sets=sets, metric=metric, kept=kept, run=run)
-            run.eager, run.eager_name = eager_of(original, kept, sets, recipe), original.eager
+            run.eager, run.eager_name = eager_of(original, kept, sets, recipe), eager_name(original, able)
         wanted = any(step.requested and step.sites for step in final.steps)
         name = settled(trials, choose(trials, wanted))
         notes = (

@@ -9,18 +9,26 @@ from mlc.recipe import Recipe
 from mlc.registry import pass_class
 from mlc.sources.onnx.file import OnnxOriginal
 from mlc.sources.original import Original
-from mlc.types import Capabilities, PassSpec
+from mlc.types import Capabilities, Exactness, PassSpec
 
 
 def export_opset(recipe: Recipe, specs: Iterable[PassSpec], original: Original, able: Capabilities) -> int | None:
     """Return the opset to export at, None for the usual one: chosen by what the passes write, never by conversion.
 
     Passes that nobody asked for count on onnxruntime's CPU provider alone, which has kernels for what the exporter
-    writes at the newer one. A file keeps its own opset; what a pass needs beyond it is converted, and compared.
+    writes at the newer one; elsewhere what was asked for is written at the lowest that holds it. A file keeps its own
+    opset; what a pass needs beyond it is converted, and compared.
     """
     if recipe.opset is not None or isinstance(original, OnnxOriginal):
         return recipe.opset
     has_kernels = able.cpu and recipe.target.runtime == "onnxruntime"
-    counted = [spec for spec in specs if has_kernels or spec in recipe.passes]
+    counted = [spec for spec in specs if has_kernels or spec in recipe.passes or _is_lossy(spec)]
     needed = max((pass_class(spec.name).min_opset for spec in counted), default=OPSET)
-    return max(needed, NEWER) if needed > OPSET else None
+    if needed <= OPSET:
+        return None
+    return max(needed, NEWER) if has_kernels else needed
+
+
+def _is_lossy(spec: PassSpec) -> bool:
+    """Whether a pass is one that somebody asked for, by name or as a number format: no lossy pass is a default."""
+    return pass_class(spec.name).exactness is Exactness.LOSSY

@@ -18,7 +18,7 @@ from mlc.probes import probe
 from mlc.recipe import Recipe
 from mlc.runtimes.strict import refuse_fallbacks
 from mlc.sources.original import Original
-from mlc.types import Sizes, Target
+from mlc.types import Capabilities, Sizes, Target
 
 if TYPE_CHECKING:
     from mlc.types import Arrays
@@ -91,6 +91,11 @@ def timed_inputs(original: Original, kept: Sequence[Reference], sets: Datasets, 
     """Return the sizes at which latency is measured, the traced ones but for ``--at``, and inputs of those sizes."""
     sizes = {**kept[0].sizes, **recipe.at}
     return sizes, probe(original.signature.inputs, sizes, original.example, sets.first_samples(), recipe.seed)
+
+
+def eager_name(original: Original, able: Capabilities) -> str:
+    """Return what the original's own figures are called: it runs on the CPU, whatever the target is."""
+    return original.eager if able.cpu else f"{original.eager} on the CPU"
 
 
 def eager_of(

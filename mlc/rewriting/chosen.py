@@ -44,12 +44,14 @@ def choosable(before: ir.Model, after: ir.Model, sites: Iterable[str]) -> Choosa
 
     The quantized form of a node is what the graph after computes the values of that name from, as far as values that
     both graphs have, which it reads as they are in this run, through the quantizer behind them if there is one. A site
-    in a branch or body is replaced there. Sites that it cannot be put in the place of are left out.
+    in a branch or body is replaced there. Sites that it cannot be put in the place of are left out, and so are those
+    computed from weights alone: what is lost in a weight is lost where it is read.
     """
     model, quantized = before.clone(), after.clone()
     for each in (model, quantized):
         infer_shapes(each)
-    twins = _twins(model, quantized, sites)
+    moving = {value for values in _moving_by_graph(model).values() for value in values}
+    twins = [twin for twin in _twins(model, quantized, sites) if moving.issuperset(old for old, _ in twin.values)]
     splice = _Splice.into(model, twins)
     for index, twin in enumerate(twins):
         splice.choose(twin, index)

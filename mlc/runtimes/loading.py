@@ -41,6 +41,11 @@ def session_record(target: Target, session_options: Mapping[str, str]) -> dict[s
 
         properties = settings_of(target).properties
         options = {key: value for key, value in properties.items() if key != THREADS or target.threads is None}
+    else:
+        from mlc.runtimes.nvidia import defaults
+        from mlc.runtimes.providers import full_name
+
+        options = {**defaults(full_name(target.provider)), **options}
     return {**record, "options": options, "session_options": dict(session_options)}
 
 
@@ -56,6 +61,7 @@ def _openvino(path: str, target: Target, session_options: Mapping[str, str]) -> 
 
 
 def _onnxruntime(path: str, target: Target, session_options: Mapping[str, str]) -> list[str]:
+    from mlc.runtimes.nvidia import needs_nvidia
     from mlc.runtimes.providers import CPU, is_session_entry, provider_of
 
     provider = provider_of(target)
@@ -64,6 +70,8 @@ def _onnxruntime(path: str, target: Target, session_options: Mapping[str, str]) 
     if target.threads is not None:
         lines.append(f"options.intra_op_num_threads = {target.threads}")
     imports = ["import onnxruntime"]
+    if needs_nvidia(provider.name) and not provider.plugin:
+        imports.append("onnxruntime.preload_dlls()")
     if provider.plugin:
         from mlc.runtimes.plugins import PACKAGE
 

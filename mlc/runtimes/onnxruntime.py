@@ -17,6 +17,9 @@ from mlc.errors import SourceError, TargetError, first_line, foreign
 from mlc.runtimes.arrays import Expected, check_inputs, check_outputs
 from mlc.runtimes.cpu import capabilities
 from mlc.runtimes.files import check_file
+from mlc.runtimes.nvidia import check_options as check_nvidia_options
+from mlc.runtimes.nvidia import device_text as nvidia_text
+from mlc.runtimes.nvidia import load_libraries, needs_nvidia
 from mlc.runtimes.plugins import DOCTOR
 from mlc.runtimes.providers import (
     CPU,
@@ -48,12 +51,14 @@ DTYPES = {
 
 FAILURES = (
     state.EPFail, state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException,
+    RuntimeError,
 )  # fmt: skip
 """What creating a session raises, apart from a file that is no model."""
 
 PLACE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |"
-    r"(?:^|(?<= ))(?:/|[A-Z]:\\)\S+:\d+ .*?\)(?:::<lambda\(\)>)?(?: const)? "
+    r"(?:^|(?<= ))(?:/|[A-Z]:\\)\S+:\d+ .*?\)(?:::<lambda\(\)>)?(?: const)? |"
+    r"(?:^|(?<= ))\w+\.(?:cc|h):\d+ [\w:]+(?:\(\))? "
 )
 """What the runtime puts before a reason: its code, and a line and a function of its source."""
 
@@ -77,6 +82,7 @@ class OnnxRuntimeSession:
         self.provider = provider.name
         self.outputs = tuple(value.name for value in raw.get_outputs())
         self._device = provider.device
+        self._options = tuple(provider.options.items())
         self._inputs = {value.name: _expected(value) for value in raw.get_inputs()}
         self._optional = {value.name for value in raw.get_overridable_initializers()}
 
@@ -111,7 +117,7 @@ class OnnxRuntimeSession:
             return ""
         used = [found for found in (self._device, *self.raw.get_input_epdevices()) if found is not None]
         mine = (device_text(self.provider, found) for found in used if found.ep_name == self.provider)
-        return next(mine, "")
+        return next(mine, "") or (nvidia_text(self._options) if needs_nvidia(self.provider) else "")
 
 
 def open_session(
@@ -133,6 +139,9 @@ def open_session(
     onnxruntime.set_default_logger_severity(4)
     settings = _settings(target, optimize, options or {}, profile_prefix)
     provider = provider_of(target)
+    if needs_nvidia(provider.name) and not provider.plugin:
+        load_libraries(provider.name)
+        check_nvidia_options(provider.name, provider.options)
     session = OnnxRuntimeSession(_created(path, settings, provider, target), path.name, provider)
     if provider.name != CPU:
         _refuse_fallback(session, target)
@@ -190,7 +199,7 @@ def _refuse_fallback(session: OnnxRuntimeSession, target: Target) -> None:
     """Raise TargetError where the session left the provider out, or the provider was given no node."""
     there = f"providers here: {', '.join(available())}"
     if session.provider not in session.raw.get_providers():
-        raise TargetError(f"the provider {target.provider} did not start: the session would run on the CPU", there)
+        raise TargetError(f"the provider {target.provider} did not start: the session would run on the CPU", DOCTOR)
     nodes = session.assignment()
     if nodes and not any(node.provider == session.provider for node in nodes):
         raise TargetError(f"the provider {target.provider} runs no node of {session.name}", there)

@@ -13,6 +13,7 @@ import onnxruntime
 
 from mlc.errors import TargetError
 from mlc.runtimes.library_text import END, holds
+from mlc.runtimes.nvidia import defaults
 from mlc.runtimes.plugins import check_options, kind_of_device, offered, place_of, plugin_name, plugins
 from mlc.runtimes.session import SOFTWARE
 from mlc.types import Target
@@ -114,7 +115,7 @@ def provider_of(target: Target) -> Provider:
     if name in built_in():
         if target.device is not None:
             options["device_type" if name.startswith("OpenVINO") else "device_id"] = target.device
-        return Provider(name, options)
+        return Provider(name, {**defaults(name), **options})
     short = next(plugin for plugin in plugins() if plugin in (_short(name), _short(target.provider)))
     devices = offered(short, name)
     place = place_of(short, devices, target.device)
