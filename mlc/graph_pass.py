@@ -84,8 +84,9 @@ class Pass(ABC):
 
     ``needs_kernels`` are the operators that it writes and not every target has, as ``domain.operator``, each with a
     small graph as ONNX text, ``(inputs) => (outputs) { nodes }``, of the form that it writes. The pass runs for targets
-    alone that take such a graph wholly, and is judged there. ``may_use_kernels`` are operators that it writes where the
-    target, a CPU too, has them, and does without elsewhere and in portable output.
+    alone that take such a graph wholly, and is judged there. ``may_use_kernels`` are operators that it writes, or lets
+    stand (``ai.onnx.`` before ONNX's own), where the target, a CPU too, has them, and does without elsewhere and in
+    portable output.
     """
 
     name: ClassVar[str]

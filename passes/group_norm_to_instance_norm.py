@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +15,8 @@ from mlc.graph_pass import Change, Context, Exactness, Refusal
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+KERNEL = "ai.onnx.GroupNormalization"
+
 FLOAT32 = 1
 """The number of float32 among ONNX's element types, in which the mean is taken by default."""
 
@@ -23,22 +26,27 @@ class GroupNormToInstanceNorm(Search):
     """``GroupNormalization(x, w, b)`` becomes ``InstanceNormalization`` of the groups, reshaped back, ``* w + b``.
 
     As Wu and He have it (Group Normalization, arXiv 1803.08494, section 3): a group is normalized as an instance with
-    one channel. For CPUs, where the runtime has no kernel and computes the operator by its definition, one node at a
-    time. Refuses other targets, other than float32, a mean taken in another type, an unknown rank, and unless w and b
-    are constant and have one element for each channel, as from opset 21 on.
+    one channel. For targets without a kernel for it, where the runtime computes the operator by its definition, one
+    node at a time and some of them, on GPUs, on the CPU. Refuses targets that have one, other than float32, a mean
+    taken in another type, an unknown rank, and unless w and b are constant and have one element for each channel, as
+    from opset 21 on.
     """
 
     name: ClassVar[str] = "group-norm-to-instance-norm"
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
     tolerance: ClassVar[float] = 1e-4
     ends: ClassVar[frozenset[str]] = frozenset({"GroupNormalization"})
+    may_use_kernels: ClassVar[Mapping[str, str]] = {
+        KERNEL: "(float[n,8,h] x, float[8] w, float[8] b) => (float[n,8,h] y)"
+        " { y = GroupNormalization<num_groups = 2>(x, w, b) }"
+    }
 
     def apply(self, model: ir.Model, ctx: Context) -> Change:
-        """Replace every group normalization, where the target is a CPU."""
-        if ctx.capabilities.cpu:
+        """Replace every group normalization, where the target has no kernel for it."""
+        if KERNEL not in ctx.capabilities.kernels:
             return super().apply(model, ctx)
         nodes = [(prefix, node) for prefix, graph in walk(model) for node in graph if node.op_type in self.ends]
-        reason = f"{ctx.capabilities.description} may have a kernel for it"
+        reason = f"{ctx.capabilities.description} has a kernel for it"
         return Change(refused=tuple(Refusal(f"{prefix}{node.outputs[0].name}", reason) for prefix, node in nodes))
 
     def look(self, node: ir.Node) -> Match | None:

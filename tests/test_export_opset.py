@@ -45,6 +45,13 @@ def test_the_opset_follows_from_target_and_passes(able, asked, opset):
     assert chosen(able, **asked) == opset
 
 
+def test_a_gpu_with_kernels_for_the_newer_opset_is_given_it(monkeypatch):
+    monkeypatch.setattr("mlc.pipeline.opset.has_newer", lambda target: target.provider == "cuda")
+    assert chosen(GPU, target="cuda") == 23
+    assert chosen(GPU, target="cuda", to="int4-weights") == 23
+    assert chosen(GPU, target="webgpu") is None
+
+
 def test_a_file_keeps_its_own(tmp_path):
     path = scaled(tmp_path / "model.onnx", 2.0)
     recipe = merge(None, {"source": str(path)})

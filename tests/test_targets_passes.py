@@ -130,6 +130,14 @@ def test_a_node_that_falls_back_is_no_kernel(webgpu):
     assert kernels.kernels(webgpu, {"com.microsoft.Half": half}) == ()
 
 
+def test_whether_a_gpu_has_the_newer_operators_is_seen(webgpu, tmp_path):
+    onnx.save(onnx.parser.parse_model(kernels.NEWER), tmp_path / "newer.onnx")
+    with open_session(tmp_path / "newer.onnx", webgpu) as session:
+        wholly = {node.provider for node in session.assignment()} == {session.provider}
+    assert kernels.has_newer(webgpu) is wholly
+    assert not kernels.has_newer(Target())
+
+
 def test_a_graph_that_is_none_is_the_fault_of_the_pass(webgpu):
     with pytest.raises(PassError, match=r"the graph that asks for a kernel of com\.microsoft\.Odd raised ParseError"):
         kernels.kernels(webgpu, {"com.microsoft.Odd": "y = Odd(x)"})

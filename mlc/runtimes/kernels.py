@@ -14,7 +14,20 @@ from mlc.runtimes.onnxruntime import open_session
 from mlc.runtimes.providers import FOR_GPUS, available, full_name
 from mlc.types import Target
 
+STANDARD = "ai.onnx"
+"""The domain by whose name a pass asks for a kernel of ONNX's own operators."""
+
 HEAD = '<ir_version: 8, opset_import: ["" : 17, "{domain}" : 1]> kernel {graph}'
+STANDARD_HEAD = '<ir_version: 10, opset_import: ["" : 21]> kernel {graph}'
+
+NEWER = """<ir_version: 10, opset_import: ["" : 23]>
+newer (float[b,4,s,16] q, float[b,4,s,16] k, float[b,4,s,16] v, float[1,1,s,s] mask, float[s,8] cos, float[s,8] sin,
+       int64[b,s] places, float[16] w) => (float[b,4,s,16] y) {
+  turned = RotaryEmbedding(q, cos, sin, places)
+  seen = Attention(turned, k, v, mask)
+  y = RMSNormalization<axis = -1>(seen, w)
+}"""
+"""The operators that ONNX has since opset 23, as the exporter and the default passes write them."""
 
 
 def kernels(target: Target, probes: Mapping[str, str], *, gpus: bool = True) -> tuple[str, ...]:
@@ -26,7 +39,12 @@ def kernels(target: Target, probes: Mapping[str, str], *, gpus: bool = True) -> 
     """
     if gpus and not _is_gpu(target):
         return ()
-    return tuple(operator for operator, graph in probes.items() if _taken(target, operator, graph))
+    return tuple(operator for operator, graph in probes.items() if _has(target, operator, graph))
+
+
+def has_newer(target: Target) -> bool:
+    """Whether a target for GPUs has kernels for the operators of opset 23; those that fell back would cost copies."""
+    return _is_gpu(target) and _taken(target, NEWER)
 
 
 def _is_gpu(target: Target) -> bool:
@@ -41,18 +59,29 @@ def targets_with(probes: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name for name in available() if kernels(Target(provider=name), probes) == tuple(probes))
 
 
+def _has(target: Target, operator: str, graph: str) -> bool:
+    domain, _, op = operator.rpartition(".")
+    head = STANDARD_HEAD if domain == STANDARD else HEAD
+    return _taken(target, head.format(domain=domain, graph=graph), operator, op)
+
+
 @cache
-def _taken(target: Target, operator: str, graph: str) -> bool:
-    """Whether the target's provider was given every node of a graph. A session costs time: asked once in a process."""
+def _taken(target: Target, text: str, operator: str = "opset 23", op: str = "Attention") -> bool:
+    """Whether the target's provider was given every node of a model, and ``op`` as it stands.
+
+    The runtime puts its body in the place of an operator that is a function and has no kernel. A session costs time:
+    asked once in a process.
+    """
     try:
         if target.runtime != "onnxruntime":
             return False
         with foreign(f"the graph that asks for a kernel of {operator}", PassError, "see docs/writing-a-pass.md"):
-            model = onnx.parser.parse_model(HEAD.format(domain=operator.rpartition(".")[0], graph=graph))
+            model = onnx.parser.parse_model(text)
         with tempfile.TemporaryDirectory(prefix="mlc-", ignore_cleanup_errors=True) as folder:
             path = Path(folder) / "kernel.onnx"
             onnx.save(model, path)
             with open_session(path, target, optimize=False) as session:
-                return all(node.provider == session.provider for node in session.assignment())
+                nodes = session.assignment()
+                return {node.provider for node in nodes} == {session.provider} and op in {node.op for node in nodes}
     except TargetError:
         return False

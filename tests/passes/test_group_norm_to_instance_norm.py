@@ -1,15 +1,20 @@
 """GroupNormToInstanceNorm: golden graph, numbers of every rank, each refusal, the target, and what torch exports."""
 
 import warnings
+from dataclasses import replace
 
+import onnx_ir as ir
 import pytest
 
 from mlc.graph_pass import Context
 from mlc.rewriting.differences import same_graph
+from mlc.runtimes.cpu import capabilities
+from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Capabilities
 from passes.group_norm_to_instance_norm import GroupNormToInstanceNorm
 from tests.exporting import one_registry
 from tests.graphs import apply, graph, line, ops, random, same_numbers, text
+from tests.targets import usable
 
 __all__ = ["one_registry"]
 
@@ -69,15 +74,26 @@ def test_other_types_than_float32_are_refused():
     assert [refusal.reason for refusal in change.refused] == ["it is not computed in float32"]
 
 
-def test_other_targets_than_cpus_are_refused():
+def test_targets_with_a_kernel_are_refused_and_no_others():
     before = model()
     after = before.clone()
-    change = GroupNormToInstanceNorm().apply(after, Context(Capabilities("any device of cuda", cpu=False)))
+    card = Capabilities("any device of cuda", cpu=False, kernels=tuple(GroupNormToInstanceNorm.may_use_kernels))
+    change = GroupNormToInstanceNorm().apply(after, Context(card))
     assert change.sites == ()
-    assert [(each.site, each.reason) for each in change.refused] == [
-        ("y", "any device of cuda may have a kernel for it")
-    ]
+    assert [(each.site, each.reason) for each in change.refused] == [("y", "any device of cuda has a kernel for it")]
     assert same_graph(after.graph, before.graph)
+    assert GroupNormToInstanceNorm().apply(after, Context(replace(card, kernels=()))).sites == ("y",)
+
+
+@pytest.mark.parametrize("target", ["cpu", "webgpu"])
+def test_what_the_runtime_puts_a_body_in_the_place_of_is_no_kernel(target, tmp_path):
+    target, _ = usable(target)
+    path = tmp_path / "model.onnx"
+    ir.save(model(), path)
+    with open_session(path, target) as session:
+        has_one = "GroupNormalization" in {node.op for node in session.assignment()}
+    found = capabilities(target, {}, GroupNormToInstanceNorm.may_use_kernels).kernels
+    assert bool(found) == has_one
 
 
 def test_what_torch_exports(workspace):

@@ -11,7 +11,7 @@ import mlc
 from mlc.cli import main
 from mlc.emulate import saturation_proof
 from mlc.registry import optional_probes_of
-from mlc.runtimes.cpu import capabilities
+from mlc.runtimes.cpu import capabilities, runtime_saturates
 from mlc.runtimes.kernels import HEAD
 from mlc.types import PassSpec, Target
 from passes import _dynamic
@@ -32,6 +32,8 @@ def test_an_lstm_where_the_target_has_its_kernel(form, able):
     assert node.domain == "com.microsoft"
     assert found.change.notes == (WHOLE_BATCH,)
     assert {value.dtype for value in node.inputs[1:3]} == {ir.DataType.INT8}
+    if able.vnni and runtime_saturates():
+        pytest.skip("whole 8-bit weights saturate on this CPU; what is written for those that do not is not run here")
     assert found.sqnr(optimize=False) > 28
     assert found.sqnr() > 28
 
