@@ -9,6 +9,7 @@ from functools import cache
 
 from benchmarks import (
     big_graph,
+    cuda,
     fusion,
     install,
     int8_summary,
@@ -33,6 +34,7 @@ SUMMARIES = {
     "quantization": quantization_summary.summary,
     "saturation": saturation.summary,
     "fusion": fusion.summary,
+    "cuda": cuda.summary,
     "rewriting_backend": rewriting_backend.summary,
     "big_graph": big_graph.summary,
     "kills": kills.summary,

@@ -78,14 +78,17 @@ def range_text(dim: Dim) -> str:
 def verified_sizes(inputs: Iterable[InputSpec], traced: Sizes) -> tuple[Sizes, ...]:
     """Return the sizes at which an export is compared with the original, the traced ones first, no size twice.
 
-    Each named dim at its minimum, its maximum and one more legal size while the others are small, plus all at minimum.
+    Each named dim at its minimum, its maximum and one more legal size while the others are small, plus all at minimum
+    and each at its maximum while the others are there: sizes of 1 are not small, since tracing takes them for special.
     A model without named dims has one: the traced one, an empty mapping.
     """
     dims = named(inputs)
+    lowest = {name: dim.low for name, dim in dims.items()}
     small = {name: smallest(dim, above=1) for name, dim in dims.items()}
-    chosen: list[Sizes] = [dict(traced), {name: dim.low for name, dim in dims.items()}]
+    chosen: list[Sizes] = [dict(traced), lowest]
     for name, dim in dims.items():
         chosen += [{**small, name: size} for size in (dim.low, largest(dim), another(dim, traced[name]))]
+        chosen.append({**lowest, name: largest(dim)})
     return unique(chosen)
 
 

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import (
     big_graph,
     common,
+    cuda,
     fusion,
     install,
     int8,
@@ -29,6 +30,7 @@ from benchmarks import (
 from benchmarks.common import INCONCLUSIVE, MET, MISSED
 from benchmarks.statistics_worker import COLLECTORS
 from mlc.measuring import latency
+from mlc.types import Target
 
 OUTCOMES = {MET, MISSED, INCONCLUSIVE, "reported"}
 
@@ -110,6 +112,18 @@ def test_big_graph(tmp_path):
     assert bitten >= {"eliminate-casts", "eliminate-transposes", "fold-layer-scale", "fuse-gelu", "fuse-layer-norm"}
     assert len(said.claims) == 2
     assert [big_graph.outcome(*times) for times in ((59, 70), (61, 59), (61, 61))] == [MET, INCONCLUSIVE, MISSED]
+
+
+def test_cuda_on_the_target_that_every_machine_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(cuda, "TARGET", Target())
+    monkeypatch.setattr(cuda, "OURS", cuda.OURS[:1])
+    monkeypatch.setattr(cuda, "_peers", lambda _source, _kind: {})
+    monkeypatch.setattr(latency, "PROCESSES", 2)
+    measured, said = kept(cuda.measure(True, quiet), cuda.summary, tmp_path)
+    (one,) = measured["rounds"].values()
+    assert {"control", "mlc", "mlc, float16"} <= one["speed"].keys()
+    assert one["told"]["mlc, float16"]["db"] > 40
+    assert any(row[2] == "raw export" for row in said.tables[0].rows)
 
 
 def test_fusion(tmp_path):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from mlc.dims import named
-from mlc.errors import SourceError
+from mlc.errors import MlcError, SourceError
 from mlc.exporting import export
 from mlc.exporting.cache import Cache
 from mlc.exporting.errors import tracing_error
@@ -111,6 +111,18 @@ def test_a_branch_at_one_size_that_computes_otherwise_is_refused_with_size_and_l
         exported(workspace, AtOne(size, factor), None, "rows=float32[batch=1..12,3]")
     assert f"such as batch={size}" in refused.value.message
     assert "rows.shape[0] == self.size" in refused.value.message
+
+
+class OneAndLong(nn.Module):
+    """A branch for one row that is long: torch takes it for granted that no size is 1."""
+
+    def forward(self, x):
+        return x * 3 if x.shape[0] == 1 and x.shape[1] > 20 else x * 2
+
+
+def test_a_branch_at_one_where_another_size_is_large_is_refused_with_both(workspace):
+    with pytest.raises(MlcError, match="b=1, n=64"):
+        exported(workspace, OneAndLong(), None, "x=float32[b=1..4,n=2..64]")
 
 
 @pytest.mark.parametrize(("name", "high"), [("length", 41), ("n", 200)])
