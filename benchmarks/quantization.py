@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,13 @@ from mlc import api
 from mlc.artifact import Artifact, write_model
 from mlc.errors import MlcError
 from mlc.exporting.opset import NEWER
+from mlc.figures import counted
 from mlc.grammar.values import parse_target
+from mlc.machine import cores, machine
 from mlc.measuring import Candidate, bench
 from mlc.plan import formats_for
 from mlc.registry import build
+from mlc.runtimes.cpu import capabilities
 from mlc.types import PassSpec, Target
 
 TARGETS = {"onnxruntime": "cpu", "openvino": "openvino/cpu"}
@@ -117,7 +121,7 @@ def measured(
             candidates[AGAIN] = ours[DEFAULT]
             one |= raced(subject, candidates, accuracy, target, failed=refused, quick=quick, progress=progress)
         runtimes[runtime] = one
-    about = {"metric": subject.metric.name, "at": dict(subject.at), "failed": failed, "same": same}
+    about = {"where": where(), "metric": subject.metric.name, "at": dict(subject.at), "failed": failed, "same": same}
     lines = {"first_line": first_line(subject)} if subject.name == SLOW else {}
     return {**about, **lines, "runtimes": runtimes}
 
@@ -326,7 +330,13 @@ def one_token(folder: Path, progress: Progress) -> dict[str, Any]:
     for stage, threads in (("sets", None), ("one_thread", 1)):
         with bench(arrays, Target(threads=threads), sizes, seconds=how.seconds, seed=how.seed) as shared:
             found[stage] = timed(candidates, names, how, fixed=FIXED, shared=shared, failed=failed, progress=progress)
-    return {"at": sizes, "failed": failed, "runtimes": {"onnxruntime": found}}
+    return {"where": where(), "at": sizes, "failed": failed, "runtimes": {"onnxruntime": found}}
+
+
+def where() -> str:
+    """Return the machine as far as figures of integers depend on it, and the day: models may be measured on several."""
+    able, today = capabilities(Target(device="native")), datetime.now(UTC).date().isoformat()
+    return f"{machine().cpu}, {counted(cores(), 'core')}, {'with' if able.vnni else 'without'} VNNI, {today}"
 
 
 def has_openvino() -> bool:

@@ -102,7 +102,11 @@ def notes(measured: Result) -> tuple[str, ...]:
         "its side; for speed it has to lie beyond what two copies of one model show, too. Timed is what is more "
         "accurate than mlc's default so, and what the peers' documentation recommends."
     )
-    return how, *lines
+    places: dict[str, list[str]] = {}
+    for model, about in measured["models"].items():
+        places.setdefault(about["where"], []).append(model)
+    machines = [f"Measured on {where}: {'; '.join(models)}." for where, models in places.items()]
+    return how, *machines, *lines
 
 
 def aims(measured: Result) -> Iterator[Claim]:

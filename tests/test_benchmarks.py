@@ -252,13 +252,14 @@ def test_quantization_finds_a_setting_that_is_better_in_both():
         "afresh": [rounds],
         "one_thread": [rounds],
     }
-    about = {"metric": "top1", "failed": {}, "same": {}, "runtimes": {"onnxruntime": one}}
+    about = {"where": "here", "metric": "top1", "failed": {}, "same": {}, "runtimes": {"onnxruntime": one}}
     assert quantization_summary.ahead(accuracy, [rounds]) == ["fast"]
     assert quantization_summary.beyond(one, "metric") == ["fast"]
     assert quantization_summary.beyond(one, "sqnr_db") == []
     said = quantization_summary.summary({"models": {"lstm": about}, "unmeasured": {"minilm": "it is not installed"}})
     assert [claim.outcome for claim in said.claims] == [MISSED, MET, MISSED, MISSED]
     assert "Not measured: minilm: it is not installed." in said.notes
+    assert "Measured on here: lstm." in said.notes
 
 
 def test_quantization_judges_how_long_gptq_takes():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -465,15 +466,19 @@ def test_an_interrupt_kills_the_worker(layer, tmp_path):
         "import sys, time\nsys.stdin.read()\nprint('up', file=sys.stderr)\ntime.sleep(600)\n"
     )
     code = (
-        "import sys\nfrom pathlib import Path\nfrom mlc.measuring import jobs\nfrom mlc.types import Target\n"
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
+        "from mlc.measuring import jobs\nfrom mlc.types import Target\n"
         "jobs.WORKER = 'hanging'\njobs.run_job(jobs.job('load', [], Target(), {}))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         children = wait_for(lambda: psutil.Process(process.pid).children())
-        process.send_signal(2)
-        _, complaints = process.communicate(timeout=30)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, complaints = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert "KeyboardInterrupt" in complaints
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
 

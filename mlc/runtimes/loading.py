@@ -42,10 +42,9 @@ def session_record(target: Target, session_options: Mapping[str, str]) -> dict[s
         properties = settings_of(target).properties
         options = {key: value for key, value in properties.items() if key != THREADS or target.threads is None}
     else:
-        from mlc.runtimes.nvidia import defaults
-        from mlc.runtimes.providers import full_name
+        from mlc.runtimes.providers import default_options, full_name
 
-        options = {**defaults(full_name(target.provider)), **options}
+        options = {**default_options(full_name(target.provider)), **options}
     return {**record, "options": options, "session_options": dict(session_options)}
 
 

@@ -115,12 +115,17 @@ def provider_of(target: Target) -> Provider:
     if name in built_in():
         if target.device is not None:
             options["device_type" if name.startswith("OpenVINO") else "device_id"] = target.device
-        return Provider(name, {**defaults(name), **options})
+        return Provider(name, {**default_options(name), **options})
     short = next(plugin for plugin in plugins() if plugin in (_short(name), _short(target.provider)))
     devices = offered(short, name)
     place = place_of(short, devices, target.device)
     check_options(short, name, options)
     return Provider(name, options, short, devices[place], place)
+
+
+def default_options(name: str) -> dict[str, str]:
+    """Return the options that a provider of this build is given where a target says nothing of them."""
+    return defaults(name) if name in built_in() else {}
 
 
 def is_session_entry(key: str) -> bool:
