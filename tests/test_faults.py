@@ -88,7 +88,8 @@ def test_what_is_not_finite_on_the_data_is_not_written(old, capsys, monkeypatch,
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_an_interrupt_from_the_keyboard(old):
     before = set(old.parent.iterdir())
-    process = command_line(old)
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job ignores it
+    process = command_line(old, heeding)
     time.sleep(6)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
