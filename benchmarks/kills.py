@@ -110,7 +110,7 @@ def measure(quick: bool, progress: Progress) -> Result:
         left = bench.whole("one", bench.folder / "one")
         bench.whole("two", bench.folder / "two")
         shutil.rmtree(bench.cache.folder)
-        bench.whole("one", bench.out)
+        shutil.copytree(bench.folder / "one", bench.out)
         there, rounds = "one", []
         for number in range(kills):
             asked = "two" if there == "one" else "one"
@@ -124,7 +124,6 @@ def measure(quick: bool, progress: Progress) -> Result:
             rounds.append({"after": trigger, "seconds": wait, "ended": ended, "asked": asked, "there": state,
                            "damaged": damaged})  # fmt: skip
             there = state if state in {"one", "two"} else there
-        bench.whole("one", bench.out)
         bench.whole("two", bench.out)
         final = {"there": bench.state()[0], "left": leftovers(bench.folder), "exports": len(bench.cache.entries())}
     return result("kills", {"kills": kills, "seed": 0}, rounds=rounds, final=final)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -65,4 +66,10 @@ def rounds_of(one: Timed) -> list[list[int]]:
 def speed(found: Mapping[str, list[list[int]]], name: str, than: str) -> Interval:
     """Return how many times as fast a model is as another of the same set, paired by round."""
     pairs = zip(found[than], found[name], strict=True)
+    return _ratio(tuple((tuple(own), tuple(other)) for own, other in pairs))
+
+
+@cache
+def _ratio(pairs: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]) -> Interval:
+    """Return the interval of rounds that several tables and claims ask for; drawing it takes a moment."""
     return ratio_interval([np.array(own, np.float64) / np.array(other) for own, other in pairs])

@@ -18,17 +18,29 @@ from mlc.cli import main
 from mlc.measuring import agreement as measuring
 from mlc.pipeline import run as pipeline_run
 
-LINEAR = Path(__file__).parents[1] / "sample_models" / "linear"
+ROOT = Path(__file__).parents[1]
+LINEAR = ROOT / "sample_models" / "linear"
 QUANTIZE = [
     "quantize", f"{LINEAR / 'model.py'}:model", "--to", "int8", "--input", "x=float32[batch=1..4,6]",
     "--calibrate", str(LINEAR / "calibration.npz"), "--data", str(LINEAR / "evaluation.npz"), "-o", "out", "--force",
 ]  # fmt: skip
+SHORT = """
+from benchmarks.rewriting_worker import SHORT
+from mlc.measuring import latency
+for name, value in SHORT.items():
+    setattr(latency, name, value)
+"""
+"""What lets a process measure in short."""
+
 STAGES = ["load", "read data", "run the original", "export", "rewrite", "quantize", "measure", "write"]
 
 
 @pytest.fixture
 def old(tmp_path, monkeypatch):
-    """An artifact that is there already."""
+    """An artifact that is there already; the folder that torch itself leaves among temporary files has its place."""
+    torchs_own = tmp_path.parent / "torchinductor"
+    torchs_own.mkdir(exist_ok=True)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(torchs_own))
     monkeypatch.chdir(tmp_path)
     Path("out").mkdir()
     Path("out", "manifest.json").write_text("{}")
@@ -64,7 +76,7 @@ def test_an_interrupt_in_every_stage(old, capsys, monkeypatch, stage, where):
 def command_line(old, code=""):
     """Run the command line in a process of its own, after ``code``."""
     script = f"import sys; {code}\nfrom mlc.cli import main\nsys.exit(main())"
-    environment = {**os.environ, "TMPDIR": str(old.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(old.parent)}
     return subprocess.Popen(
         [sys.executable, "-c", script, *QUANTIZE], stderr=subprocess.PIPE, text=True, env=environment
     )
@@ -102,7 +114,8 @@ def test_an_interrupt_from_the_keyboard(old):
 @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
 def test_a_disk_that_is_full(old):
     """A limit on the size of files fails like a full disk does, wherever the first large file is written."""
-    process = command_line(old, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))"
+    process = command_line(old, f"{limit}\n{SHORT}")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 3, errors
     assert "Traceback" not in errors
