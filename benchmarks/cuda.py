@@ -24,13 +24,13 @@ from benchmarks.common import (
     result,
     run,
 )  # fmt: skip
-from benchmarks.fusion import PEERS, RAW
+from benchmarks.fusion import PEERS, RAW, answers, speeds
 from benchmarks.models import write as write_all
 from mlc import api
 from mlc.errors import MlcError, foreign
 from mlc.exporting.opset import NEWER, OPSET
 from mlc.measuring import Candidate
-from mlc.measuring.latency import PROCESSES, bench, ratios, time_set
+from mlc.measuring.latency import PROCESSES, bench, time_set
 from mlc.metrics import decibels
 from mlc.probes import probe
 from mlc.runtimes.kernels import has_newer
@@ -94,7 +94,7 @@ def _measured(network: Any, quick: bool) -> dict[str, Any]:
                     files[label] = write(place)
             except MlcError as error:
                 failed[label] = str(error)[:200]
-        expected = _answers(files[RAW], arrays, Target())
+        expected = answers(files[RAW], arrays)
         told: dict[str, Any] = {}
         for label in list(files):
             try:
@@ -105,12 +105,8 @@ def _measured(network: Any, quick: bool) -> dict[str, Any]:
         candidates = [Candidate(label, path) for label, path in files.items()]
         with bench(arrays, TARGET, sizes, seconds=0.5 if quick else SECONDS * len(candidates)) as shared:
             timed = time_set([candidates[0], *candidates], shared, shared.seconds)
-    first = timed[0]
-    speed = {
-        label: [float(np.exp(np.mean(np.log(values)))) for values in ratios(first, one)]
-        for label, one in zip(["control", *(each.name for each in candidates[1:])], timed[1:], strict=True)
-    }
-    return {"at": sizes, "ms": first.percentiles()[0], "speed": speed, "told": told, "failed": failed}
+    speed, ms = speeds(timed, candidates), timed[0].percentiles()[0]
+    return {"at": sizes, "ms": ms, "speed": speed, "told": told, "failed": failed}
 
 
 def _ours(original: Any, raw: Artifact, arrays: Arrays) -> dict[str, Callable[[Path], Path]]:
@@ -150,11 +146,6 @@ def _peers(source: Path, kind: str) -> dict[str, Callable[[Path], Path]]:
         label: (lambda place, write=write: write(source, place / "model.onnx", kind)) for label, write in PEERS.items()
     }
     return {**written, f"onnxruntime.transformers, {HALF}": half}
-
-
-def _answers(path: Path, arrays: Arrays, target: Target) -> Arrays:
-    with open_session(path, target) as session:
-        return dict(session.run(arrays))
 
 
 def _checked(path: Path, arrays: Arrays, expected: Arrays) -> dict[str, Any]:
@@ -197,7 +188,7 @@ def summary(measured: Result) -> Summary:
 
 
 def _best(intervals: Mapping[str, Interval], suffix: str) -> tuple[str, Interval] | None:
-    """Return the fastest of what others wrote in one number format, the raw export among those in float32."""
+    """Return the fastest of what others wrote in one number format."""
     others = [label for label in intervals if label.startswith(tuple(PEERS)) and (HALF in label) == bool(suffix)]
     return max(((label, intervals[label]) for label in others), key=lambda pair: pair[1].value, default=None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from mlc.compare import EXPORT_TOLERANCE, compare
 from mlc.errors import MlcError, SourceError, foreign
 from mlc.exporting.opset import NEWER
 from mlc.measuring import Candidate
-from mlc.measuring.latency import PROCESSES, bench, ratios, time_set
+from mlc.measuring.latency import PROCESSES, Timed, bench, ratios, time_set
 from mlc.pipeline.optimizers import without_optimizers
 from mlc.probes import probe
 from mlc.runtimes.onnxruntime import open_session
@@ -75,23 +75,28 @@ def _measured(network: Any, quick: bool) -> dict[str, Any]:
             try:
                 with foreign(label):
                     path = write(candidates[0].path, folder / f"{label}.onnx", network.kind)
-                _refuse_others(_answers(path, arrays), _answers(candidates[0].path, arrays))
+                _refuse_others(answers(path, arrays), answers(candidates[0].path, arrays))
                 candidates.append(Candidate(label, path))
             except MlcError as error:
                 failed[label] = str(error)[:200]
         with bench(arrays, target, network.at, seconds=1.0 if quick else SECONDS * len(candidates)) as shared:
             timed = time_set([candidates[0], *candidates], shared, shared.seconds)
-    first = timed[0]
-    speed = {
-        label: [float(np.exp(np.mean(np.log(values)))) for values in ratios(first, one)]
-        for label, one in zip(["control", *(each.name for each in candidates[1:])], timed[1:], strict=True)
-    }
+    speed = speeds(timed, candidates)
     steps = {step.spec.name: len(step.sites) for step in rewritten.steps if step.sites}
-    ms = first.percentiles()[0]
+    ms = timed[0].percentiles()[0]
     return {"ms": ms, "speed": speed, "sites": steps, "failed": failed, "refused": _refused(rewritten.steps)}
 
 
-def _answers(path: Path, arrays: Arrays) -> Arrays:
+def speeds(timed: Sequence[Timed], candidates: Sequence[Candidate]) -> dict[str, list[float]]:
+    """Return how many times as fast as the first each is, by launch; the first comes again, as the control."""
+    names = ["control", *(each.name for each in candidates[1:])]
+    return {
+        name: [float(np.exp(np.mean(np.log(values)))) for values in ratios(timed[0], one)]
+        for name, one in zip(names, timed[1:], strict=True)
+    }
+
+
+def answers(path: Path, arrays: Arrays) -> Arrays:
     with open_session(path, Target()) as session:
         return dict(session.run(arrays))
 

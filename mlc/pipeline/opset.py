@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from mlc.exporting.opset import NEWER, OPSET
 from mlc.recipe import Recipe
-from mlc.registry import pass_class
+from mlc.registry import lossy_of, pass_class
 from mlc.runtimes.kernels import has_newer
 from mlc.sources.onnx.file import OnnxOriginal
 from mlc.sources.original import Original
-from mlc.types import Capabilities, Exactness, PassSpec
+from mlc.types import Capabilities, PassSpec
 
 
 def export_opset(recipe: Recipe, specs: Iterable[PassSpec], original: Original, able: Capabilities) -> int | None:
@@ -23,13 +23,10 @@ def export_opset(recipe: Recipe, specs: Iterable[PassSpec], original: Original, 
     if recipe.opset is not None or isinstance(original, OnnxOriginal):
         return recipe.opset
     has_kernels = recipe.target.runtime == "onnxruntime" and (able.cpu or has_newer(recipe.target))
-    counted = [spec for spec in specs if has_kernels or spec in recipe.passes or _is_lossy(spec)]
+    given = tuple(specs)
+    asked = {*recipe.passes, *lossy_of(given)}  # no lossy pass is a default: a number format brought it
+    counted = given if has_kernels else [spec for spec in given if spec in asked]
     needed = max((pass_class(spec.name).min_opset for spec in counted), default=OPSET)
     if needed <= OPSET:
         return None
     return max(needed, NEWER) if has_kernels else needed
-
-
-def _is_lossy(spec: PassSpec) -> bool:
-    """Whether a pass is one that somebody asked for, by name or as a number format: no lossy pass is a default."""
-    return pass_class(spec.name).exactness is Exactness.LOSSY

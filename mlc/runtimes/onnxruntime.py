@@ -141,7 +141,7 @@ def open_session(
     provider = provider_of(target)
     if needs_nvidia(provider.name) and not provider.plugin:
         load_libraries(provider.name)
-        check_nvidia_options(provider.name, provider.options)
+        check_nvidia_options(provider.name, (key for key, _ in target.options if not is_session_entry(key)))
     session = OnnxRuntimeSession(_created(path, settings, provider, target), path.name, provider)
     if provider.name != CPU:
         _refuse_fallback(session, target)
