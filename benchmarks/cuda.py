@@ -32,11 +32,13 @@ from mlc.exporting.opset import NEWER, OPSET
 from mlc.measuring import Candidate
 from mlc.measuring.latency import PROCESSES, bench, time_set
 from mlc.metrics import decibels
+from mlc.pipeline.opset import without_kernel
 from mlc.probes import probe
 from mlc.runtimes.kernels import has_newer
 from mlc.runtimes.one_node import try_target
 from mlc.runtimes.opening import open_session
 from mlc.types import Target
+from mlc.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlc.types import Arrays, Artifact
@@ -111,10 +113,11 @@ def _measured(network: Any, quick: bool) -> dict[str, Any]:
 
 def _ours(original: Any, raw: Artifact, arrays: Arrays) -> dict[str, Callable[[Path], Path]]:
     """Return what writes each candidate of mlc's, in float32 and float16."""
+    usual = _usual(original, raw)
 
     def writes(label: str, to: str | None) -> Callable[[Path], Path]:
         def write(place: Path) -> Path:
-            source = api.export(original, opset=NEWER) if label == OURS[0] and has_newer(TARGET) else raw
+            source = usual if label == OURS[0] else raw
             passes = ["fuse-group-norm"] if "fuse-group-norm" in label else []
             calibrate = [arrays] if to else None
             made = api.rewrite(source, original, passes=passes, target=_target(label), to=to, calibrate=calibrate)
@@ -124,6 +127,16 @@ def _ours(original: Any, raw: Artifact, arrays: Arrays) -> dict[str, Callable[[P
 
     plain = {label: writes(label, None) for label in OURS}
     return {**plain, **{f"{label}, {HALF}": writes(label, "fp16") for label in OURS}}
+
+
+def _usual(original: Any, raw: Artifact) -> Artifact:
+    """Return the export that ``mlc compile`` makes for the card: at the newer opset, unless operators lose kernels."""
+    if not has_newer(TARGET):
+        return raw
+    newer = api.export(original, opset=NEWER)
+    with Workspace() as workspace:
+        lost = without_kernel(newer.model, TARGET, workspace, since=OPSET)
+        return raw if set(lost).difference(without_kernel(raw.model, TARGET, workspace)) else newer
 
 
 def _target(label: str) -> Target:

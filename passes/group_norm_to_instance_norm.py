@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mlc.formats import number
-from mlc.fusion import Match, Search, array_of, constant, is_constant, walk
+from mlc.fusion import Match, Search, array_of, constant, is_constant, opset_of, walk
 from mlc.graph_pass import Change, Context, Exactness, Refusal
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 KERNEL = "ai.onnx.GroupNormalization"
+WRITTEN = "ai.onnx.InstanceNormalization"
+
+CHANGED = 22
+"""The opset since which InstanceNormalization is another one, of which a provider for GPUs may have no kernel."""
 
 FLOAT32 = 1
 """The number of float32 among ONNX's element types, in which the mean is taken by default."""
@@ -27,9 +31,9 @@ class GroupNormToInstanceNorm(Search):
 
     As Wu and He have it (Group Normalization, arXiv 1803.08494, section 3): a group is normalized as an instance with
     one channel. For targets without a kernel for it, where the runtime computes the operator by its definition, one
-    node at a time and some of them, on GPUs, on the CPU. Refuses targets that have one, other than float32, a mean
-    taken in another type, an unknown rank, and unless w and b are constant and have one element for each channel, as
-    from opset 21 on.
+    node at a time and some of them, on GPUs, on the CPU. Refuses targets that have one, GPUs without a kernel for what
+    it writes, other than float32, a mean taken in another type, an unknown rank, and unless w and b are constant and
+    have one element for each channel, as from opset 21 on.
     """
 
     name: ClassVar[str] = "group-norm-to-instance-norm"
@@ -38,15 +42,19 @@ class GroupNormToInstanceNorm(Search):
     ends: ClassVar[frozenset[str]] = frozenset({"GroupNormalization"})
     may_use_kernels: ClassVar[Mapping[str, str]] = {
         KERNEL: "(float[n,8,h] x, float[8] w, float[8] b) => (float[n,8,h] y)"
-        " { y = GroupNormalization<num_groups = 2>(x, w, b) }"
+        " { y = GroupNormalization<num_groups = 2>(x, w, b) }",
+        WRITTEN: "(float[n,8,h] x, float[8] w, float[8] b) => (float[n,8,h] y) { y = InstanceNormalization(x, w, b) }",
     }
 
     def apply(self, model: ir.Model, ctx: Context) -> Change:
-        """Replace every group normalization, where the target has no kernel for it."""
-        if KERNEL not in ctx.capabilities.kernels:
+        """Replace every group normalization, where the target has no kernel for it and one for what is written."""
+        able = ctx.capabilities
+        falls_back = not able.cpu and opset_of(model) >= CHANGED and WRITTEN not in able.kernels
+        if KERNEL not in able.kernels and not falls_back:
             return super().apply(model, ctx)
         nodes = [(prefix, node) for prefix, graph in walk(model) for node in graph if node.op_type in self.ends]
-        reason = f"{ctx.capabilities.description} has a kernel for it"
+        written = f"no kernel for InstanceNormalization of opset {CHANGED}, as which it would be written"
+        reason = f"{able.description} has {'a kernel for it' if KERNEL in able.kernels else written}"
         return Change(refused=tuple(Refusal(f"{prefix}{node.outputs[0].name}", reason) for prefix, node in nodes))
 
     def look(self, node: ir.Node) -> Match | None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from torch import nn
 
-from mlc.pipeline.opset import export_opset
+from mlc.exporting import export
+from mlc.pipeline.opset import export_opset, exported_for, without_kernel
 from mlc.pipeline.quantizing import quantizing
+from mlc.probes import references
 from mlc.recipe import merge, parse_inputs
 from mlc.registry import schedule
 from mlc.sources.load import load
-from mlc.types import Capabilities
+from mlc.types import Capabilities, Target
 from tests.onnx_models import scaled
 
 GPU = Capabilities("any device of cuda", cpu=False)
@@ -57,3 +61,25 @@ def test_a_file_keeps_its_own(tmp_path):
     recipe = merge(None, {"source": str(path)})
     original = load(str(path), parse_inputs(["x=float32[batch=1..4,classes=1..4]"]))
     assert export_opset(recipe, schedule(()), original, CPU) is None
+
+
+@pytest.mark.needs_onnxruntime
+@pytest.mark.parametrize(
+    ("layer", "opset", "lost"),
+    [(nn.GroupNorm(2, 4), 20, ["GroupNormalization"]), (nn.MaxPool1d(3), 23, []), (nn.Softmax(1), 23, [])],
+    ids=["group norm", "pooling", "softmax"],
+)
+def test_an_operator_that_would_fall_back_at_the_newer_opset_alone_decides(monkeypatch, workspace, layer, opset, lost):
+    """The CPU provider stands for a GPU's here: it has no kernel for GroupNormalization, and one for MaxPool of 22."""
+    monkeypatch.setattr("mlc.pipeline.opset.has_newer", lambda _target: True)
+    recipe = merge(None, {"source": "python:"})
+    specs = schedule(quantizing(recipe).all, defaults=recipe.defaults)
+    original = load(nn.Sequential(nn.Conv1d(3, 4, 3), layer), parse_inputs(["input=float32[batch=1..4,3,9]"]))
+    at = partial(export, original, references(original, None, 0)[0], workspace)
+    assert list(without_kernel(at(23)[0].model, Target(), workspace, since=20)) == lost
+    artifact, checks = exported_for(recipe, specs, original, GPU, workspace=workspace, export=at)
+    assert artifact.origin.opset == opset
+    assert len(checks) > 1
+    said = [note for note in artifact.origin.notes if "has no kernel for" in note]
+    assert said == [f"exported at opset 20: cpu has no kernel for {op} of 23" for op in lost]
+    assert exported_for(recipe, specs, original, CPU, workspace=workspace, export=at)[0].origin.opset == 23

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from mlc.artifact import Artifact
@@ -16,7 +17,7 @@ from mlc.graph_pass import Exactness
 from mlc.judging import Report, choose
 from mlc.pipeline.data import datasets, refuse_contradictions, refuse_missing_data, replayable
 from mlc.pipeline.explaining import explained_only
-from mlc.pipeline.opset import export_opset
+from mlc.pipeline.opset import exported_for
 from mlc.pipeline.optimizers import settled, without_optimizers
 from mlc.pipeline.outliers import amend_for
 from mlc.pipeline.portable import refuse_custom
@@ -89,8 +90,8 @@ def compile(  # noqa: A001 - the word of the field
         with run.stage("run the original"):
             kept, not_run = references(original, sets.first_samples(), recipe.seed)
         with run.stage("export"):
-            opset = export_opset(recipe, (*exact, *lossy), original, able)
-            exported, checks = export(original, kept, workspace, opset, cache=default_cache() if cache else None)
+            at = partial(export, original, kept, workspace, cache=default_cache() if cache else None)
+            exported, checks = exported_for(recipe, (*exact, *lossy), original, able, workspace=workspace, export=at)
             if not isinstance(original, OnnxOriginal):  # a file's own may be raised, unless it was asked for
                 run.recipe = recipe = replace(recipe, opset=exported.origin.opset)
             if recipe.portable:

@@ -1,4 +1,4 @@
-"""Which operators outside ONNX's own a target has kernels for: seen in a session, not believed."""
+"""Which operators a target has kernels for: seen in a session, not believed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STANDARD = "ai.onnx"
 """The domain by whose name a pass asks for a kernel of ONNX's own operators."""
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17, "{domain}" : 1]> kernel {graph}'
-STANDARD_HEAD = '<ir_version: 10, opset_import: ["" : 21]> kernel {graph}'
+STANDARD_HEAD = '<ir_version: 10, opset_import: ["" : 23]> kernel {graph}'
 
 NEWER = """<ir_version: 10, opset_import: ["" : 23]>
 newer (float[b,4,s,16] q, float[b,4,s,16] k, float[b,4,s,16] v, float[1,1,s,s] mask, float[s,8] cos, float[s,8] sin,

@@ -11,7 +11,7 @@ from mlc.rewriting.differences import same_graph
 from mlc.runtimes.cpu import capabilities
 from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Capabilities
-from passes.group_norm_to_instance_norm import GroupNormToInstanceNorm
+from passes.group_norm_to_instance_norm import KERNEL, WRITTEN, GroupNormToInstanceNorm
 from tests.exporting import one_registry
 from tests.graphs import apply, graph, line, ops, random, same_numbers, text
 from tests.targets import usable
@@ -85,6 +85,17 @@ def test_targets_with_a_kernel_are_refused_and_no_others():
     assert GroupNormToInstanceNorm().apply(after, Context(replace(card, kernels=()))).sites == ("y",)
 
 
+def test_what_would_be_written_needs_a_kernel_of_its_own_where_it_is_another_operator():
+    card = Capabilities("any device of cuda", cpu=False)
+    newer = HEADER.replace("21", "22")
+    before = graph(f"{newer} g (float[n,6,4] x) => (float[n,6,4] y) {WEIGHTS} {{ {NORMALIZE} }}")
+    change = GroupNormToInstanceNorm().apply(before.clone(), Context(card))
+    reason = "any device of cuda has no kernel for InstanceNormalization of opset 22, as which it would be written"
+    assert [(each.site, each.reason) for each in change.refused] == [("y", reason)]
+    for able in (replace(card, kernels=(WRITTEN,)), Capabilities("any x86 or ARM CPU")):
+        assert GroupNormToInstanceNorm().apply(before.clone(), Context(able)).sites == ("y",)
+
+
 @pytest.mark.parametrize("target", ["cpu", "webgpu"])
 def test_what_the_runtime_puts_a_body_in_the_place_of_is_no_kernel(target, tmp_path):
     target, _ = usable(target)
@@ -93,7 +104,7 @@ def test_what_the_runtime_puts_a_body_in_the_place_of_is_no_kernel(target, tmp_p
     with open_session(path, target) as session:
         has_one = "GroupNormalization" in {node.op for node in session.assignment()}
     found = capabilities(target, {}, GroupNormToInstanceNorm.may_use_kernels).kernels
-    assert bool(found) == has_one
+    assert (KERNEL in found) == has_one
 
 
 def test_what_torch_exports(workspace):
