@@ -13,7 +13,7 @@ from mlc.describe_passes import reference
 from mlc.graph_pass import Context
 from mlc.registry import available
 from mlc.types import Capabilities
-from tests.typed import run_console, run_python
+from tests.typed import lay_out_samples, run_console, run_python
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -34,7 +34,7 @@ g (float[2,3] x, float[2,3] y) => (float[2,3] z) {
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_works_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("sample_models").symlink_to(ROOT / "sample_models")
+    lay_out_samples(tmp_path)
     blocks = BLOCK.findall((DOCS / f"{page}.md").read_text())
     assert blocks
     for name, language, text in blocks:

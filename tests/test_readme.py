@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.typed import run_console, run_python
+from tests.typed import lay_out_samples, run_console, run_python
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(console|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"^```(console|python)\n(.*?)^```", (ROOT / "README.md").rea
 @pytest.mark.usefixtures("quick")
 def test_the_commands_of_the_readme_work(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("sample_models").symlink_to(ROOT / "sample_models")
+    lay_out_samples(tmp_path)
     ran = 0
     for language, text in BLOCKS:
         if language == "python":

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
 
 from mlc.cli import main
+
+SAMPLES = Path(__file__).parents[1] / "sample_models"
+ENOUGH = 1000
+"""Samples to be judged by that a page's commands need; the first, and with the answers that go with them."""
+
+
+def lay_out_samples(place: Path) -> None:
+    """Copy the sample models to where a reader's commands find them, with fewer samples to be judged by."""
+    shutil.copytree(SAMPLES, place / "sample_models", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in place.glob("sample_models/*/evaluation.npz"):
+        with np.load(path) as file:
+            arrays = {name: file[name][:ENOUGH] for name in file.files}
+        np.savez(path, **arrays)
 
 
 def run_python(text: str) -> None:
