@@ -25,9 +25,9 @@ setup-webgpu: venv
 demo: venv
 	$(BIN)/mlc compile --recipe sample_models/fashion_cnn/recipe.toml -o build/demo --force
 
-# Files side by side; tests of one file stay in one process.
+# Files side by side; tests of one file stay in one process, and torch has one thread in each, since all share the cores.
 test: venv
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: venv
 	$(BIN)/ruff check .
