@@ -76,11 +76,11 @@ class Int8Static(Pass):
     def needs(self, model: ir.Model) -> tuple[Need, ...]:
         """Ask for the histogram of each value that gives a scale, or would if a plan kept some of the nodes float.
 
-        It is the same for every method, so that one collection serves them all.
+        It is the same for all options, so that one collection serves them all.
         """
         places = Places(model)
         choices = static_choices(places.once)
-        means = mean_needs((choice.node for choice in choices), places) if self.correct_bias else ()
+        means = mean_needs((choice.node for choice in choices), places)
         return (*(Need(places.name(value), "histogram") for value in possible_values(choices)), *means)
 
     def plan(self, model: ir.Model, ctx: Context) -> tuple[NodePlan, ...]:

@@ -4,8 +4,10 @@ import pytest
 
 from mlc.errors import UsageError
 from mlc.graph_pass import Context
+from mlc.pipeline.quantizing import quantizing
 from mlc.plan import Planner, kept_sites, plan_toml, read_plan
-from mlc.types import NodePlan, Plan
+from mlc.recipe import merge
+from mlc.types import NodePlan, PassSpec, Plan
 from passes.int8_static import Int8Static
 from tests.quantizing import ANY_CPU, VNNI, build, weights
 
@@ -182,14 +184,28 @@ def test_a_plan_that_was_written_is_read_back_and_decides(tmp_path):
     model = attention()
     text = plan_toml(planned(model, ANY_CPU)).replace('name = "d"\nop = "MatMul"\nformat = "int8-static"',
                                                       'name = "d"\nformat = "float"')  # fmt: skip
-    plan = planned(model, ANY_CPU, given=read_plan(written(tmp_path, text)))
+    plan = planned(model, ANY_CPU, given=read_plan(written(tmp_path, text)).plan)
     assert formats(plan) == {**formats(planned(model, ANY_CPU)), "d": "float"}
 
 
 def test_nodes_that_a_file_does_not_name_stay_float(tmp_path):
-    given = read_plan(written(tmp_path, '[[node]]\nname = "k"\nformat = "int8-static"\n'))
+    given = read_plan(written(tmp_path, '[[node]]\nname = "k"\nformat = "int8-static"\n')).plan
     plan = planned(attention(), ANY_CPU, given=given)
     assert [node for node, kind in formats(plan).items() if kind != "float"] == ["k"]
+
+
+def test_options_of_formats_stand_before_the_nodes_and_are_read_back(tmp_path):
+    plan = planned(attention(), ANY_CPU)
+    mse = PassSpec("int8-static", (("method", "mse"), ("correct_bias", True)))
+    text = plan_toml(plan, [mse, PassSpec("int4-weights", (("block", 64),))])
+    assert text.startswith('[options]\nint8-static = "method=mse,correct_bias=true"\n\n[[node]]\n')
+    given = read_plan(written(tmp_path, text))
+    assert given.passes == (mse,)
+    assert "options" not in plan_toml(plan, [PassSpec("int8-static")])
+    asked = merge(None, {"source": "model.onnx", "plan": str(tmp_path / "plan.toml")})
+    assert quantizing(asked).passes == (mse,)
+    named = merge(None, {"source": "model.onnx", "plan": str(tmp_path / "plan.toml"), "passes": ["int8-static"]})
+    assert quantizing(named).passes == (PassSpec("int8-static"),)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +222,16 @@ def test_nodes_that_a_file_does_not_name_stay_float(tmp_path):
         ('[[node]]\nname = "k"\nformat = 8', "format is a text, not 8"),
         ('[[node]]\nname = "k"\nformat = "float"\nformats = "float"', "has no key 'formats'"),
         ('[[node]]\nname = "k"\nformat = "float"\n' * 2, "the node k is named twice"),
+        ('options = 1\n[[node]]\nname = "k"\nformat = "float"', "has a text for each format"),
+        ('[options]\nint8-static = true\n[[node]]\nname = "k"\nformat = "int8-static"', "has a text for each format"),
+        (
+            '[options]\nint8-statik = "method=mse"\n[[node]]\nname = "k"\nformat = "int8-static"',
+            "names int8-statik, which no node has",
+        ),
+        (
+            '[options]\nint8-static = "method"\n[[node]]\nname = "k"\nformat = "int8-static"',
+            "ends where = and the value",
+        ),
     ],
 )
 def test_a_file_that_is_no_plan_is_refused_with_the_place(tmp_path, text, message):
@@ -219,4 +245,4 @@ def test_a_plan_for_another_model_is_refused(tmp_path):
         ('[[node]]\nname = "k"\nop = "Conv"\nformat = "float"', "calls k Conv, in the model it is MatMul"),
     ):
         with pytest.raises(UsageError, match=message):
-            planned(attention(), ANY_CPU, given=read_plan(written(tmp_path, text)))
+            planned(attention(), ANY_CPU, given=read_plan(written(tmp_path, text)).plan)

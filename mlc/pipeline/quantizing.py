@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc.errors import PassError, UsageError
-from mlc.plan import UNNAMED, Planner, formats_for, read_plan, reserve_for
+from mlc.plan import UNNAMED, Planner, passes_for, read_plan, reserve_for
 from mlc.recipe import Recipe
 from mlc.registry import lossy_of
 from mlc.types import FLOAT, PassSpec
@@ -44,13 +44,17 @@ def quantizing(recipe: Recipe) -> Quantizing:
     if recipe.plan is not None and recipe.to is not None:
         hint = "leave out --to, or take back a recipe's with --to none: the plan says the formats"
         raise UsageError("a plan and a number format were given", hint)
-    given = None if recipe.plan is None else read_plan(Path(recipe.plan))
-    if given is not None:
-        formats = tuple(dict.fromkeys(entry.format for entry in given.nodes if entry.format != FLOAT))
+    file = None if recipe.plan is None else read_plan(Path(recipe.plan))
+    given = None if file is None else file.plan
+    if file is not None:
+        with_options = {spec.name: spec for spec in file.passes}
+        names = dict.fromkeys(entry.format for entry in file.plan.nodes if entry.format != FLOAT)
+        chosen = tuple(with_options.get(name, PassSpec(name)) for name in names)
     else:
-        formats = () if recipe.to is None else formats_for(recipe.to, recipe.target)
+        chosen = () if recipe.to is None else passes_for(recipe.to, recipe.target)
+    formats = tuple(spec.name for spec in chosen)
     named = [spec.name for spec in recipe.passes]
-    passes = (*recipe.passes, *(PassSpec(name) for name in formats if name not in named))
+    passes = (*recipe.passes, *(spec for spec in chosen if spec.name not in named))
     lossy = lossy_of(passes)
     if given is not None and not formats:
         raise UsageError(f"the plan {recipe.plan} keeps every node float", "leave it out, or give a node a format")

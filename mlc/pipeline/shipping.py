@@ -30,7 +30,7 @@ from mlc.pipeline.portable import portable_sentence
 from mlc.pipeline.run import Run
 from mlc.plan import plan_toml
 from mlc.recipe import Recipe, asked_as, recipe_toml
-from mlc.registry import pass_class
+from mlc.registry import lossy_of, pass_class
 from mlc.report import write_reports
 from mlc.rewriting import check_files, check_half
 from mlc.rewriting.line import tolerance_of
@@ -222,7 +222,7 @@ def _write_beside(shipped: Shipped, report: Report, directory: Path, run: Run) -
     _write(directory / "session.json", json.dumps(session, indent=2) + "\n")
     _write(directory / "recipe.toml", report.recipe_text)
     if report.plan is not None:
-        _write(directory / "plan.toml", plan_toml(report.plan))
+        _write(directory / "plan.toml", plan_toml(report.plan, lossy_of(step.spec for step in shipped.artifact.steps)))
         if run.statistics is not None:
             run.statistics.save(directory / STATISTICS)
 

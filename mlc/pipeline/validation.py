@@ -152,7 +152,7 @@ def _narrowed(model: ir.Model) -> bool:
 def _plan_beside(path: Path) -> Plan | None:
     """Return the plan that a compiled model has beside it."""
     place = path.with_name("plan.toml")
-    return read_plan(place) if path.with_name(MARK).is_file() and place.is_file() else None
+    return read_plan(place).plan if path.with_name(MARK).is_file() and place.is_file() else None
 
 
 def _original(recipe: Recipe, located: Located, *, trust: bool) -> Original:

@@ -1,7 +1,7 @@
 """What is quantized how: the format of every node of a graph, with the reason; planned, or read from a file."""
 
 from mlc.plan.files import plan_toml, read_plan
-from mlc.plan.formats import formats_for, reserve_for
+from mlc.plan.formats import formats_for, passes_for, reserve_for
 from mlc.plan.kept import kept_sites
 from mlc.plan.planner import EACH, UNNAMED, Planner, as_done, plan_for
 
@@ -12,6 +12,7 @@ __all__ = [
     "as_done",
     "formats_for",
     "kept_sites",
+    "passes_for",
     "plan_for",
     "plan_toml",
     "read_plan",

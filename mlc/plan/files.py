@@ -1,26 +1,46 @@
-"""A plan as TOML: one table for each node, written by every run that quantizes and editable by hand."""
+"""A plan as TOML: one table for each node, written by every run that quantizes and editable by hand.
+
+The options that a format's pass ran with stand in a table before them, so that the plan alone gives the same model.
+"""
 
 from __future__ import annotations
 
 import json
 import tomllib
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlc.errors import UsageError
 from mlc.grammar import nearest
 from mlc.grammar.formats import FORMATS, MIXED
-from mlc.types import FLOAT, NodePlan, Plan
+from mlc.grammar.values import parse_pass, pass_text
+from mlc.types import FLOAT, NodePlan, PassSpec, Plan
 
 KEYS = ("name", "op", "format", "reason")
 
 
-def plan_toml(plan: Plan) -> str:
-    """Return a plan as TOML: one table ``[[node]]`` for each node, in the graph's order."""
-    return "\n".join(_table(entry) for entry in plan.nodes)
+@dataclass(frozen=True)
+class PlanFile:
+    """A plan that was read, and the passes of its formats that it gives options."""
+
+    plan: Plan
+    passes: tuple[PassSpec, ...] = ()
 
 
-def read_plan(path: Path) -> Plan:
+def plan_toml(plan: Plan, passes: Iterable[PassSpec] = ()) -> str:
+    """Return a plan as TOML: one table ``[[node]]`` for each node, in the graph's order.
+
+    ``passes`` are those of its formats; ``[options]`` holds those of each that has some, as ``--pass`` takes them.
+    """
+    used = {entry.format for entry in plan.nodes}
+    texts = {spec.name: pass_text(spec).partition(":")[2] for spec in passes if spec.name in used and spec.options}
+    options = ["[options]\n" + "".join(f"{name} = {_string(text)}\n" for name, text in texts.items())] if texts else []
+    return "\n".join([*options, *(_table(entry) for entry in plan.nodes)])
+
+
+def read_plan(path: Path) -> PlanFile:
     """Read what ``plan_toml`` wrote and somebody may have edited; ``op`` and ``reason`` may be left out.
 
     Raises UsageError: no such file, no TOML, another table or key, a format that does not exist, a node named twice.
@@ -33,7 +53,7 @@ def read_plan(path: Path) -> Plan:
         hint = "each run that quantizes writes such a file beside its model"
         raise UsageError(f"the plan {path} is no TOML: {error}", hint) from error
     for key in tables:
-        if key != "node":
+        if key not in ("node", "options"):
             raise UsageError(f"{path}: there is no key {key!r} in a plan", "write one [[node]] for each node")
     nodes = tables.get("node", [])
     if not isinstance(nodes, list) or not nodes:
@@ -43,7 +63,18 @@ def read_plan(path: Path) -> Plan:
     twice = next((name for name, count in times.items() if count > 1), None)
     if twice is not None:
         raise UsageError(f"{path}: the node {twice} is named twice", "leave one of the two")
-    return Plan(tuple(entries))
+    options = _options(path, tables.get("options", {}), {entry.format for entry in entries})
+    return PlanFile(Plan(tuple(entries)), options)
+
+
+def _options(path: Path, table: object, used: set[str]) -> tuple[PassSpec, ...]:
+    hint = 'write it as int8-static = "method=mse"'
+    if not isinstance(table, dict) or not all(isinstance(text, str) for text in table.values()):
+        raise UsageError(f"{path}: [options] has a text for each format", hint)
+    for name in table:
+        if name not in used:
+            raise UsageError(f"{path}: [options] names {name}, which no node has", nearest(name, sorted(used)))
+    return tuple(parse_pass(f"{name}:{text}") for name, text in table.items())
 
 
 def _entry(path: Path, place: int, table: object) -> NodePlan:

@@ -50,10 +50,8 @@ def test_the_mean_of_each_output_is_taken_back_and_less_is_lost():
 
 def test_convolutions_by_channel_and_products_by_column():
     model = build(TWO, weights(0, w=(6, 2, 3, 3), b=(6,), v=(6, 8), c=(8,)))
-    needs = Int8Static(correct_bias=True).needs(model)
-    assert Need("x", "channel-mean") in needs
-    assert Need("f", "column-mean") in needs
-    assert {need.kind for need in Int8Static().needs(model)} == {"histogram"}
+    needs = Int8Static().needs(model)  # what corrects nothing asks too, so that its statistics serve what does
+    assert {need for need in needs if need.kind != "histogram"} == {Need("x", "channel-mean"), Need("f", "column-mean")}
 
 
 def test_the_shift_by_its_definition():

@@ -107,9 +107,11 @@ def test_no_float_weight_is_left():
 
 def test_it_needs_the_range_of_each_value_that_may_have_a_scale_and_no_more():
     model = build(RESIDUAL, weights(0, **RESIDUAL_WEIGHTS))
-    needs = tuple(Need(value, "histogram") for value in "xarcstmf")
-    for method in ("min-max", "percentile", "mse", "entropy"):
-        assert Int8Static(method=method).needs(model) == needs
+    needs = {Need(value, "histogram") for value in "xarcstmf"}
+    for options in ({}, {"method": "percentile"}, {"method": "mse"}, {"method": "entropy"}, {"correct_bias": True}):
+        found = Int8Static(**options).needs(model)
+        assert {need for need in found if not need.kind.endswith("-mean")} == needs
+        assert found == Int8Static().needs(model)
 
 
 def test_a_percentile_narrows_the_range():
