@@ -63,7 +63,7 @@ def read_plan(path: Path) -> PlanFile:
     twice = next((name for name, count in times.items() if count > 1), None)
     if twice is not None:
         raise UsageError(f"{path}: the node {twice} is named twice", "leave one of the two")
-    options = _options(path, tables.get("options", {}), {entry.format for entry in entries})
+    options = _options(path, tables.get("options", {}), {entry.format for entry in entries} - {FLOAT})
     return PlanFile(Plan(tuple(entries)), options)
 
 
