@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
 
+NOT_FINITE = "it gives numbers that are not finite"
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -64,9 +66,14 @@ def judged(
     for number, (name, candidate) in enumerate(candidates.items()):
         progress(f"accuracy, {number + 1} of {len(candidates)} models: {name}")
         try:
-            found[name] = scores_of(outputs_of(candidate, data, target), expected, data, metric)
+            scores = scores_of(outputs_of(candidate, data, target), expected, data, metric)
         except MlcError as error:
             failed[name] = pathless(error.message)
+            continue
+        if np.isfinite(scores.noise).all():
+            found[name] = scores
+        else:
+            failed[name] = NOT_FINITE
     return {
         name: {
             "samples": len(one.scores),
