@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 from benchmarks import (
@@ -28,8 +29,12 @@ from benchmarks import (
     tables,
 )
 from benchmarks.common import INCONCLUSIVE, MET, MISSED
+from benchmarks.quantization_accuracy import NOT_FINITE, judged
 from benchmarks.statistics_worker import COLLECTORS
-from mlc.measuring import latency
+from mlc.data import open_data
+from mlc.measuring import Candidate, latency
+from mlc.metrics import load_metric
+from mlc.recipe import parse_inputs
 from mlc.types import Target
 
 OUTCOMES = {MET, MISSED, INCONCLUSIVE, "reported"}
@@ -89,7 +94,8 @@ def test_install_finds_what_is_imported_and_not_named(tmp_path, monkeypatch):
     assert install.imported() == {"hypothesis"}
 
 
-def test_rewriting(tmp_path):
+def test_rewriting(tmp_path, monkeypatch):
+    monkeypatch.setattr(rewriting, "SOURCES", (rewriting.FROM_FILE,))
     measured, said = kept(rewriting.measure(True, quiet), rewriting.summary, tmp_path)
     for rounds in measured["rounds"].values():
         assert all(one["export"] > 0 and one["stages"]["rewrite"] > 0 and one["writing"] > 0 for one in rounds)
@@ -232,6 +238,22 @@ def test_saturation_judges_what_saturates():
     assert [(claim.text.partition(":")[0], claim.measured, claim.outcome) for claim in said.claims] == [
         ("bad", "18.0 dB", MET)
     ]
+
+
+@pytest.mark.needs_onnxruntime
+def test_quantization_has_no_figures_for_a_file_that_computes_nan(tmp_path):
+    candidates = {}
+    for name, op in (("export", "Abs"), ("ours", "Abs"), ("theirs", "Sqrt")):
+        text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[n,3] x) => (float[n,3] y) {{ y = {op}(x) }}'
+        onnx.save(onnx.parser.parse_model(text), tmp_path / f"{name}.onnx")
+        candidates[name] = Candidate(name, tmp_path / f"{name}.onnx")
+    np.savez(tmp_path / "data.npz", x=np.array([[1, 2, 3], [4, -5, 6]], np.float32))
+    data, failed = open_data(str(tmp_path / "data.npz"), parse_inputs(["x=float32[n=1..2,3]"])), {}
+    found = judged(
+        candidates, data, load_metric("cosine"), Target(), first=("export", "ours"), failed=failed, progress=quiet
+    )
+    assert list(found) == ["export", "ours"]
+    assert failed == {"theirs": NOT_FINITE}
 
 
 def test_quantization_finds_a_setting_that_is_better_in_both():

@@ -73,17 +73,21 @@ def test_convolutions_without_data_are_an_error(mixed):
 
 
 @pytest.mark.parametrize(
-    ("target", "formats"),
+    ("target", "has_products", "formats"),
     [
-        ("cpu", ["int8-static", "int8-dynamic"]),
-        ("cpu:native", ["int8-static", "int8-dynamic"]),
-        ("openvino/cpu", ["int8-static"]),
-        ("openvino", ["int8-static"]),
-        ("webgpu", ["int8-weights"]),
-        ("cuda:0", ["int8-weights"]),
+        ("cpu", False, ["int8-static", "int8-dynamic"]),
+        ("cpu:native", False, ["int8-static", "int8-dynamic"]),
+        ("openvino/cpu", True, ["int8-static"]),
+        ("openvino", True, ["int8-static"]),
+        ("openvino/cpu", False, ["int8-static", "int8-weights"]),
+        ("openvino", False, ["int8-static", "int8-weights"]),
+        ("openvino/gpu", False, ["int8-static"]),
+        ("webgpu", False, ["int8-weights"]),
+        ("cuda:0", False, ["int8-weights"]),
     ],
 )
-def test_what_int8_is_made_of_depends_on_the_target(target, formats):
+def test_what_int8_is_made_of_depends_on_the_target_and_on_the_cpu(monkeypatch, target, has_products, formats):
+    monkeypatch.setattr("mlc.plan.formats.multiplies_integers", lambda: has_products)
     asked = quantizing(merge(None, {"source": "model.onnx", "to": "int8", "target": target}))
     assert [spec.name for spec in asked.passes] == formats
 

@@ -93,7 +93,7 @@ def line(tmp_path_factory):
     """The linear sample, quantized for OpenVINO's CPU."""
     out = tmp_path_factory.mktemp("openvino") / "out"
     asked = [
-        "--input", "x=float32[batch=1..8,6]", "--calibrate", str(LINEAR / "calibration.npz"), "--to", "int8",
+        "--input", "x=float32[batch=1..8,6]", "--calibrate", str(LINEAR / "calibration.npz"), "--to", "int8-static",
         "--data", str(LINEAR / "evaluation.npz"), "--metric", "mse", "--target", "openvino/cpu,threads=1",
         "--strict-provider", "-o", str(out),
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlc.grammar.formats import MIXED
+from mlc.runtimes.cpu import multiplies_integers
 from mlc.types import OptionValue, PassSpec, Target
 
 CPU_PROVIDERS = ("cpu", "cpuexecutionprovider")
@@ -13,15 +14,18 @@ def formats_for(asked: str, target: Target) -> tuple[str, ...]:
 
     ``int8`` is what was measured to pay: on onnxruntime's CPU provider convolutions and what hangs on them static,
     other products and recurrent layers dynamic; on OpenVINO, whose integer products need scales known beforehand, all
-    static; on GPUs, of whose providers none has such products, weights alone. ``int4-weights`` has 8 bits for the few
-    nodes that lose too much in 4.
+    static, but of the other products the weights alone where this CPU multiplies no 8-bit integers in one instruction;
+    on GPUs, of whose providers none has such products, weights alone. ``int4-weights`` has 8 bits for the few nodes
+    that lose too much in 4.
     """
     if asked == "int4-weights":
         return (asked, "int8-weights")
     if asked != MIXED:
         return (asked,)
     if "openvino" in (target.runtime, target.provider.lower()):
-        return ("int8-static",)
+        is_gpu = "gpu" in (target.provider.lower(), (target.device or "").lower())
+        by_weights = not is_gpu and not multiplies_integers()
+        return ("int8-static", "int8-weights") if by_weights else ("int8-static",)
     return ("int8-static", "int8-dynamic") if target.provider.lower() in CPU_PROVIDERS else ("int8-weights",)
 
 

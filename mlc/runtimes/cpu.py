@@ -71,6 +71,11 @@ def native(runtime: str) -> Capabilities:
     )
 
 
+def multiplies_integers() -> bool:
+    """Return whether this CPU multiplies 8-bit integers and adds them in 32 bits in one instruction, by its flags."""
+    return bool(cpu_flags() & (VNNI_FLAGS | AMX_FLAGS | ARM_DOT_FLAGS)) or _apple_silicon()
+
+
 def runtime_saturates() -> bool:
     """Return whether onnxruntime's u8*s8 kernel loses the sum of two large products here, by running one."""
     from onnx import TensorProto, helper
