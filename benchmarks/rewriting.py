@@ -9,6 +9,7 @@ from benchmarks.common import Claim, Progress, Result, Summary, Table, fresh_pro
 WORKER = "benchmarks.rewriting_worker"
 ROUNDS = 3
 FROM_MODULE, FROM_FILE = "torch module", ".onnx file, exported without optimization"
+SOURCES = (FROM_MODULE, FROM_FILE)
 EXPORT = "export"
 """The stage that all others are compared with: what torch.onnx.export takes, with the checks where mlc calls it."""
 
@@ -16,9 +17,9 @@ EXPORT = "export"
 def measure(quick: bool, progress: Progress) -> Result:
     """Compile both sources in turn, each time in a fresh process, and keep every stage's seconds."""
     rounds = 1 if quick else ROUNDS
-    kept: dict[str, list[dict[str, object]]] = {FROM_MODULE: [], FROM_FILE: []}
+    kept: dict[str, list[dict[str, object]]] = {source: [] for source in SOURCES}
     for number in range(rounds):
-        for source in (FROM_MODULE, FROM_FILE)[:: -1 if number % 2 else 1]:
+        for source in SOURCES[:: -1 if number % 2 else 1]:
             progress(f"round {number + 1} of {rounds}: {source}")
             kept[source].append(fresh_process(WORKER, {"file": source == FROM_FILE, "quick": quick}))
     settings = {"rounds": rounds, "model": "tiny_resnet" if quick else "resnet18", "passes": "the default ones"}
