@@ -248,7 +248,8 @@ def test_quantization_has_no_figures_for_a_file_that_computes_nan(tmp_path):
         onnx.save(onnx.parser.parse_model(text), tmp_path / f"{name}.onnx")
         candidates[name] = Candidate(name, tmp_path / f"{name}.onnx")
     np.savez(tmp_path / "data.npz", x=np.array([[1, 2, 3], [4, -5, 6]], np.float32))
-    data, failed = open_data(str(tmp_path / "data.npz"), parse_inputs(["x=float32[n=1..2,3]"])), {}
+    data = open_data(str(tmp_path / "data.npz"), parse_inputs(["x=float32[n=1..2,3]"]))
+    failed: dict[str, str] = {}
     found = judged(
         candidates, data, load_metric("cosine"), Target(), first=("export", "ours"), failed=failed, progress=quiet
     )
