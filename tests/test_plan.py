@@ -228,6 +228,7 @@ def test_options_of_formats_stand_before_the_nodes_and_are_read_back(tmp_path):
             '[options]\nint8-statik = "method=mse"\n[[node]]\nname = "k"\nformat = "int8-static"',
             "names int8-statik, which no node has",
         ),
+        ('[options]\nfloat = "a=1"\n[[node]]\nname = "k"\nformat = "float"', "names float, which no node has"),
         (
             '[options]\nint8-static = "method"\n[[node]]\nname = "k"\nformat = "int8-static"',
             "ends where = and the value",

@@ -284,6 +284,8 @@ def test_a_model_that_masks_no_single_token_is_declared_from_two(workspace, tmp_
         workspace, folder, *(text.replace("1..64", "1..3").replace("1..24", "2..4") for text in (IDS, MASK))
     )
     assert any("guards put off" in note for note in found.artifact.origin.notes)
+    with pytest.raises(SourceError, match="differs from the original at batch=2, sequence=1"):
+        checked(workspace, folder, *(text.replace("1..64", "2..3").replace("1..24", "1..3") for text in (IDS, MASK)))
 
 
 def test_half_precision_that_the_code_makes_itself_is_float32(tmp_path):

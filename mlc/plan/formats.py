@@ -23,8 +23,8 @@ def formats_for(asked: str, target: Target) -> tuple[str, ...]:
     if asked != MIXED:
         return (asked,)
     if "openvino" in (target.runtime, target.provider.lower()):
-        is_gpu = "gpu" in (target.provider.lower(), (target.device or "").lower())
-        by_weights = not is_gpu and not multiplies_integers()
+        device = (target.device or "cpu") if target.provider.lower() == "openvino" else target.provider
+        by_weights = device.lower() == "cpu" and not multiplies_integers()
         return ("int8-static", "int8-weights") if by_weights else ("int8-static",)
     return ("int8-static", "int8-dynamic") if target.provider.lower() in CPU_PROVIDERS else ("int8-weights",)
 
