@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
 import random
 import shutil
@@ -17,7 +16,7 @@ from typing import Any
 from benchmarks.common import MET, MISSED, ROOT, Claim, Progress, Result, Summary, Table, result, run
 from mlc.errors import MlcError
 from mlc.exporting.cache import Cache
-from mlc.manifest import locate
+from mlc.manifest import digest, locate
 
 WORKER = "benchmarks.kills_worker"
 KILLS = 200
@@ -86,19 +85,19 @@ class Bench:
         process.communicate()
         return ended
 
+    def stands(self) -> str:
+        """Return the digest of the model that stands there; raises MlcError where its manifest says another."""
+        return digest(locate(self.out).path)
+
     def state(self) -> tuple[str, int]:
-        """Return which artifact stands there (``one``, ``two`` or what is wrong), and how many exports are damaged."""
+        """Return the digest of what stands there, or what is wrong with it, and how many exports are damaged."""
         damaged = sum(self.cache.find(entry.folder.name) is None for entry in self.cache.entries())
         if not self.out.exists():
             return "nothing is there", damaged
         try:
-            model = locate(self.out).path
+            return self.stands(), damaged
         except MlcError as error:
             return error.message.replace(str(self.folder), ""), damaged
-        for name in ("one", "two"):
-            if filecmp.cmp(model, self.folder / name / "model.onnx", shallow=False):
-                return name, damaged
-        return "another model", damaged
 
 
 def measure(quick: bool, progress: Progress) -> Result:
@@ -107,13 +106,11 @@ def measure(quick: bool, progress: Progress) -> Result:
     draw = random.Random(0)  # noqa: S311
     with tempfile.TemporaryDirectory(prefix="mlc-kills-") as name:
         bench = Bench(Path(name))
-        left = bench.whole("one", bench.folder / "one")
-        bench.whole("two", bench.folder / "two")
-        shutil.rmtree(bench.cache.folder)
-        shutil.copytree(bench.folder / "one", bench.out)
-        there, rounds = "one", []
+        left = bench.whole("one", bench.out)
+        first = state = bench.stands()
+        rounds: list[dict[str, Any]] = []
         for number in range(kills):
-            asked = "two" if there == "one" else "one"
+            asked = "two" if state == first else "one"
             trigger = list(TRIGGERS)[number % len(TRIGGERS)]
             wait = draw.uniform(0, TRIGGERS[trigger] * left[trigger])
             if trigger == "export":
@@ -123,9 +120,11 @@ def measure(quick: bool, progress: Progress) -> Result:
             progress(f"{number + 1} of {kills}: killed {wait:.2f} s after {trigger or 'the start'}: {state}")
             rounds.append({"after": trigger, "seconds": wait, "ended": ended, "asked": asked, "there": state,
                            "damaged": damaged})  # fmt: skip
-            there = state if state in {"one", "two"} else there
         bench.whole("two", bench.out)
-        final = {"there": bench.state()[0], "left": leftovers(bench.folder), "exports": len(bench.cache.entries())}
+        named = {bench.stands(): "two", first: "one"}
+        for one in rounds:
+            one["there"] = named.get(one["there"], one["there"])
+        final = {"there": named[bench.stands()], "left": leftovers(bench.folder), "exports": len(bench.cache.entries())}
     return result("kills", {"kills": kills, "seed": 0}, rounds=rounds, final=final)
 
 

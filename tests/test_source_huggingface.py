@@ -19,8 +19,9 @@ from mlc.cli import main
 from mlc.errors import MlcError, SourceError, UsageError
 from mlc.exporting import export
 from mlc.exporting import huggingface as exporter
+from mlc.exporting.checked import check
 from mlc.grammar.inputs import input_text, parse_inputs
-from mlc.probes import references
+from mlc.probes import answer, references
 from mlc.recipe import read_recipe
 from mlc.sources.huggingface.inputs import expectation
 from mlc.sources.huggingface.live import TransformersOriginal, holds_transformers
@@ -284,8 +285,9 @@ def test_a_model_that_masks_no_single_token_is_declared_from_two(workspace, tmp_
         workspace, folder, *(text.replace("1..64", "1..3").replace("1..24", "2..4") for text in (IDS, MASK))
     )
     assert any("guards put off" in note for note in found.artifact.origin.notes)
+    single = answer(original, {"batch": 2, "sequence": 1}, None, 0)
     with pytest.raises(SourceError, match="differs from the original at batch=2, sequence=1"):
-        checked(workspace, folder, *(text.replace("1..64", "2..3").replace("1..24", "1..3") for text in (IDS, MASK)))
+        check(found.artifact.model, (single,), workspace)
 
 
 def test_half_precision_that_the_code_makes_itself_is_float32(tmp_path):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +32,24 @@ def run_python(text: str) -> None:
     exec(compile(text, "page", "exec", dont_inherit=True), {"__name__": "__main__"})  # noqa: S102 - our own page
 
 
+@contextmanager
+def as_in_a_process_of_its_own() -> Iterator[None]:
+    """Forget the reader's files that are imported meanwhile, so that a later command knows nothing of them."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and Path(file).absolute().is_relative_to(Path.cwd()):
+            del sys.modules[name]
+
+
 def run_console(text: str, capsys) -> int:
     """Run each line of a block, which has to succeed; return how many there were."""
     lines = [line for line in text.splitlines() if line]
     for line in lines:
         program, *arguments = shlex.split(line)
-        code = main(arguments)
+        with as_in_a_process_of_its_own():
+            code = main(arguments)
         told = capsys.readouterr()
         expected = {0, 1} if "--gate" in arguments else {0}  # a gate may find that this machine was slower now
         assert program == "mlc"

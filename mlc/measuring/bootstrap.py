@@ -66,9 +66,16 @@ def ratio_interval(processes: Sequence[Float], seed: int = 0) -> Interval:
     padded = np.stack([np.pad(one, (0, lengths.max() - len(one))) for one in logs])
     drawn = rng.integers(0, len(logs), (RESAMPLES, len(logs)))
     within = (rng.random((RESAMPLES, len(logs), rounds)) * lengths[drawn][:, :, np.newaxis]).astype(np.intp)
-    draws = np.median(padded[drawn[:, :, np.newaxis], within], axis=2).mean(axis=1)
+    draws = _medians(padded[drawn[:, :, np.newaxis], within]).mean(axis=1)
     interval = expanded_interval(value, draws, len(logs))
     return Interval(*(math.exp(end) for end in (interval.value, interval.low, interval.high)))
+
+
+def _medians(values: Float) -> Float:
+    """Return the medians along the last axis, by sorting: numpy sorts short rows faster than it finds their middle."""
+    ordered, (half, odd) = np.sort(values), divmod(values.shape[-1], 2)
+    medians: Float = ordered[..., half - 1 + odd : half + 1].mean(axis=-1)
+    return medians
 
 
 def mean_draws(columns: Sequence[tuple[Float, Float]], seed: int = 0) -> Float:
