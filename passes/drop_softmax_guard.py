@@ -16,17 +16,20 @@ if TYPE_CHECKING:
 COPIES = frozenset({"Identity", "Unsqueeze", "Squeeze", "Expand", "Reshape", "Transpose", "Slice"})
 """What gives elements of its first input, and no others."""
 
-SCORES = frozenset({"MatMul", "Mul", "Div", "Einsum", "Gemm"})
+SUMS = frozenset({"MatMul", "Einsum", "Gemm"})
 """What scores come from that have no mask."""
+
+SCALING = frozenset({"Mul", "Div"})
 
 
 @dataclass(frozen=True)
 class DropSoftmaxGuard(Fusion):
     """``Where(IsNaN(s), 0, s)`` with ``s = Softmax(z)`` becomes ``s``: of finite scores it never is NaN.
 
-    torch exports the guard with every mask. Refuses unless z has no mask, or one whose elements are all finite, such as
-    the lowest float: a row that is wholly -inf is NaN, and the guard makes it 0. The same bits for finite scores; in
-    16 bits the lowest float would be -inf, so that a graph loses its guard only as long as it stays in 32.
+    torch exports the guard with every mask. Refuses unless z is a product of matrices, scaled or not, to which nothing
+    is added, or a mask whose elements are all finite, such as the lowest float: a row that is wholly -inf is NaN, and
+    the guard makes it 0. The same bits for finite scores; in 16 bits the lowest float would be -inf, so that a graph
+    loses its guard only as long as it stays in 32.
     """
 
     name: ClassVar[str] = "drop-softmax-guard"
@@ -57,9 +60,24 @@ def _never_masked_out(scores: ir.Value) -> bool:
 
 
 def _plain(value: ir.Value | None) -> bool:
-    """Whether a value is a product: scores without a mask."""
+    """Whether a value is a product of matrices, scaled or not: scores without a mask."""
     node = value.producer() if value is not None else None
-    return node is not None and is_standard(node) and node.op_type in SCORES
+    if node is None or not is_standard(node):
+        return False
+    if node.op_type in SCALING:
+        first, second = node.inputs
+        return (_plain(first) and _is_scale(second)) or (node.op_type == "Mul" and _is_scale(first) and _plain(second))
+    added = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+    return node.op_type in SUMS and (added is None or _finite(added))
+
+
+def _is_scale(value: ir.Value | None) -> bool:
+    """Whether a value is one number for all scores, or a constant that leaves finite numbers finite."""
+    if value is None:
+        return False
+    if is_constant(value):
+        return bool(np.isfinite(array_of(value)).all() and array_of(value).all())
+    return value.shape is not None and all(size == 1 for size in value.shape)
 
 
 def _finite(value: ir.Value | None) -> bool:

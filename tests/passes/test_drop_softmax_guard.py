@@ -11,6 +11,7 @@ pytestmark = pytest.mark.needs_onnxruntime
 HEAD = "g (float[batch,3,4] q, float[batch,4,3] k, bool[batch,1,3] m) => (float[batch,3,3] y)"
 GUARD = "s = Softmax<axis=-1>(z) n = IsNaN(s) y = Where(n, zero, s)"
 LOWEST = "<float zero = {0}, float low = {-3.4028235e38}, float half = {0.5}>"
+MAY_BE_MASKED = "a row of the mask may be wholly -inf"
 MASKED = "p = MatMul(q, k) c = Mul(p, half) w = Where(m, zero, low) z = Add(c, w)"
 
 
@@ -21,7 +22,14 @@ def test_golden(golden):
 
 
 @pytest.mark.parametrize("rows", [1, 5])
-@pytest.mark.parametrize("scores", [MASKED, "z = MatMul(q, k)", "p = MatMul(q, k) z = Add(p, half)"])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        MASKED, "z = MatMul(q, k)", "p = MatMul(q, k) z = Add(p, half)",
+        "p = MatMul(q, k) d = Div(p, half) z = Mul(half, d)",
+        "p = MatMul(q, k) h = Shape<start=2>(k) f = Cast<to=1>(h) d = Sqrt(f) z = Div(p, d)",
+    ],
+)  # fmt: skip
 def test_the_same_bits_for_rows_that_are_wholly_masked_too(scores, rows, workspace):
     before = graph(f"{HEAD} {LOWEST} {{ {scores} {GUARD} }}")
     after, change = apply(DropSoftmaxGuard(), before)
@@ -36,8 +44,13 @@ def test_the_same_bits_for_rows_that_are_wholly_masked_too(scores, rows, workspa
 @pytest.mark.parametrize(
     ("numbers", "scores", "reason"),
     [
-        (LOWEST.replace("-3.4028235e38", "-inf"), MASKED, "a row of the mask may be wholly -inf"),
-        (LOWEST, "p = MatMul(q, k) f = Cast<to=1>(m) l = Log(f) z = Add(p, l)", "a row of the mask may be wholly -inf"),
+        (LOWEST.replace("-3.4028235e38", "-inf"), MASKED, MAY_BE_MASKED),
+        (LOWEST, "p = MatMul(q, k) f = Cast<to=1>(m) l = Log(f) z = Add(p, l)", MAY_BE_MASKED),
+        *(
+            (LOWEST.replace("-3.4028235e38", "-inf"), f"p = MatMul(q, k) w = Where(m, p, low) {scaled}", MAY_BE_MASKED)
+            for scaled in ("z = Div(w, half)", "z = Mul(half, w)", "e = Mul(w, half) z = Add(e, half)")
+        ),
+        (LOWEST, "p = MatMul(q, k) f = Cast<to=1>(m) l = Log(f) z = Mul(p, l)", MAY_BE_MASKED),
         (LOWEST.replace("zero = {0}", "zero = {1}"), "z = MatMul(q, k)", "what stands for NaN is not 0"),
     ],
 )
@@ -53,6 +66,14 @@ def test_refusals(numbers, scores, reason):
     _, change = apply(DropSoftmaxGuard(), model)
     assert change.sites == ()
     assert [refusal.reason for refusal in change.refused] == [reason]
+
+
+def test_a_mask_that_is_added_within_a_gemm_is_refused():
+    model = graph(
+        f"g (float[n,4] q, float[4,n] k, float[n,n] m) => (float[n,n] y) {LOWEST} {{ z = Gemm(q, k, m) {GUARD} }}"
+    )
+    _, change = apply(DropSoftmaxGuard(), model)
+    assert [refusal.reason for refusal in change.refused] == [MAY_BE_MASKED]
 
 
 def test_what_torch_exports(workspace):
