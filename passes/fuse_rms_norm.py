@@ -56,13 +56,19 @@ def _normalized(
 ) -> tuple[ir.Value, Root, list[ir.Node], list[ir.Value]] | None:
     """Return x, the root, the nodes of ``1 / root`` or ``x / root``, and the other factors."""
     division, reciprocal = producer(factor, "Div"), producer(factor, "Reciprocal")
-    rest = [one for one in factors if one is not factor]
+    rest = _without(factors, factor)
     if division is not None:
         root = root_of(division.inputs[1])
         if root is not None and division.inputs[0] is root.squared:
             return root.squared, root, [division], rest
     if reciprocal is not None:
         root = root_of(reciprocal.inputs[0])
-        if root is not None and root.squared in rest:
-            return root.squared, root, [reciprocal], [one for one in rest if one is not root.squared]
+        if root is not None and any(one is root.squared for one in rest):
+            return root.squared, root, [reciprocal], _without(rest, root.squared)
     return None
+
+
+def _without(factors: list[ir.Value], one: ir.Value) -> list[ir.Value]:
+    """Return factors without one of them: the same one may be there twice."""
+    place = next(place for place, each in enumerate(factors) if each is one)
+    return [*factors[:place], *factors[place + 1 :]]

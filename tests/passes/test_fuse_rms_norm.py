@@ -59,6 +59,20 @@ def test_another_factor_is_refused():
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        f"{ROOT} n = Div(x, s) k = Mul(n, n) y = Mul(k, w)",
+        f"{ROOT} r = Reciprocal(s) n = Mul(x, r) k = Mul(x, n) y = Mul(k, w)",
+    ],
+    ids=["the quotient twice", "x twice"],
+)
+def test_a_factor_that_is_there_twice_is_another_factor(body):
+    _, change = apply(FuseRmsNorm(), model(body))
+    assert change.sites == ()
+    assert "it is not multiplied with one weight alone" in [refusal.reason for refusal in change.refused]
+
+
+@pytest.mark.parametrize(
     ("head", "more", "reason"),
     [
         ("g (float[n,2,4] x) => (float[n,2,4] y, float[n,2,1] s)", "", "s is a graph output"),
