@@ -72,6 +72,39 @@ def test_settings_of_attention(workspace, settings, opset):
     exported(workspace, Attending("none", **settings), None, *XY, opset=opset)
 
 
+BROADCAST = {
+    "keys and values of one head": lambda q: (q, q[:, :1], q[:, :1]),
+    "values of one head": lambda q: (q, q, q[:, :1]),
+    "queries of one head": lambda q: (q[:, :1], q, q),
+    "keys and values of one sample": lambda q: (q, q[:1] * 2, q[:1]),
+}
+
+
+class Broadcasting(nn.Module):
+    def __init__(self, parts, **settings):
+        super().__init__()
+        self.parts, self.settings = parts, settings
+
+    def forward(self, x):
+        parts = self.parts(x.unflatten(-1, (4, 4)).transpose(1, 2))
+        return functional.scaled_dot_product_attention(*parts, **self.settings)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("parts", BROADCAST)
+def test_what_broadcasts_in_torch(workspace, parts, opset):
+    exported(workspace, Broadcasting(BROADCAST[parts]), None, XY[0], opset=opset)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_groups_of_queries_down_to_groups_of_one(workspace, heads, opset):
+    found = exported(
+        workspace, Broadcasting(lambda q: (q, q[:, :heads], q[:, :heads]), enable_gqa=True), None, XY[0], opset=opset
+    )
+    assert operators(found)["Attention"] == (opset >= 23)
+
+
 class Ranks(nn.Module):
     """Attention over other axes than [batch, heads, length, width]."""
 

@@ -1,7 +1,8 @@
 """Attention as torch computes it, where torch.onnx computes something else or nothing.
 
 A row that may look at no key gives zeros: below opset 23 torch.onnx writes the masked scores of such a row as the
-smallest number, all alike, whose softmax is their mean, or as -inf, whose softmax is NaN. And it writes four axes only.
+smallest number, all alike, whose softmax is their mean, or as -inf, whose softmax is NaN. And it writes four axes only,
+at opset 23 none that is broadcast.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def _over_four_axes(own: Attention) -> Attention:
     def attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
         parts, lead = (query, key, value), query.shape[:-3]
         if query.dim() == AXES:
-            return own(*parts, attn_mask, *args, **kwargs)
+            grouped = kwargs.pop("enable_gqa", False) and query.shape[1] != key.shape[1]
+            return own(*_alike(parts, grouped=grouped), attn_mask, *args, enable_gqa=grouped, **kwargs)
         if query.dim() < AXES:
             if attn_mask is not None and attn_mask.dim() >= query.dim():
                 attn_mask = attn_mask.unsqueeze(-3)
@@ -92,3 +94,22 @@ def _over_four_axes(own: Attention) -> Attention:
         return own(*flat, mask, *args, **kwargs).unflatten(0, lead)
 
     return attention
+
+
+def _alike(parts: tuple[Any, ...], *, grouped: bool) -> tuple[Any, ...]:
+    """Return queries, keys and values of one batch and, unless ``grouped``, as many heads: opset 23 broadcasts none.
+
+    A size that varies is not compared with anything, which would be a condition on it.
+    """
+    axes = (0,) if grouped else (0, 1)
+    whole = {axis: next((part.shape[axis] for part in parts if not _is_one(part.shape[axis])), 1) for axis in axes}
+    wanted = [[whole[axis] if axis in axes and _is_one(size) else size for axis, size in enumerate(part.shape)]
+              for part in parts]  # fmt: skip
+    missing = [any(_is_one(part.shape[axis]) and not _is_one(whole[axis]) for axis in axes) for part in parts]
+    return tuple(
+        part.expand(sizes) if short else part for part, sizes, short in zip(parts, wanted, missing, strict=True)
+    )
+
+
+def _is_one(size: Any) -> bool:
+    return isinstance(size, int) and size == 1
