@@ -3,7 +3,8 @@
 onnxruntime (WeightBiasQuantization, at every load) gives a Conv, ConvTranspose or Gemm that stands between a
 DequantizeLinear with one scale and a QuantizeLinear int8 weights of its own, by tensor and not safe from saturation.
 It looks for a single scale only, so such a node reads its input through a DequantizeLinear that has the same scale once
-for each channel: the same numbers, and the node stays as it is.
+for each channel: the same numbers, and the node stays as it is. Of one channel that would be a single scale again: it
+is copied by a Max of itself alone, which no optimizer takes out.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def keep_float(writer: Writer, chosen: Collection[ir.Node]) -> None:
             continue
         key = (dequantizer.outputs[0], *channels)
         if key not in written:
-            own = _by_channel(writer, dequantizer, *channels)
+            own = _by_channel(writer, dequantizer, *channels) if channels[1] > 1 else _copied(writer, dequantizer)
             writer.graph.insert_after(dequantizer, own)
             written[key] = own.outputs[0]
         node.replace_input_with(0, written[key])
@@ -56,6 +57,11 @@ def _channels(node: ir.Node) -> tuple[int, int] | None:
     if node.op_type == "MatMul" and len(shape) > 1:
         return -1, shape[-2]
     return None
+
+
+def _copied(writer: Writer, dequantizer: ir.Node) -> ir.Node:
+    output = dequantizer.outputs[0]
+    return writer.node("Max", [output], f"{output.name}.copied", ir.DataType.FLOAT, output.shape)
 
 
 def _by_channel(writer: Writer, dequantizer: ir.Node, axis: int, channels: int) -> ir.Node:

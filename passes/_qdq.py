@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 import onnx_ir as ir
 
-from mlc.formats import FOLDING, Affine, carries, number
+from mlc.formats import FOLDING, Affine, carries, number, upper_bound
 from mlc.fusion import Names, drop_unused_constant
 from passes._codes import Coded
 
@@ -103,6 +103,17 @@ class Writer:
 def is_fold(node: ir.Node | None) -> bool:
     """Whether a node is a Relu or Clip, which an int8 graph leaves to the quantizer."""
     return node is not None and node.op_type in FOLDING
+
+
+def clamps_alike(value: ir.Value, codes: Affine) -> bool:
+    """Whether the lowest and the highest code do what the Relu and Clip before a value do, to half a step."""
+    node = value.producer()
+    while is_fold(node):
+        assert node is not None
+        if codes.zero_point != 0 or not upper_bound(node) >= codes.high - codes.scale / 2:
+            return False
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    return True
 
 
 def write_activations(

@@ -28,7 +28,7 @@ from passes._codes import Coded, possible_values
 from passes._correct_bias import mean_needs, means_of
 from passes._kept_float import keep_float
 from passes._masked import Unmasked, unmasked
-from passes._qdq import Shared, Writer, is_fold, write_activations
+from passes._qdq import Shared, Writer, clamps_alike, write_activations
 from passes._stored import permitted
 from passes._weights import stored_weights, write_weights
 
@@ -136,7 +136,7 @@ class Int8Static(Pass):
         ranges = {value: Shared(value, self.affine(places.name(value), ctx)) for value in _ranges(coded)}
         found = {value: ranges[item.range_of] for value, item in coded.items()}
         for value, item in coded.items():
-            if item.adopts is not None and (found[item.adopts].affine.zero_point == 0 or not is_fold(value.producer())):
+            if item.adopts is not None and clamps_alike(value, found[item.adopts].affine):
                 found[value] = found[item.adopts]
         return found
 

@@ -225,7 +225,7 @@ def _is_unproven(node: ir.Node) -> bool:
     if stored is not None:
         return True
     scale, weight = input_at(activation, 1), constant(input_at(node, 1))
-    one_scale = scale is not None and scale.shape is not None and scale.shape.rank() == 0
+    one_scale = scale is not None and is_one(scale)
     return node.op_type != "MatMul" and one_scale and weight is not None and _reaches_quantizer(node.outputs[0])
 
 

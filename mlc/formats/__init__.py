@@ -42,6 +42,7 @@ from mlc.formats.nodes import (
     number,
     product_of,
     site_of,
+    upper_bound,
     weight_obstacle,
     weight_of,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "saturating_pairs",
     "site_of",
     "static_choices",
+    "upper_bound",
     "weight_axis",
     "weight_obstacle",
     "weight_of",

@@ -225,6 +225,12 @@ def clips_around_zero(node: ir.Node) -> bool:
     return (low is None or low <= 0) and (high is None or high >= 0)
 
 
+def upper_bound(node: ir.Node) -> float:
+    """Return what a Clip cuts at above, NaN where that is not known; infinity for a Relu and a Clip without a bound."""
+    high = _bound(node, 2) if node.op_type == "Clip" else None
+    return float("inf") if high is None else high
+
+
 def _bound(node: ir.Node, index: int) -> float | None:
     value = input_at(node, index)
     if value is None:

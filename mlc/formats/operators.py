@@ -19,3 +19,6 @@ INTEGER_OPERATORS = frozenset({
     "QAttention", "QGemm", "QLinearConv", "QLinearMatMul",
 })  # fmt: skip
 """Operators that multiply 8-bit integers themselves, ONNX's and onnxruntime's own."""
+
+ON_CODES = QUANTIZERS | {"DynamicQuantizeLSTM", "GatherBlockQuantized", "MatMulInteger", "MatMulNBits"}
+"""Operators that make codes, or compute on them, in what passes write."""

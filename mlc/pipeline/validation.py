@@ -17,7 +17,7 @@ from mlc.errors import UsageError
 from mlc.explaining import Explanation
 from mlc.explaining.halves import HIGHEST
 from mlc.figures import counted
-from mlc.formats import QUANTIZERS
+from mlc.formats.operators import ON_CODES
 from mlc.fusion import opset_of
 from mlc.grammar.images import Images
 from mlc.graph_pass import Pass
@@ -138,7 +138,7 @@ def _read(path: Path) -> tuple[int, float | None]:
     """
     model = ir.load(path)
     check_values(path, model)
-    quantized = any(node.op_type in QUANTIZERS for graph in model.graphs() for node in graph)
+    quantized = any(node.op_type in ON_CODES for graph in model.graphs() for node in graph)
     return opset_of(model), Pass.floor if quantized or _narrowed(model) else None
 
 

@@ -11,16 +11,13 @@ import onnx_ir as ir
 
 from mlc.compare.decisions import used_values
 from mlc.formats.nodes import site_of
-from mlc.formats.operators import QUANTIZERS
+from mlc.formats.operators import ON_CODES
 from mlc.fusion import Names, Places, infer_shapes, walk
 
 if TYPE_CHECKING:
     from mlc.types import Arrays
 
 GRAPHS = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
-
-ON_CODES = QUANTIZERS | {"DynamicQuantizeLSTM", "GatherBlockQuantized", "MatMulInteger", "MatMulNBits"}
-"""Operators that make codes, or compute on them, in what passes write."""
 
 BYTE = 8
 """Codes have so many bits at most."""

@@ -534,9 +534,34 @@ def test_a_clamp_that_is_the_output_stays_exact(tmp_path):
     assert found.fused_ops(tmp_path) == {"QuantizeLinear": 1, "QGemm": 1, "Relu": 1}
 
 
+@pytest.mark.parametrize("clamp", ["k = Clip(a, low, high)", "c = Clip(a, low, high) k = Relu(c)"])
+def test_a_clamp_cuts_before_a_concat_of_a_wider_range(clamp):
+    """With a zero point of 0 the codes of the Concat cut at 0 as the Clip does, and much higher than it does above."""
+    text = f"""agraph (float[2,3,8,8] x) => (float[2,5,4,4] y) <float low = {{0}}, float high = {{0.1}}> {{
+        a = Conv(x, w1, b1)
+        {clamp}
+        b = Conv(x, w2)
+        r = Relu(b)
+        j = Concat<axis = 1>(k, r)
+        y = Conv(j, w3)
+    }}"""
+    found = quantized(build(text, weights(0, w1=(4, 3, 3, 3), b1=(4,), w2=(4, 3, 3, 3), w3=(5, 8, 3, 3))))
+    assert found.array("j.zero_point") == 0
+    watched = found.model.clone()
+    watched.graph.outputs.append(
+        next(node.outputs[0] for node in watched.graph if node.name and node.outputs[0].name == "k")
+    )
+    assert run(watched, found.data[0].inputs, optimize=False)["k"].max() == pytest.approx(0.1, rel=0.01)
+    assert found.sqnr() > 25
+
+
 KEPT = {
     "Conv": ("c = Conv<group = 2>(r, w2, b2)", {"w2": (4, 2, 3, 3), "b2": (4,), "w3": (4, 4, 3, 3)}),
     "ConvTranspose": ("c = ConvTranspose(r, w2, b2)", {"w2": (4, 4, 3, 3), "b2": (4,), "w3": (4, 4, 3, 3)}),
+    "Conv of one channel": (
+        "c = Conv(r, w2, b2)",
+        {"w1": (1, 3, 3, 3), "b1": (1,), "w2": (4, 1, 3, 3), "b2": (4,), "w3": (4, 4, 3, 3)},
+    ),
     "MatMul": ("m = MatMul(r, w2)\n c = Add(m, b2)", {"w2": (6, 5), "b2": (5,), "w3": (4, 4, 3, 3)}),
 }
 
@@ -552,7 +577,7 @@ def test_a_node_kept_float_between_integers_stays_float_in_the_runtime(op, fold,
         {fold}
         y = Conv(q, w3)
     }}"""
-    model = build(text, weights(0, w1=(4, 3, 3, 3), b1=(4,), **shapes))
+    model = build(text, weights(0, **{"w1": (4, 3, 3, 3), "b1": (4,), **shapes}))
     found = quantized(model, allow=lambda site: site not in ("c", "m"))
     assert not {"c", "m"} & set(found.change.sites)
     fused = found.fused_ops(tmp_path)
