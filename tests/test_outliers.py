@@ -94,6 +94,35 @@ def test_outliers_of_the_default_keep_8_bits_where_the_graph_may_hold_blocks(ops
     assert mixed.steps[-1].sqnr["output"] > alone.steps[-1].sqnr["output"] + 6
 
 
+class Tied(nn.Module):
+    """Ids through one table that is their embedding and the head; layers between them are of their own, or one."""
+
+    def __init__(self, layers):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(64, WIDTH)
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(layers))
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def forward(self, ids):
+        x = self.table(ids)
+        for place in range(8):
+            x = x + torch.tanh(self.layers[place % len(self.layers)](x))
+        return self.norm(x) @ self.table.weight.T
+
+
+@pytest.mark.parametrize("layers", [8, 1])
+def test_readers_of_one_weight_get_a_better_format_together(layers):
+    original = api.load(Tied(layers).eval(), inputs=["ids=int64[batch=1..4,n=1..8] in 0..63"])
+    exported = api.rewrite(api.export(original, opset=23), original)
+    found = api.rewrite(exported, original, passes=["none"], to="int4-weights")
+    format_of = {site: step.spec.name for step in found.steps for site in step.sites}
+    assert format_of["embedding"] == format_of["output"] == "int8-weights"
+    between = {format_of[site] for site in format_of.keys() - {"embedding", "output"}}
+    assert between == {"int4-weights"}
+    assert len(format_of) == 10
+
+
 def test_a_pass_that_is_named_beside_the_default_is_more_than_a_reserve():
     original = api.load(Blocks(False).eval(), inputs=[f"x=float32[batch=1..16,{WIDTH}]"])
     exported = api.export(original, opset=23)

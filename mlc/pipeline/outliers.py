@@ -11,10 +11,11 @@ import onnx_ir as ir
 from mlc.artifact import Step
 from mlc.errors import TargetError
 from mlc.explaining.node_costs import Costs, node_costs
-from mlc.formats import MATRIX_PRODUCTS
+from mlc.formats import MATRIX_PRODUCTS, constant, weight_of
 from mlc.fusion import opset_of
 from mlc.pipeline.layers import probed
 from mlc.plan import formats_for, reserve_for
+from mlc.plan.kept import nodes_by_site
 from mlc.plan.planner import DECIDING
 from mlc.registry import pass_class
 from mlc.rewriting import Amend, as_planned
@@ -80,33 +81,62 @@ class Outliers:
             found = node_costs(before, after, sites, self.batches, self.workspace, samples=SAMPLES)
         except TargetError:  # the quantized model is right without a better plan
             return plan
-        reasons = dict(self._outliers(found, _shares(found.work, sites)))
-        untried = {site for group in found.groups for site in group.sites}
+        formats = {entry.node: entry for entry in plan.nodes}
+        together = [[formats[site] for site in sites] for sites in self._together(before, sites)]
+        amended = dict(self._outliers(found, _shares(found.work, sites), together, opset_of(before)))
+        untried = {site for group in found.groups for site in group.sites} - amended.keys()
 
         def better(entry: NodePlan) -> NodePlan:
-            if entry.node in reasons:
-                return replace(entry, format=self._instead(entry, opset_of(before)), reason=reasons[entry.node])
-            return replace(entry, reason=f"{entry.reason}; {UNTRIED}") if entry.node in untried else entry
+            told = f"{entry.reason}; {UNTRIED}" if entry.node in untried else entry.reason
+            return amended.get(entry.node, replace(entry, reason=told))
 
         return Plan(tuple(map(better, plan.nodes)))
 
-    def _instead(self, entry: NodePlan, opset: int) -> str:
-        """Return the better format for a node, float where the pass is not for it."""
-        instead = self.search.instead
-        fits = instead != FLOAT and entry.op in MATRIX_PRODUCTS and opset >= pass_class(instead).min_opset
+    def _together(self, model: ir.Model, sites: Sequence[str]) -> list[list[str]]:
+        """Return the sites by what can have another format alone: readers of one matrix in blocks share its codes."""
+        nodes = nodes_by_site(model)
+        found: dict[ir.Value | str, list[str]] = {}
+        for site in sites:
+            matrix = None if self.search.instead == FLOAT else _matrix(nodes[site])
+            found.setdefault(site if matrix is None else matrix, []).append(site)
+        return list(found.values())
+
+    def _instead(self, entries: Sequence[NodePlan], opset: int) -> str:
+        """Return the better format for nodes that read one weight, float where the pass is not for them."""
+        instead, ops = self.search.instead, {entry.op for entry in entries}
+        products = ops & MATRIX_PRODUCTS and ops <= {*MATRIX_PRODUCTS, "Gather"}
+        fits = instead != FLOAT and products and opset >= pass_class(instead).min_opset
         return instead if fits else FLOAT
 
-    def _outliers(self, found: Costs, work: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-        """Yield the sites that are to get the better format, with the reason."""
+    def _outliers(
+        self, found: Costs, work: Mapping[str, float], together: Sequence[Sequence[NodePlan]], opset: int
+    ) -> Iterator[tuple[str, NodePlan]]:
+        """Yield the sites that are to get the better format as they stand in the plan then, with the reason."""
         whole = left = sum(one.noise for one in (*found.nodes, *found.groups))
         spent = 0.0
-        for one in sorted(found.nodes, key=lambda one: one.sqnr):
-            (site,) = one.sites
-            outlier = one.noise > self.search.times * work[site] * whole and spent + work[site] <= self.search.work
+        alone = {one.sites[0]: one for one in found.nodes}
+        costs = [(entries, [alone[entry.node] for entry in entries if entry.node in alone]) for entries in together]
+        for entries, known in sorted(
+            (one for one in costs if one[1]), key=lambda one: min(each.sqnr for each in one[1])
+        ):
+            worst, noise = min(known, key=lambda one: one.sqnr), sum(one.noise for one in known)
+            share = sum(work[entry.node] for entry in entries)
+            outlier = noise > self.search.times * share * whole and spent + share <= self.search.work
             if left > 10 ** (-GOAL / 10) and outlier:
-                left, spent = left - one.noise, spent + work[site]
-                share = f"{work[site]:.1%} of the multiply-adds"
-                yield site, f"an outlier: alone it leaves {one.output} at {one.sqnr:.1f} dB, for {share}"
+                left, spent = left - noise, spent + share
+                loss = f"alone it leaves {worst.output} at {worst.sqnr:.1f} dB, for {share:.1%} of the multiply-adds"
+                for entry in entries:
+                    mate = "" if (entry.node,) == worst.sites else f"it reads the weight of {worst.sites[0]}, "
+                    format_ = self._instead(entries, opset)
+                    yield entry.node, replace(entry, format=format_, reason=f"{mate}an outlier: {loss}")
+
+
+def _matrix(node: ir.Node) -> ir.Value | None:
+    """Return the matrix that a product or a lookup reads, if it is stored."""
+    if node.op_type == "Gather":
+        return node.inputs[0] if constant(node.inputs[0]) is not None else None
+    weight = weight_of(node) if node.op_type in MATRIX_PRODUCTS else None
+    return None if weight is None else weight.value
 
 
 def _shares(counts: Mapping[str, int], sites: Sequence[str]) -> dict[str, float]:
