@@ -240,11 +240,11 @@ def test_every_line_of_a_recipe_can_be_taken_back(capsys, pipeline, tmp_path):
     assert {*FIELDS, *LIMITS} - TAKEN_BACK.keys() == {"source", "passes"}
     path = tmp_path / "recipe.toml"
     for key, line in TAKEN_BACK.items():
-        path.write_text(f'source = "m.onnx"\n{line}\n')
+        path.write_text(f'source = "m.onnx"\npasses = ["fp16"]\n{line}\n')
         back = [f"--no-{key.replace('_', '-')}"] if line.endswith("true") else [flag(key), "none"]
         assert run(capsys, "quantize", "--recipe", path, *back)[0] in {0, 1}
         (recipe, _), _ = pipeline.calls[-1]
-        assert recipe == Recipe(recipe.source), key
+        assert recipe == Recipe(recipe.source, passes=(PassSpec("fp16"),)), key
     assert len(pipeline.calls) == len(TAKEN_BACK)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+import mlc
 from mlc import api
 from mlc.cli import main
 from mlc.errors import PassError, UsageError
@@ -143,6 +144,16 @@ def test_a_plan_that_a_pass_cannot_keep_is_an_error(mixed, tmp_path):
         rewritten(mixed, plan=plan_of(tmp_path, conv2d="int8-dynamic", linear_1="int8-dynamic"))
 
 
+@pytest.mark.usefixtures("quick")
+def test_formats_that_nodes_without_weights_do_not_get_are_a_note(tmp_path):
+    plan = plan_of(tmp_path, conv2d="int8-static", relu="int8-static", layer_norm="int8-static", gelu="int8-static")
+    report = mlc.compile(Mixed().eval(), inputs=[IMAGES], passes=["none"], plan=plan, calibrate=DATA)
+    (note,) = (note for note in report.notes if note.startswith("the plan gives"))
+    assert "int8-static to LayerNormalization layer_norm (normalizations lose too much in 8 bits)" in note
+    assert "int8-static to Gelu gelu" in note
+    assert " relu " not in note
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -166,6 +177,15 @@ def test_a_recipe_holds_the_format_the_plan_and_what_stays_float(tmp_path):
     (tmp_path / "recipe.toml").write_text(recipe_toml(recipe, tmp_path))
     again = read_recipe(tmp_path / "recipe.toml")
     assert (again.to, again.keep_float) == ("int8", ("a", "b*"))
+
+
+@pytest.mark.parametrize("flags", [[], ["--to", "none"]])
+def test_a_recipe_without_a_format_is_nothing_to_quantize_by(tmp_path, capsys, flags):
+    asked = {"source": "m.onnx"} if not flags else {"source": "m.onnx", "to": "int8"}
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe_toml(merge(None, asked), tmp_path))
+    assert main(["quantize", "--recipe", str(path), *flags]) == 2
+    assert "neither the recipe nor a flag gives a number format" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from mlc.graph_pass import Context
 from mlc.pipeline.quantizing import quantizing
 from mlc.plan import Planner, kept_sites, plan_toml, read_plan
 from mlc.recipe import merge
+from mlc.registry import schedule
 from mlc.types import NodePlan, PassSpec, Plan
 from passes.int8_static import Int8Static
 from tests.quantizing import ANY_CPU, VNNI, build, weights
@@ -231,13 +232,43 @@ def test_options_of_formats_stand_before_the_nodes_and_are_read_back(tmp_path):
         ('[options]\nfloat = "a=1"\n[[node]]\nname = "k"\nformat = "float"', "names float, which no node has"),
         (
             '[options]\nint8-static = "method"\n[[node]]\nname = "k"\nformat = "int8-static"',
-            "ends where = and the value",
+            r"plan.toml: \[options\]: .* ends where = and the value",
         ),
     ],
 )
 def test_a_file_that_is_no_plan_is_refused_with_the_place(tmp_path, text, message):
     with pytest.raises(UsageError, match=message):
         read_plan(written(tmp_path, text))
+
+
+def test_an_option_that_a_format_has_not_is_refused_with_the_place(tmp_path):
+    text = '[options]\nint8-static = "methd=mse"\n[[node]]\nname = "k"\nformat = "int8-static"'
+    asked = merge(None, {"source": "model.onnx", "plan": str(written(tmp_path, text))})
+    with pytest.raises(UsageError, match=r"plan.toml: \[options\]: the pass int8-static has no option 'methd'"):
+        quantizing(asked)
+
+
+FORMATS_IN_ORDER = ["int8-static", "int8-dynamic", "int4-weights", "int8-weights", "fp16"]
+
+
+def test_passes_run_in_the_order_of_formats_whatever_is_named_first(tmp_path):
+    """Where int8-dynamic ran first, int8-static would read its ranges from a graph that is quantized already."""
+    nodes = "".join(f'[[node]]\nname = "n{place}"\nformat = "{name}"\n' for place, name in enumerate(FORMATS_IN_ORDER))
+    backwards = "[[node]]".join(["", *reversed(nodes.split("[[node]]")[1:])])
+    for text in (nodes, backwards):
+        asked = merge(None, {"source": "model.onnx", "plan": str(written(tmp_path, text))})
+        assert [spec.name for spec in quantizing(asked).passes] == FORMATS_IN_ORDER
+    dynamic = PassSpec("int8-dynamic", (("smallest_table", 1024),))
+    asked = merge(None, {"source": "model.onnx", "to": "int8", "passes": ["smooth-quant", str(dynamic)]})
+    found = quantizing(asked).passes
+    assert [spec.name for spec in found] == ["smooth-quant", "int8-static", "int8-dynamic"]
+    assert found[-1] == dynamic
+
+
+def test_a_pass_that_is_given_twice_beside_its_format_is_refused():
+    asked = merge(None, {"source": "model.onnx", "to": "int8", "passes": ["int8-static", "int8-static:method=mse"]})
+    with pytest.raises(UsageError, match="int8-static is asked for twice"):
+        schedule(quantizing(asked).all)
 
 
 def test_a_plan_for_another_model_is_refused(tmp_path):

@@ -128,6 +128,14 @@ def test_large_samples_are_counted_in_part_and_the_same_in_any_batch():
     np.testing.assert_allclose([low, high], np.percentile(array, [0.05, 99.95]), rtol=0.03)
 
 
+def test_large_samples_of_several_rows_are_counted_the_same_in_any_batch():
+    """Windows of a picture lie side by side on axis 0, as many for each sample."""
+    array = np.random.default_rng(0).normal(size=(6 * 4, COUNTED)).astype(np.float32)
+    halves = np.sort(np.concatenate([counted(array[:8], 2).reshape(-1), counted(array[8:], 4).reshape(-1)]))
+    assert np.array_equal(np.sort(counted(array, 6).reshape(-1)), halves)
+    assert halves.size < array.size
+
+
 def test_small_samples_are_counted_whole():
     observer = observed([np.random.default_rng(0).normal(size=(3, 1000)).astype(np.float32)])
     assert observer.counted == observer.elements == 3000

@@ -1,5 +1,7 @@
 """Statistics that are kept: for which graphs they hold, what they refuse, and one collection for many recipes."""
 
+import zipfile
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -95,6 +97,37 @@ def test_other_arrays_are_no_statistics_and_a_missing_file_is_named(tmp_path):
         Store.load(tmp_path / "data.npz")
     with pytest.raises(DataError, match="there are no statistics"):
         Store.load(tmp_path)
+
+
+def test_a_file_whose_members_are_damaged(tmp_path):
+    path = tmp_path / "statistics.npz"
+    kept(EVERY).save(path)
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda member: member.compress_size)
+    content = bytearray(path.read_bytes())
+    start = largest.header_offset + 80
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="holds no statistics"):
+        Store.load(path)
+
+
+def test_values_that_are_computed_alike_keep_what_either_of_them_needs():
+    text = """agraph (float[batch,3,8,8] x) => (float[batch,4,6,6] y, float[batch,3,8,8] z) {
+        p = Relu(x)
+        q = Relu(x)
+        y = Conv(p, w)
+        z = Add(q, x)
+    }"""
+    graph = build(text, weights(0, w=(4, 3, 3, 3)))
+    for needs in (
+        [Need("p", "channel-mean"), Need("q", "histogram")],
+        [Need("p", "histogram"), Need("q", "channel-mean")],
+    ):
+        store = kept(needs, graph)
+        found = store.read(needs, fingerprints(graph))
+        assert store.missing(needs, fingerprints(graph)) == []
+        assert all(found.observers[value].holds(kind) for value in "pq" for kind in ("histogram", "channel-mean"))
 
 
 def same(first, second):
@@ -267,6 +300,17 @@ def test_statistics_of_an_earlier_run_stand_in_the_place_of_data(source, tmp_pat
     assert Store.load(again).names == Store.load(out).names
     recipe = read_recipe(again / "recipe.toml")
     assert (recipe.statistics, recipe.calibrate) == (out.as_posix(), None)
+
+
+@pytest.mark.usefixtures("quick")
+def test_statistics_of_which_nothing_is_read_are_a_note(source, tmp_path):
+    kept(EVERY).save(tmp_path / "statistics.npz")
+    text = "agraph (float[batch,3] x) => (float[batch,4] y) {\n y = MatMul(x, w)\n}"
+    ir.save(build(text, weights(0, w=(3, 4))), tmp_path / "dense.onnx")
+    report = mlc.compile(
+        str(tmp_path / "dense.onnx"), inputs=["x=float32[batch=1..64,3]"], to="int8", statistics=tmp_path
+    )
+    assert any("statistics.npz were not used: no node has a scale known beforehand" in note for note in report.notes)
 
 
 @pytest.mark.usefixtures("quick")

@@ -145,6 +145,25 @@ def test_an_artifact_brings_its_ranges_and_refuses_what_was_changed(tmp_path, ca
     assert main(["bench", "out", "--seconds", "0.1"]) == 3
 
 
+@pytest.mark.usefixtures("quick")
+def test_weights_in_blocks_are_quantized_and_are_explained(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("wide.py").write_text(
+        "import torch\n"
+        "def model():\n"
+        "    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64))\n"
+    )
+    asked = ["wide.py:model", "--input", "input=float32[batch=1..8,64]"]
+    assert main(["quantize", *asked, "--to", "int4-weights", "-o", "out"]) == 0
+    assert "MatMulNBits" in {node.op_type for node in onnx.load("out/model.onnx").graph.node}
+    capsys.readouterr()
+    assert main(["validate", "out", "--against", "wide.py:model", "--per-layer", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["explanation"]["nodes"]
+    assert any("drawn at random" in note for note in report["notes"])
+
+
 def test_a_quantized_model_on_drawn_inputs_is_not_said_to_agree(tmp_path, capsys, identity):
     body = (
         """<float s = {0.0001}, uint8 z = {128}> { q = QuantizeLinear(x, s, z) output = DequantizeLinear(q, s, z) }"""

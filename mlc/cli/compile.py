@@ -92,10 +92,10 @@ def quantize(
     """Compile a model to another number format."""
     if to is None and plan is None and recipe is None:
         raise UsageError("no number format is given", "give --to int8, another of its formats, or --plan FILE")
-    return _run(dict(locals()))
+    return _run(dict(locals()), quantizes=True)
 
 
-def _run(flags: dict[str, Any]) -> int:
+def _run(flags: dict[str, Any], *, quantizes: bool = False) -> int:
     """Run the whole line on what was asked, print the report and return the exit code."""
     as_json, force, out, trust, no_cache, quiet, verbose, _ = (
         flags.pop(key) for key in ("json", "force", "out", "trust", "no_cache", "quiet", "verbose", "debug")
@@ -104,6 +104,8 @@ def _run(flags: dict[str, Any]) -> int:
     if explain and (out is not None or force):
         raise UsageError("--explain writes nothing", f"leave out {'--force' if out is None else '--out'}")
     recipe = recipe_of(flags)
+    if quantizes:
+        _refuse_float(recipe)
     place = _place(out, recipe, explain=explain)
     from mlc.judging import exit_code
     from mlc.pipeline import compile as compile_recipe
@@ -114,6 +116,14 @@ def _run(flags: dict[str, Any]) -> int:
         )
     result(rendered(report, as_json=as_json, quiet=quiet))
     return exit_code(report, strict=recipe.strict)
+
+
+def _refuse_float(recipe: Recipe) -> None:
+    """Raise UsageError where neither flags nor a recipe say in what form anything is to be computed."""
+    from mlc.registry import lossy_of
+
+    if recipe.to is None and recipe.plan is None and not lossy_of(recipe.passes):
+        raise UsageError("neither the recipe nor a flag gives a number format", "give --to int8, or --plan FILE")
 
 
 def _place(out: str | None, recipe: Recipe, *, explain: bool) -> Path | None:

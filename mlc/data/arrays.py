@@ -95,12 +95,18 @@ def check_present(path: Path) -> None:
         raise DataError(f"the data file {path} is empty", HINT)
 
 
+BROKEN = (
+    zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError, MemoryError, KeyError,
+)  # fmt: skip
+"""What NumPy raises where a file is cut off, damaged, encrypted, pickled or no file of arrays at all."""
+
+
 @contextmanager
 def readable(path: Path, ending: str) -> Iterator[None]:
     """Say in one sentence what is wrong with a file that cannot be read."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
+    except BROKEN as error:
         raise DataError(f"the data file {path} is corrupt or not an {ending} file: {error}", HINT) from error
     except OSError as error:
         raise DataError(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc.errors import PassError, UsageError
-from mlc.plan import UNNAMED, Planner, passes_for, read_plan, reserve_for
+from mlc.plan import ORDER, UNNAMED, PlanFile, Planner, passes_for, read_plan, reserve_for
 from mlc.recipe import Recipe
-from mlc.registry import lossy_of
+from mlc.registry import build, lossy_of
 from mlc.types import FLOAT, PassSpec
 
 if TYPE_CHECKING:
@@ -47,14 +47,17 @@ def quantizing(recipe: Recipe) -> Quantizing:
     file = None if recipe.plan is None else read_plan(Path(recipe.plan))
     given = None if file is None else file.plan
     if file is not None:
-        with_options = {spec.name: spec for spec in file.passes}
-        names = dict.fromkeys(entry.format for entry in file.plan.nodes if entry.format != FLOAT)
-        chosen = tuple(with_options.get(name, PassSpec(name)) for name in names)
+        chosen = _of_plan(file, recipe.plan)
     else:
         chosen = () if recipe.to is None else passes_for(recipe.to, recipe.target)
     formats = tuple(spec.name for spec in chosen)
     named = [spec.name for spec in recipe.passes]
-    passes = (*recipe.passes, *(spec for spec in chosen if spec.name not in named))
+    others = [spec for spec in recipe.passes if spec.name not in formats]
+    chosen = (
+        *(spec for spec in recipe.passes if spec.name in formats),
+        *(one for one in chosen if one.name not in named),
+    )
+    passes = (*others, *sorted(chosen, key=lambda spec: formats.index(spec.name)))
     lossy = lossy_of(passes)
     if given is not None and not formats:
         raise UsageError(f"the plan {recipe.plan} keeps every node float", "leave it out, or give a node a format")
@@ -70,6 +73,19 @@ def quantizing(recipe: Recipe) -> Quantizing:
     return Quantizing(passes, planner, tuple(map(PassSpec, reserve)))
 
 
+def _of_plan(file: PlanFile, path: str | None) -> tuple[PassSpec, ...]:
+    """Return the passes of a plan's formats in the order in which formats run. Raises UsageError for bad options."""
+    with_options = {spec.name: spec for spec in file.passes}
+    used = {entry.format for entry in file.plan.nodes}
+    chosen = tuple(with_options.get(name, PassSpec(name)) for name in ORDER if name in used)
+    for spec in chosen:
+        try:
+            build(spec)
+        except UsageError as error:
+            raise UsageError(f"{path}: [options]: {error.message}", error.hint) from error
+    return chosen
+
+
 @contextmanager
 def telling_of_probes(sets: Datasets) -> Iterator[None]:
     """Say where a pass is refused that inputs drawn at random were what it was judged on, with the range of data."""
@@ -82,13 +98,25 @@ def telling_of_probes(sets: Datasets) -> Iterator[None]:
         raise PassError(error.message, f"{drawn}; {error.hint}") from error
 
 
-def notes_of_plan(sets: Datasets, run: Run) -> tuple[str, ...]:
-    """Say what of the calibration data and of a plan from a file came to nothing."""
+def notes_of_plan(sets: Datasets, run: Run, planner: Planner) -> tuple[str, ...]:
+    """Say what of the calibration data, of statistics and of a plan from a file came to nothing."""
     notes = []
+    unused = "no node has a scale known beforehand"
     if sets.calibration is not None and run.statistics is None:
-        notes.append(f"the calibration data {sets.calibration.name} was not used: no node has a scale known beforehand")
-    unnamed = [] if run.plan is None else [node.node for node in run.plan.nodes if node.reason == UNNAMED]
+        notes.append(f"the calibration data {sets.calibration.name} was not used: {unused}")
+    if sets.statistics is not None and run.statistics is None:
+        notes.append(f"the statistics {sets.statistics.name} were not used: {unused}")
+    done = () if run.plan is None else run.plan.nodes
+    unnamed = [node.node for node in done if node.reason == UNNAMED]
     if unnamed:
-        more = ", ..." if len(unnamed) > NAMED else ""
-        notes.append(f"the plan does not name {', '.join(unnamed[:NAMED])}{more}, which stay float")
+        notes.append(f"the plan does not name {_first(unnamed)}, which stay float")
+    given = {} if planner.given is None else {entry.node: entry.format for entry in planner.given.nodes}
+    others = [node for node in done if node.format == FLOAT != given.get(node.node, FLOAT)]
+    if others:
+        named = _first([f"{given[node.node]} to {node.op} {node.node} ({node.reason})" for node in others])
+        notes.append(f"the plan gives {named}, which stay float: the form of nodes without weights follows from others")
     return tuple(notes)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

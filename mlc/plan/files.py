@@ -74,7 +74,10 @@ def _options(path: Path, table: object, used: set[str]) -> tuple[PassSpec, ...]:
     for name in table:
         if name not in used:
             raise UsageError(f"{path}: [options] names {name}, which no node has", nearest(name, sorted(used)))
-    return tuple(parse_pass(f"{name}:{text}") for name, text in table.items())
+    try:
+        return tuple(parse_pass(f"{name}:{text}") for name, text in table.items())
+    except UsageError as error:
+        raise UsageError(f"{path}: [options]: {error.message}", error.hint) from error
 
 
 def _entry(path: Path, place: int, table: object) -> NodePlan:

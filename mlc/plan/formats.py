@@ -6,6 +6,9 @@ from mlc.grammar.formats import MIXED
 from mlc.runtimes.cpu import multiplies_integers
 from mlc.types import OptionValue, PassSpec, Target
 
+ORDER = ("int8-static", "int8-dynamic", "int4-weights", "int8-weights", "fp16", "bf16")
+"""In what order the passes of formats run, whatever a plan names first: each works on what those before it wrote."""
+
 CPU_PROVIDERS = ("cpu", "cpuexecutionprovider")
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from mlc.data.arrays import BROKEN
 from mlc.directory import check_file, replaced_file
 from mlc.errors import DataError, UsageError, kind_of
 
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 HINT = "write it with numpy.savez, each array under the name of its input"
 
 OPTION = "--out"
-
-BROKEN = (
-    zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError, MemoryError, KeyError,
-)  # fmt: skip
-"""What NumPy raises where a file is cut off, encrypted, pickled or no file of arrays at all."""
 
 
 def read_arrays(path: Path) -> dict[str, Array] | Array:

@@ -88,7 +88,8 @@ class CollectedStatistics:
 def merge(first: CollectedStatistics, second: CollectedStatistics) -> CollectedStatistics:
     """Return the statistics of two parts of the data together; both hold the same values.
 
-    Extremes, counts and elements are exactly those of the whole; sums (means, moments) differ by their rounding.
+    Extremes and elements are exactly those of the whole, and so are counts where axis 0 runs over the samples; sums
+    (means, moments) differ by their rounding.
     """
     observers = {name: observer.merged(second.observers[name], name) for name, observer in first.observers.items()}
     digests = np.concatenate([first.digests, second.digests])

@@ -41,10 +41,11 @@ def counted(array: Array, samples: int) -> Array:
     """Return the elements of a batch that a histogram counts: every so many of each sample, the same in any batch.
 
     The step depends on the size of a sample alone, so that two halves of the data count what the whole does, and it has
-    no divisor in common with that size, so that it meets every column. Where axis 0 does not run over the samples, the
-    whole array counts as one.
+    no divisor in common with that size, so that it meets every column. A sample may have several rows of axis 0, as
+    windows and heads do that are put side by side. Where axis 0 does not run over the samples, how data is cut into
+    batches decides which elements of a large array are counted.
     """
-    rows = array.reshape(samples, -1) if array.ndim and len(array) == samples else array.reshape(1, -1)
+    rows = array.reshape(samples, -1) if array.ndim and len(array) % samples == 0 else array.reshape(1, -1)
     size = rows.shape[1]
     step = max(1, size // COUNTED)
     while math.gcd(step, size) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,6 +110,16 @@ class Observer:
         for axis in self.axes.keys() & other.axes.keys():
             both.axes[axis] = self.axes[axis].merged(other.axes[axis], name)
         return both
+
+    def beside(self, other: Observer) -> Observer:
+        """Return what both know, of which each has seen the same data: values that are computed alike."""
+        return replace(
+            self,
+            counts=other.counts if self.counts is None else self.counts,
+            axes=other.axes | self.axes,
+            moments=self.moments if "moments" in self.kinds else other.moments,
+            kinds=self.kinds | other.kinds,
+        )
 
     def range(self) -> tuple[float, float]:
         """Return the exact extremes; a value that never had an element has 0..0."""

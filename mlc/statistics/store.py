@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlc.data.arrays import BROKEN
 from mlc.errors import DataError
 from mlc.figures import counted
 from mlc.statistics.by_axis import ByAxis
@@ -40,9 +40,12 @@ class Store:
 
     def add(self, statistics: CollectedStatistics, digests: Mapping[str, str]) -> None:
         """Keep what was collected on a graph with these digests by value name."""
+        collected: dict[str, Observer] = {}
         for value, observer in statistics.observers.items():
-            self.observers[digests[value]] = observer
-            self.names[digests[value]] = value
+            digest = digests[value]
+            collected[digest] = observer.beside(collected[digest]) if digest in collected else observer
+            self.names[digest] = value
+        self.observers |= collected
         self.samples = statistics.digests
 
     def missing(self, needs: Sequence[Need], digests: Mapping[str, str]) -> list[Need]:
@@ -128,7 +131,7 @@ class Store:
             names = {digest: group["name"].tobytes().decode() for digest, group in groups.items()}
         except FileNotFoundError as error:
             raise DataError(f"there are no statistics {path}", f"a run that calibrates writes {FILE}") from error
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (*BROKEN, OSError, TypeError) as error:
             raise DataError(f"{path} holds no statistics", "collect them again") from error
         return cls(observers, names, samples, path.as_posix())
 
