@@ -16,7 +16,11 @@ from mlc.dims import named, smallest
 from mlc.errors import MlcError, SourceError, foreign
 from mlc.exporting import export
 from mlc.figures import sizes_text
+from mlc.pipeline.opset import export_opset
 from mlc.probes import probe, references
+from mlc.recipe import merge
+from mlc.registry import schedule
+from mlc.runtimes.cpu import capabilities
 from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.load import load
 from mlc.sources.silence import silent
@@ -47,7 +51,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one model; ``sentence`` is the error, ``hint`` what to do, ``notes`` which exporter and why."""
+    """What came of one model; ``sentence`` is the error, ``hint`` what to do, or why an exporter was taken.
+
+    ``opset`` is what was written, 0 where nothing was.
+    """
 
     name: str
     outcome: str
@@ -58,6 +65,7 @@ class Row:
     sentence: str = ""
     hint: str = ""
     seconds: float = 0.0
+    opset: int = 0
 
 
 def check(name: str, make: Callable[[], Subject]) -> Row:
@@ -97,11 +105,14 @@ def _unloaded(message: str) -> str:
 
 def _exported(row: Row, original: Original, workspace: Workspace) -> Row:
     answers, _ = references(original, None, 0)
-    artifact, _ = export(original, answers, workspace)
+    specs = schedule(())
+    opset = export_opset(merge(None, {"source": "python:"}), specs, original, capabilities(Target()))
+    artifact, _ = export(original, answers, workspace, opset)
     difference = _difference(original, artifact, workspace)
     why = next((note for note in artifact.origin.notes if "since" in note and "written by" in note), "")
     outcome = WRONG if difference else RIGHT
-    return replace(row, outcome=outcome, exporter=artifact.origin.exporter, sentence=difference, hint=why)
+    written = artifact.origin
+    return replace(row, outcome=outcome, exporter=written.exporter, sentence=difference, hint=why, opset=written.opset)
 
 
 def _difference(original: Original, artifact: Artifact, workspace: Workspace) -> str:

@@ -41,11 +41,11 @@ def _part(title: str, rows: Sequence[Row]) -> Iterator[str]:
     counts = Counter(row.outcome for row in rows)
     yield f"\n### {title}\n"
     yield ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome]) + ".\n"
-    yield "| architecture | class | inputs | outcome | exporter, or why not |"
-    yield "|---|---|---|---|---|"
+    yield "| architecture | class | inputs | outcome | opset | exporter, or why not |"
+    yield "|---|---|---|---|---|---|"
     for row in sorted(rows, key=lambda row: row.name):
         why = _exporter(row) if row.outcome == RIGHT else row.sentence
-        yield f"| {row.name} | {row.kind} | {_cell(row.inputs)} | {row.outcome} | {_cell(why)} |"
+        yield f"| {row.name} | {row.kind} | {_cell(row.inputs)} | {row.outcome} | {row.opset or ''} | {_cell(why)} |"
 
 
 def _exporter(row: Row) -> str:
