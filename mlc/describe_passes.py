@@ -8,7 +8,7 @@ import inspect
 import re
 from pathlib import Path
 
-from mlc.errors import PassError, UsageError
+from mlc.errors import PassError, UsageError, foreign
 from mlc.figures import counted
 from mlc.grammar.values import pass_text
 from mlc.graph_pass import Exactness, Pass
@@ -46,7 +46,7 @@ def explain(name: str, place: Path) -> str:
     """Return what a pass would do to a written model: each site, and what it would leave alone and why.
 
     A model below the opset of the pass is raised first. Nothing is verified or written. Raises UsageError for a pass
-    that needs data, SourceError for what is no model, PassError where the converter of ONNX fails.
+    that needs data, SourceError for what is no model, PassError where the converter of ONNX or the pass fails.
     """
     import onnx_ir as ir
 
@@ -69,11 +69,14 @@ def explain(name: str, place: Path) -> str:
         if opset_of(model) < subject.min_opset:
             return f"{name} needs opset {subject.min_opset}, {path} has {written}, and ONNX has no conversion of it\n"
         where += f", raised from opset {written} to {subject.min_opset}, which mlc compile does where that is right"
-    change = subject.apply(model, Context(capabilities(Target())))
+    able = capabilities(Target(), optional=subject.may_use_kernels)
+    with foreign(f"the pass {name}", PassError):
+        change = subject.apply(model, Context(able))
+        refused = [(each.site, f"refused: {each.reason}") for each in change.refused]
     counts = f"{counted(len(change.sites), 'site')}, {len(change.refused):,} refused"
     rows = [
         *((site, "") for site in change.sites),
-        *((each.site, f"refused: {each.reason}") for each in change.refused),
+        *refused,
     ]
     width = max((len(site) for site, _ in rows), default=0)
     lines = [f"  {site.ljust(width)}  {text}".rstrip() for site, text in rows]

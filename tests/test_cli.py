@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -460,6 +461,34 @@ def test_a_pass_that_loses_something_without_looking_at_data_is_explained_too(tm
     assert run(capsys, "passes", "int8-weights", "--explain", "net.onnx")[:2] == (
         0, "int8-weights on net.onnx: 0 sites, 1 refused\n  y  refused: its 2 rows are less than a block of 32\n"
     )  # fmt: skip
+
+
+RECURRENT = """<ir_version: 10, opset_import: ["":21]> g (float[5,n,4] x) => (float[1,n,6] h)
+    { , h = LSTM<hidden_size = 6>(x, w, r) }"""
+
+
+def test_a_pass_is_explained_with_the_kernels_of_the_cpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = onnx.parser.parse_model(RECURRENT)
+    for name, width in (("w", 4), ("r", 6)):
+        array = np.random.default_rng(0).normal(size=(1, 24, width)).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(model, "net.onnx")
+    assert "1 site, 0 refused" in run(capsys, "passes", "int8-dynamic", "--explain", "net.onnx")[1]
+
+
+@pytest.mark.parametrize("given", ["raises", "returns nothing"])
+def test_a_pass_of_somebody_else_that_fails_is_a_sentence(tmp_path, monkeypatch, capsys, given):
+    def apply(_self, _model, _context):
+        if given == "raises":
+            raise ZeroDivisionError("mine")
+
+    monkeypatch.chdir(tmp_path)
+    onnx.save(onnx.parser.parse_model(EXPLAINED), "net.onnx")
+    monkeypatch.setattr("passes.reciprocal_to_div.ReciprocalToDiv.apply", apply)
+    code, out, err = run(capsys, "passes", "reciprocal-to-div", "--explain", "net.onnx")
+    assert (code, out) == (4, "")
+    assert "the pass reciprocal-to-div raised" in err
 
 
 @pytest.mark.parametrize(
