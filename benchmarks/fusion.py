@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,9 +87,11 @@ def _measured(network: Any, quick: bool) -> dict[str, Any]:
         with bench(arrays, target, network.at, seconds=1.0 if quick else SECONDS * len(candidates)) as shared:
             timed = time_set([candidates[0], *candidates], shared, shared.seconds)
     speed = speeds(timed, candidates)
-    steps = {step.spec.name: len(step.sites) for step in rewritten.steps if step.sites}
+    steps: Counter[str] = Counter()
+    for step in rewritten.steps:
+        steps.update({step.spec.name: len(step.sites)} if step.sites else {})
     ms = timed[0].percentiles()[0]
-    return {"ms": ms, "speed": speed, "sites": steps, "failed": failed, "refused": _refused(rewritten.steps)}
+    return {"ms": ms, "speed": speed, "sites": dict(steps), "failed": failed, "refused": _refused(rewritten.steps)}
 
 
 def speeds(timed: Sequence[Timed], candidates: Sequence[Candidate]) -> dict[str, list[float]]:

@@ -37,6 +37,10 @@ RAISED_BY_DEFAULT = 20
 """A file is raised beyond this opset where passes find something to do there: it needs a newer runtime then."""
 
 
+ROUNDS = 4
+"""So often the passes run at most; more than two rounds were needed by no model that was tried."""
+
+
 class Raising(Enum):
     """For which passes the opset of a model is raised to what they need."""
 
@@ -93,17 +97,35 @@ def rewrite(
             ran = ran.then(quantized.ran)
             keep(quantized.plan, line.store if quantized.ran.statistics else None)
             continue
-        for subject, spec in group:
-            one = line.run(subject, spec, ran.model, tolerance)
-            last = one.steps[-1]
-            if spec in [step.spec for step in ran.steps] and not (last.sites or last.left_out or last.dropped):
-                continue  # it ran before, and what it had to say then holds
-            ran = ran.then(one)
-            tolerance += subject.tolerance if last.sites else 0.0
+        ran, tolerance = _to_fixed_point(list(group), line, ran, tolerance)
         if ran.statistics is not None:
             keep(Plan(), line.store)
     origin = replace(artifact.origin, notes=tuple(dict.fromkeys((*artifact.origin.notes, *notes))))
     return replace(artifact, components={component: ran.model}, steps=(*artifact.steps, *ran.steps), origin=origin)
+
+
+def _to_fixed_point(
+    passes: Sequence[tuple[Pass, PassSpec]], line: Line, ran: Ran, tolerance: float
+) -> tuple[Ran, float]:
+    """Run passes in their order, and all once more where one changed something, for what that made of other sites.
+
+    One that left sites out is not asked again: it would try them again. What was asked for was done in the first round.
+    """
+    for again in range(ROUNDS):
+        changed = False
+        for subject, spec in passes:
+            if again and any(step.left_out or step.dropped for step in ran.steps if step.spec == spec):
+                continue
+            one = line.run(subject, spec, ran.model, tolerance)
+            last = one.steps[-1]
+            if spec in [step.spec for step in ran.steps] and not (last.sites or last.left_out or last.dropped):
+                continue  # it ran before, and what it had to say then holds
+            ran, changed = ran.then(one), changed or bool(last.sites)
+            tolerance += subject.tolerance if last.sites else 0.0
+        if not changed:
+            break
+        line = replace(line, requested=())
+    return ran, tolerance
 
 
 def _as_needed(
