@@ -117,6 +117,7 @@ def summary(measured: Result) -> Summary:
         ran = sum(outcomes.values()) - outcomes[NOT_RUN]
         kept = f"{outcomes[SAME]} of {ran}"
         claims.append(Claim(f"numbers and interface are kept, {form}", kept, MET if outcomes[SAME] == ran else MISSED))
+    claims += [_as_many(found, form) for form in FORMS if len(found) > 1]
     rows = list(outcome_rows(found))
     failed = [(name, *one.values()) for name, counts in found.items() for one in counts["failed"]]
     refused = [(reason, str(count)) for reason, count in found[OURS]["not_run"].items()]
@@ -128,6 +129,15 @@ def summary(measured: Result) -> Summary:
     )
     missing = (f"Not installed, so not measured: {', '.join(measured['absent'])}.",) if measured["absent"] else ()
     return Summary(tuple(claims), tables, (NOTE, *missing))
+
+
+def _as_many(found: dict[str, Any], form: str) -> Claim:
+    """Return what became of the aim to leave out as many nodes as the best of the others does rightly."""
+    fewer = {name: before - after for name, one in found.items() for before, after in [one["forms"][form]["nodes"]]}
+    best = max((name for name in fewer if name != OURS), key=lambda name: fewer[name])
+    told = f"{fewer[OURS]:,} and {fewer[best]:,} {best}"
+    met = MET if fewer[OURS] >= fewer[best] else MISSED
+    return Claim(f"as many nodes fewer as the best of the others, {form}", told, met)
 
 
 def outcome_rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -138,6 +138,29 @@ def test_fusion(tmp_path):
     assert set(measured["rounds"]) == {"LSTM"}
 
 
+def test_fusion_claims_what_was_aimed_at_and_the_best_of_the_others():
+    def network(**speed):
+        rounds = {"control": [1.0] * 5, **{label.replace("_", " "): [ratio] * 5 for label, ratio in speed.items()}}
+        return {"ms": 1.0, "speed": rounds, "sites": {}, "failed": {}}
+
+    measured = {
+        "rounds": {
+            "Evoformer": network(mlc=1.2, onnxslim=1.0, onnxscript=1.4),
+            "ViT": network(mlc=1.0, mlc_without_SkipLayerNormFusion=1.2, onnxscript=1.1),
+            "Llama grouped-query decode at 128": network(mlc=1.4),
+            "Llama grouped-query decode at 512": network(mlc=1.3),
+        }
+    }
+    outcomes = {claim.text: (claim.measured, claim.outcome) for claim in fusion.summary(measured).claims}
+    assert outcomes["Evoformer: 1.3 times the raw export"][1] == "missed"
+    assert outcomes["Evoformer: not slower than the best of the others"] == (
+        "0.857 (0.857 to 0.857) of onnxscript", "missed"
+    )  # fmt: skip
+    assert outcomes["ViT: 1.1 times the raw export"] == ("1.200 (1.200 to 1.200)", "met")
+    assert outcomes["ViT: not slower than the best of the others"][1] == "met"
+    assert outcomes["Llama grouped-query decode: more as the past grows"] == ("1.40, 1.30", "missed")
+
+
 def test_statistics(tmp_path, sample, monkeypatch):
     chosen = ("session", "mlc, extremes", "mlc, histograms", "onnxruntime Percentile")
     monkeypatch.setattr(statistics, "COLLECTORS", {name: COLLECTORS[name] for name in chosen})

@@ -91,7 +91,7 @@ def _over_four_axes(own: Attention) -> Attention:
         if mask is not None and mask.dim() >= AXES:
             mask = mask.expand(*lead, *mask.shape[-3:]).flatten(0, -4)
         flat = (part.expand(*lead, *part.shape[-3:]).flatten(0, -4) for part in parts)
-        return own(*flat, mask, *args, **kwargs).unflatten(0, lead)
+        return attention(*flat, mask, *args, **kwargs).unflatten(0, lead)
 
     return attention
 
