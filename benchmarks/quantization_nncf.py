@@ -90,8 +90,8 @@ def advanced(options: Mapping[str, Any]) -> dict[str, Any]:
         "quantizer_propagation_rule": lambda value: getattr(QuantizerPropagationRule, value),
         "smooth_quant_alphas": lambda value: nncf.AdvancedSmoothQuantParameters(matmul=value),
         "activations_range_estimator_params": lambda value: getattr(range_estimator.RangeEstimatorParametersSet, value),
-        "weights_quantization_params": lambda value: nncf.QuantizationParameters(**value),
-        "activations_quantization_params": lambda value: nncf.QuantizationParameters(**value),
+        "weights_quantization_params": lambda value: advanced_parameters.QuantizationParameters(**value),
+        "activations_quantization_params": lambda value: advanced_parameters.QuantizationParameters(**value),
         "restore_mode": lambda value: getattr(advanced_parameters.RestoreMode, value),
     }
     return {key: make[key](value) if key in make else value for key, value in options.items()}
