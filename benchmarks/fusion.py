@@ -87,11 +87,9 @@ def _measured(network: Any, quick: bool) -> dict[str, Any]:
         with bench(arrays, target, network.at, seconds=1.0 if quick else SECONDS * len(candidates)) as shared:
             timed = time_set([candidates[0], *candidates], shared, shared.seconds)
     speed = speeds(timed, candidates)
-    steps: Counter[str] = Counter()
-    for step in rewritten.steps:
-        steps.update({step.spec.name: len(step.sites)} if step.sites else {})
+    sites = Counter(step.spec.name for step in rewritten.steps for _ in step.sites)
     ms = timed[0].percentiles()[0]
-    return {"ms": ms, "speed": speed, "sites": dict(steps), "failed": failed, "refused": _refused(rewritten.steps)}
+    return {"ms": ms, "speed": speed, "sites": dict(sites), "failed": failed, "refused": _refused(rewritten.steps)}
 
 
 def speeds(timed: Sequence[Timed], candidates: Sequence[Candidate]) -> dict[str, list[float]]:
@@ -163,25 +161,25 @@ PEERS: dict[str, Callable[[Path, Path, str], Path]] = {
 def summary(measured: Result) -> Summary:
     """Set every optimizer's speed beside the raw export's, with its interval over the launches."""
     claims, rows = [], []
+    networks = {
+        name: {label: over_rounds(values) for label, values in one["speed"].items()}
+        for name, one in measured["rounds"].items()
+    }
     for name, one in measured["rounds"].items():
-        intervals = _intervals(one)
+        intervals = networks[name]
         claims += list(_claims(name, one["speed"], intervals))
         peer = _best_peer(intervals)
         rows.append((name, f"{one['ms']:.2f}", _text(intervals["control"]), _text(intervals[OURS]),
                      next((_text(each) for label, each in intervals.items() if label.startswith(f"{OURS} ")), "-"),
                      f"{_text(intervals[peer])} {peer}" if peer else "-",
                      ", ".join(f"{key} {count}" for key, count in one["sites"].items()) or "none"))  # fmt: skip
-    claims += list(_growth({name: _intervals(one) for name, one in measured["rounds"].items()}))
+    claims += list(_growth(networks))
     columns = ("network", "raw export, ms", "control", OURS, "and without SkipLayerNormFusion", "best of the others",
                "sites of mlc's passes")  # fmt: skip
     pairs = [pair for one in measured["rounds"].values() for pair in one["failed"].items()]
     failed = sorted({f"Not measured: {label}: {why}" for label, why in pairs})
     title = "Times as fast as the raw export at full optimization, two threads (95 % interval)"
     return Summary(tuple(claims), (Table(title, columns, tuple(rows)),), tuple(failed))
-
-
-def _intervals(one: Mapping[str, Any]) -> dict[str, Interval]:
-    return {label: over_rounds(values) for label, values in one["speed"].items()}
 
 
 def _claims(name: str, speed: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval]) -> Iterator[Claim]:

@@ -121,10 +121,11 @@ def measure(quick: bool, progress: Progress) -> Result:
             rounds.append({"after": trigger, "seconds": wait, "ended": ended, "asked": asked, "there": state,
                            "damaged": damaged})  # fmt: skip
         bench.whole("two", bench.out)
-        named = {bench.stands(): "two", first: "one"}
+        last = bench.stands()
+        named = {last: "two", first: "one"}
         for one in rounds:
             one["there"] = named.get(one["there"], one["there"])
-        final = {"there": named[bench.stands()], "left": leftovers(bench.folder), "exports": len(bench.cache.entries())}
+        final = {"there": named[last], "left": leftovers(bench.folder), "exports": len(bench.cache.entries())}
     return result("kills", {"kills": kills, "seed": 0}, rounds=rounds, final=final)
 
 

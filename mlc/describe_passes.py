@@ -72,12 +72,11 @@ def explain(name: str, place: Path) -> str:
     able = capabilities(Target(), optional=subject.may_use_kernels)
     with foreign(f"the pass {name}", PassError):
         change = subject.apply(model, Context(able))
-        refused = [(each.site, f"refused: {each.reason}") for each in change.refused]
+        rows = [
+            *((site, "") for site in change.sites),
+            *((each.site, f"refused: {each.reason}") for each in change.refused),
+        ]
     counts = f"{counted(len(change.sites), 'site')}, {len(change.refused):,} refused"
-    rows = [
-        *((site, "") for site in change.sites),
-        *refused,
-    ]
     width = max((len(site) for site, _ in rows), default=0)
     lines = [f"  {site.ljust(width)}  {text}".rstrip() for site, text in rows]
     return "\n".join([f"{name} on {where}: {counts}", *lines]) + "\n"

@@ -3,9 +3,10 @@ import tomllib
 import pytest
 
 from mlc.errors import UsageError
+from mlc.grammar.formats import FORMATS
 from mlc.graph_pass import Context
 from mlc.pipeline.quantizing import quantizing
-from mlc.plan import Planner, kept_sites, plan_toml, read_plan
+from mlc.plan import ORDER, Planner, kept_sites, plan_toml, read_plan
 from mlc.recipe import merge
 from mlc.registry import schedule
 from mlc.types import NodePlan, PassSpec, Plan
@@ -249,6 +250,10 @@ def test_an_option_that_a_format_has_not_is_refused_with_the_place(tmp_path):
 
 
 FORMATS_IN_ORDER = ["int8-static", "int8-dynamic", "int4-weights", "int8-weights", "fp16"]
+
+
+def test_every_format_has_its_place_in_the_order():
+    assert sorted(ORDER) == sorted(FORMATS[1:])
 
 
 def test_passes_run_in_the_order_of_formats_whatever_is_named_first(tmp_path):

@@ -95,9 +95,7 @@ def check_present(path: Path) -> None:
         raise DataError(f"the data file {path} is empty", HINT)
 
 
-BROKEN = (
-    zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError, MemoryError, KeyError,
-)  # fmt: skip
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError)
 """What NumPy raises where a file is cut off, damaged, encrypted, pickled or no file of arrays at all."""
 
 

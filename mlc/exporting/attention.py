@@ -103,12 +103,12 @@ def _alike(parts: tuple[Any, ...], *, grouped: bool) -> tuple[Any, ...]:
     """
     axes = (0,) if grouped else (0, 1)
     whole = {axis: next((part.shape[axis] for part in parts if not _is_one(part.shape[axis])), 1) for axis in axes}
-    wanted = [[whole[axis] if axis in axes and _is_one(size) else size for axis, size in enumerate(part.shape)]
-              for part in parts]  # fmt: skip
-    missing = [any(_is_one(part.shape[axis]) and not _is_one(whole[axis]) for axis in axes) for part in parts]
-    return tuple(
-        part.expand(sizes) if short else part for part, sizes, short in zip(parts, wanted, missing, strict=True)
-    )
+
+    def expanded(part: Any) -> Any:
+        short = [axis for axis in axes if _is_one(part.shape[axis]) and not _is_one(whole[axis])]
+        return part.expand(*(whole[axis] if axis in short else -1 for axis in range(AXES))) if short else part
+
+    return tuple(map(expanded, parts))
 
 
 def _is_one(size: Any) -> bool:

@@ -74,31 +74,32 @@ class Outliers:
         do with each other, so what a node costs alone is what the outputs win without it.
         """
         reached = min((ratio for step in steps for ratio in step.sqnr.values()), default=GOAL)
-        sites = [entry.node for entry in plan.nodes if entry.format != FLOAT and entry.op in DECIDING]
+        entries = [entry for entry in plan.nodes if entry.format != FLOAT and entry.op in DECIDING]
+        sites = [entry.node for entry in entries]
         if reached >= GOAL or len(sites) < 2:  # noqa: PLR2004 - of one node there is no outlier
             return plan
         try:
             found = node_costs(before, after, sites, self.batches, self.workspace, samples=SAMPLES)
         except TargetError:  # the quantized model is right without a better plan
             return plan
-        formats = {entry.node: entry for entry in plan.nodes}
-        together = [[formats[site] for site in sites] for sites in self._together(before, sites)]
+        together = self._together(before, entries)
         amended = dict(self._outliers(found, _shares(found.work, sites), together, opset_of(before)))
-        untried = {site for group in found.groups for site in group.sites} - amended.keys()
+        untried = {site for group in found.groups for site in group.sites}
 
         def better(entry: NodePlan) -> NodePlan:
-            told = f"{entry.reason}; {UNTRIED}" if entry.node in untried else entry.reason
-            return amended.get(entry.node, replace(entry, reason=told))
+            if entry.node in amended:
+                return amended[entry.node]
+            return replace(entry, reason=f"{entry.reason}; {UNTRIED}") if entry.node in untried else entry
 
         return Plan(tuple(map(better, plan.nodes)))
 
-    def _together(self, model: ir.Model, sites: Sequence[str]) -> list[list[str]]:
-        """Return the sites by what can have another format alone: readers of one matrix in blocks share its codes."""
+    def _together(self, model: ir.Model, entries: Sequence[NodePlan]) -> list[list[NodePlan]]:
+        """Group nodes by what can have another format alone: readers of one matrix in blocks share its codes."""
         nodes = nodes_by_site(model)
-        found: dict[ir.Value | str, list[str]] = {}
-        for site in sites:
-            matrix = None if self.search.instead == FLOAT else _matrix(nodes[site])
-            found.setdefault(site if matrix is None else matrix, []).append(site)
+        found: dict[ir.Value | str, list[NodePlan]] = {}
+        for entry in entries:
+            matrix = None if self.search.instead == FLOAT else _matrix(nodes[entry.node])
+            found.setdefault(entry.node if matrix is None else matrix, []).append(entry)
         return list(found.values())
 
     def _instead(self, entries: Sequence[NodePlan], opset: int) -> str:
@@ -115,20 +116,19 @@ class Outliers:
         whole = left = sum(one.noise for one in (*found.nodes, *found.groups))
         spent = 0.0
         alone = {one.sites[0]: one for one in found.nodes}
-        costs = [(entries, [alone[entry.node] for entry in entries if entry.node in alone]) for entries in together]
-        for entries, known in sorted(
-            (one for one in costs if one[1]), key=lambda one: min(each.sqnr for each in one[1])
-        ):
-            worst, noise = min(known, key=lambda one: one.sqnr), sum(one.noise for one in known)
+        groups = [(entries, [alone[entry.node] for entry in entries if entry.node in alone]) for entries in together]
+        tried = [(entries, known, min(known, key=lambda one: one.sqnr)) for entries, known in groups if known]
+        for entries, known, worst in sorted(tried, key=lambda one: one[2].sqnr):
+            noise = sum(one.noise for one in known)
             share = sum(work[entry.node] for entry in entries)
             outlier = noise > self.search.times * share * whole and spent + share <= self.search.work
             if left > 10 ** (-GOAL / 10) and outlier:
                 left, spent = left - noise, spent + share
                 loss = f"alone it leaves {worst.output} at {worst.sqnr:.1f} dB, for {share:.1%} of the multiply-adds"
+                instead = self._instead(entries, opset)
                 for entry in entries:
                     mate = "" if (entry.node,) == worst.sites else f"it reads the weight of {worst.sites[0]}, "
-                    format_ = self._instead(entries, opset)
-                    yield entry.node, replace(entry, format=format_, reason=f"{mate}an outlier: {loss}")
+                    yield entry.node, replace(entry, format=instead, reason=f"{mate}an outlier: {loss}")
 
 
 def _matrix(node: ir.Node) -> ir.Value | None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc.errors import PassError, UsageError
-from mlc.plan import ORDER, UNNAMED, PlanFile, Planner, passes_for, read_plan, reserve_for
+from mlc.plan import ORDER, UNNAMED, Planner, naming_options, passes_for, read_plan, reserve_for
 from mlc.recipe import Recipe
 from mlc.registry import build, lossy_of
-from mlc.types import FLOAT, PassSpec
+from mlc.types import FLOAT, PassSpec, Plan
 
 if TYPE_CHECKING:
     from mlc.pipeline.data import Datasets
@@ -44,20 +44,19 @@ def quantizing(recipe: Recipe) -> Quantizing:
     if recipe.plan is not None and recipe.to is not None:
         hint = "leave out --to, or take back a recipe's with --to none: the plan says the formats"
         raise UsageError("a plan and a number format were given", hint)
-    file = None if recipe.plan is None else read_plan(Path(recipe.plan))
-    given = None if file is None else file.plan
-    if file is not None:
-        chosen = _of_plan(file, recipe.plan)
+    given: Plan | None = None
+    if recipe.plan is not None:
+        given, chosen = _read(Path(recipe.plan))
     else:
         chosen = () if recipe.to is None else passes_for(recipe.to, recipe.target)
     formats = tuple(spec.name for spec in chosen)
     named = [spec.name for spec in recipe.passes]
-    others = [spec for spec in recipe.passes if spec.name not in formats]
-    chosen = (
-        *(spec for spec in recipe.passes if spec.name in formats),
-        *(one for one in chosen if one.name not in named),
+    passes = tuple(
+        sorted(
+            (*recipe.passes, *(spec for spec in chosen if spec.name not in named)),
+            key=lambda spec: formats.index(spec.name) if spec.name in formats else -1,
+        )
     )
-    passes = (*others, *sorted(chosen, key=lambda spec: formats.index(spec.name)))
     lossy = lossy_of(passes)
     if given is not None and not formats:
         raise UsageError(f"the plan {recipe.plan} keeps every node float", "leave it out, or give a node a format")
@@ -73,17 +72,15 @@ def quantizing(recipe: Recipe) -> Quantizing:
     return Quantizing(passes, planner, tuple(map(PassSpec, reserve)))
 
 
-def _of_plan(file: PlanFile, path: str | None) -> tuple[PassSpec, ...]:
-    """Return the passes of a plan's formats in the order in which formats run. Raises UsageError for bad options."""
+def _read(path: Path) -> tuple[Plan, tuple[PassSpec, ...]]:
+    """Return a plan and the passes of its formats in the order in which formats run."""
+    file = read_plan(path)
     with_options = {spec.name: spec for spec in file.passes}
-    used = {entry.format for entry in file.plan.nodes}
-    chosen = tuple(with_options.get(name, PassSpec(name)) for name in ORDER if name in used)
-    for spec in chosen:
-        try:
+    used = {entry.format for entry in file.plan.nodes} - {FLOAT}
+    with naming_options(path):
+        for spec in file.passes:
             build(spec)
-        except UsageError as error:
-            raise UsageError(f"{path}: [options]: {error.message}", error.hint) from error
-    return chosen
+    return file.plan, tuple(with_options.get(name, PassSpec(name)) for name in sorted(used, key=ORDER.index))
 
 
 @contextmanager
@@ -110,8 +107,9 @@ def notes_of_plan(sets: Datasets, run: Run, planner: Planner) -> tuple[str, ...]
     unnamed = [node.node for node in done if node.reason == UNNAMED]
     if unnamed:
         notes.append(f"the plan does not name {_first(unnamed)}, which stay float")
-    given = {} if planner.given is None else {entry.node: entry.format for entry in planner.given.nodes}
-    others = [node for node in done if node.format == FLOAT != given.get(node.node, FLOAT)]
+    wanted = () if planner.given is None else planner.given.nodes
+    given = {entry.node: entry.format for entry in wanted if entry.format != FLOAT}
+    others = [node for node in done if node.format == FLOAT and node.node in given]
     if others:
         named = _first([f"{given[node.node]} to {node.op} {node.node} ({node.reason})" for node in others])
         notes.append(f"the plan gives {named}, which stay float: the form of nodes without weights follows from others")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +75,15 @@ def _options(path: Path, table: object, used: set[str]) -> tuple[PassSpec, ...]:
     for name in table:
         if name not in used:
             raise UsageError(f"{path}: [options] names {name}, which no node has", nearest(name, sorted(used)))
-    try:
+    with naming_options(path):
         return tuple(parse_pass(f"{name}:{text}") for name, text in table.items())
+
+
+@contextmanager
+def naming_options(path: Path) -> Iterator[None]:
+    """Say of wrong options that it is those of a plan's file."""
+    try:
+        yield
     except UsageError as error:
         raise UsageError(f"{path}: [options]: {error.message}", error.hint) from error
 

@@ -39,7 +39,7 @@ def read_arrays(path: Path) -> dict[str, Array] | Array:
                 return _native(loaded)
             with loaded:
                 return {name: _native(_array(path, name, loaded[name])) for name in loaded.files}
-    except BROKEN as error:
+    except (*BROKEN, MemoryError, KeyError) as error:
         reason = "it holds Python objects, or is no file of arrays" if "pickle" in str(error) else str(error)
         raise DataError(f"the file {path} cannot be read as arrays: {reason or type(error).__name__}", HINT) from error
     except OSError as error:

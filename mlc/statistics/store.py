@@ -131,7 +131,7 @@ class Store:
             names = {digest: group["name"].tobytes().decode() for digest, group in groups.items()}
         except FileNotFoundError as error:
             raise DataError(f"there are no statistics {path}", f"a run that calibrates writes {FILE}") from error
-        except (*BROKEN, OSError, TypeError) as error:
+        except (*BROKEN, OSError, KeyError, TypeError) as error:
             raise DataError(f"{path} holds no statistics", "collect them again") from error
         return cls(observers, names, samples, path.as_posix())
 

@@ -13,7 +13,7 @@ import pytest
 
 from mlc.sources.silence import silent
 from tests.architectures import overrides
-from tests.architectures.cached import build_cached
+from tests.architectures.cached import CACHED, build_cached
 from tests.architectures.check import CRASHED, REFUSED, RIGHT, TIMEOUT, UNBUILT, WRONG, Row, check
 from tests.architectures.families import build, families
 from tests.architectures.matrix import OFTEN, PAGE, apart, kept, subjects
@@ -112,6 +112,10 @@ def test_a_family_that_cannot_be_made_says_why(monkeypatch):
     row = check("broken", broken)  # type: ignore[arg-type]
     assert row.outcome == UNBUILT
     assert "ValueError" in row.sentence
+
+
+def test_every_own_module_and_every_decoder_with_a_cache_has_a_row():
+    assert set(kept()) >= {*OWN, *CACHED}
 
 
 def test_the_page_shows_the_rows_that_are_kept():
