@@ -33,8 +33,8 @@ PASS_COLUMNS = ("pass", "form", *PASS_COUNTS.values())
 NOTE = (
     "Same: the same bits where only exact passes changed something, else within their tolerances; models in float16, "
     "which the CPU computes in float32, and those of peers within the tolerance of an export. Silent: other numbers. "
-    "Not run: onnxruntime does not run the model, or strings or sequences go in or out of it. mlc raises the opset "
-    "first and leaves every output to a node: where all is constant, a peer that does neither has fewer nodes."
+    "Not run: onnxruntime does not run the model, or strings or sequences go in or out of it. Nodes are those that "
+    "compute: no Constant, and no copy of an initializer that gives an output. Those of models that are the same."
 )
 
 Line: TypeAlias = dict[str, Any]

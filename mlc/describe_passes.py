@@ -6,15 +6,20 @@ import ast
 import dataclasses
 import inspect
 import re
+from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlc.errors import PassError, UsageError, foreign
 from mlc.figures import counted
 from mlc.grammar.values import pass_text
-from mlc.graph_pass import Exactness, Pass
+from mlc.graph_pass import Change, Context, Exactness, Pass
 from mlc.manifest import locate
 from mlc.registry import DEFAULT_PASSES, available, build, pass_class
 from mlc.types import PassSpec, Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 def list_passes() -> str:
@@ -45,13 +50,13 @@ def describe(name: str) -> str:
 def explain(name: str, place: Path) -> str:
     """Return what a pass would do to a written model: each site, and what it would leave alone and why.
 
-    A model below the opset of the pass is raised first. Nothing is verified or written. Raises UsageError for a pass
-    that needs data, SourceError for what is no model, PassError where the converter of ONNX or the pass fails.
+    It is asked where a compilation asks it: behind the default passes that come before it. A model below its opset is
+    raised first. Nothing is verified or written. Raises UsageError for a pass that needs data, SourceError for what is
+    no model, PassError where the converter of ONNX or a pass fails.
     """
     import onnx_ir as ir
 
     from mlc.fusion import opset_of
-    from mlc.graph_pass import Context
     from mlc.rewriting.opset import converted
     from mlc.runtimes.cpu import capabilities
     from mlc.sources.onnx.safety import read_onnx
@@ -69,17 +74,25 @@ def explain(name: str, place: Path) -> str:
         if opset_of(model) < subject.min_opset:
             return f"{name} needs opset {subject.min_opset}, {path} has {written}, and ONNX has no conversion of it\n"
         where += f", raised from opset {written} to {subject.min_opset}, which mlc compile does where that is right"
-    able = capabilities(Target(), optional=subject.may_use_kernels)
-    with foreign(f"the pass {name}", PassError):
-        change = subject.apply(model, Context(able))
-        rows = [
-            *((site, "") for site in change.sites),
-            *((each.site, f"refused: {each.reason}") for each in change.refused),
-        ]
+    able = Context(capabilities(Target(), optional=subject.may_use_kernels))
+    before = [one for one in takewhile(lambda each: each != name, DEFAULT_PASSES) if not pass_class(one).needs_kernels]
+    fitting = [build(PassSpec(one)) for one in before if pass_class(one).min_opset <= opset_of(model)]
+    changed = [one.name for one in fitting if _applied(one, model, able).sites]
+    where += f", behind {' and '.join(changed)}" if changed else ""
+    change = _applied(subject, model, able)
+    refused = ((each.site, f"refused: {each.reason}") for each in change.refused)
+    rows = [*((site, "") for site in change.sites), *refused]
     counts = f"{counted(len(change.sites), 'site')}, {len(change.refused):,} refused"
     width = max((len(site) for site, _ in rows), default=0)
     lines = [f"  {site.ljust(width)}  {text}".rstrip() for site, text in rows]
     return "\n".join([f"{name} on {where}: {counts}", *lines]) + "\n"
+
+
+def _applied(subject: Pass, model: ir.Model, ctx: Context) -> Change:
+    """Return what a pass did to a model, read whole: another author's may give anything."""
+    with foreign(f"the pass {subject.name}", PassError):
+        change = subject.apply(model, ctx)
+        return Change(tuple(change.sites), tuple(change.refused))
 
 
 def reference() -> str:

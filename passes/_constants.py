@@ -28,6 +28,9 @@ GROWING = frozenset({"Expand", "ConstantOfShape", "Tile"})
 REARRANGING = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators whose result holds the elements of their first input and nothing else."""
 
+SIZES = frozenset({"Shape", "Size"})
+"""Operators that read no elements."""
+
 MATRIX = 2
 
 Tensors = Sequence[ir.TensorProtocol | None]
@@ -42,7 +45,7 @@ def foldable(node: ir.Node) -> bool:
 def known_inputs(node: ir.Node, known: Callable[[ir.Value], ir.TensorProtocol | None]) -> Tensors | None:
     """Return the tensors that a node reads, or None where it reads something that is not constant.
 
-    Of some inputs only the type is read (CastLike) or only a shape that is a number (Shape): they are constant too.
+    Of some inputs only the type is read (CastLike) or only sizes that are numbers (Shape, Size): they are constant too.
     """
     tensors: list[ir.TensorProtocol | None] = []
     for index, value in enumerate(node.inputs):
@@ -66,20 +69,22 @@ def result(node: ir.Node, model: ir.Model, inputs: Tensors | None) -> list[ir.Te
     if node.op_type == "Constant":
         tensor = constant_tensor(node)
         return None if tensor is None else [tensor]
-    dims = static_shape(node) if node.op_type == "Shape" else None
-    if dims is not None:
-        return [ir.tensor(dims)]
+    sizes = static_sizes(node) if node.op_type in SIZES else None
+    if sizes is not None:
+        return [ir.tensor(sizes)]
     arrays = None if inputs is None else evaluate(node, model, inputs)
     if arrays is None or not all(isinstance(array, np.ndarray) for array in arrays):
         return None
     return [ir.tensor(array) for array in arrays]
 
 
-def static_shape(node: ir.Node) -> np.ndarray | None:
-    """Return what a Shape node gives, where the sizes are numbers."""
+def static_sizes(node: ir.Node) -> np.ndarray | None:
+    """Return what a Shape or Size node gives, where the sizes are numbers."""
     value = node.inputs[0]
     if value is None or value.shape is None:
         return None
+    if node.op_type == "Size":
+        return np.array(math.prod(value.shape), dtype=np.int64) if value.shape.is_static() else None
     rank = value.shape.rank()
     start = node.attributes["start"].as_int() if "start" in node.attributes else 0
     end = node.attributes["end"].as_int() if "end" in node.attributes else rank

@@ -22,7 +22,7 @@ KNOWN = frozenset({*MANTISSA, "bool", *(f"{kind}{bits}" for kind in ("int", "uin
 
 @dataclass(frozen=True)
 class EliminateCasts(Search):
-    """``Cast(x)`` to its own dtype becomes x, and so does the way there and back through a dtype that holds all of x.
+    """A cast of x to its own dtype becomes x, and so does the way there and back through a dtype that holds all of x.
 
     Refuses the way through a dtype that loses something, such as float32 to float16 and back, and one whose middle is
     used elsewhere or is an output.
@@ -30,7 +30,7 @@ class EliminateCasts(Search):
 
     name: ClassVar[str] = "eliminate-casts"
     exactness: ClassVar[Exactness] = Exactness.EXACT
-    ends: ClassVar[frozenset[str]] = frozenset({"Cast"})
+    ends: ClassVar[frozenset[str]] = frozenset({"Cast", "CastLike"})
 
     def look(self, node: ir.Node) -> Match | None:
         x, y = node.inputs[0], node.outputs[0]
@@ -38,7 +38,7 @@ class EliminateCasts(Search):
             return None
         if x.dtype == y.dtype:
             return Match([node], [y], {"x": x, "through": x})
-        first = producer(x, "Cast")
+        first = producer(x, "Cast") or producer(x, "CastLike")
         if first is None:
             return None
         source = first.inputs[0]

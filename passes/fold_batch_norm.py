@@ -10,6 +10,7 @@ from mlc.graph_pass import Exactness
 from passes._batch_norm import reason_to_stay, scale_and_shift
 from passes._convolution import convolution_of
 from passes._linear import MATRIX, Linear, linear_of
+from passes._shared import stored_twice
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,7 +24,8 @@ class FoldBatchNorm(Search):
     or along the columns of a Gemm or a MatMul, whose result must have two axes, since a normalization's channels are
     axis 1. Refuses where a value inside is used elsewhere or is an output of the graph, where any weight or statistic
     is not constant, has another dtype or another length, in training mode, where further outputs of the normalization
-    are read, and where ``variance + epsilon`` is not positive.
+    are read, where ``variance + epsilon`` is not positive, and where a weight of more than a megabyte would be stored
+    twice, since it is read without this normalization too.
     """
 
     name: ClassVar[str] = "fold-batch-norm"
@@ -41,10 +43,23 @@ class FoldBatchNorm(Search):
         reason = layer.reason_to_stay()
         if reason is None and isinstance(layer, Linear):
             reason = _reason_of_axes(normalization.inputs[0])
-        return reason or reason_to_stay(normalization, len(layer.offset()), layer.weight.const_value.dtype)
+        others = {use.node for use in layer.weight.uses()} - set(layer.nodes)
+        return (
+            reason
+            or reason_to_stay(normalization, len(layer.offset()), layer.weight.const_value.dtype)
+            or stored_twice(layer.weight, sum(not _is_before(each, normalization) for each in others))
+        )
 
     def rewrite(self, op, layer, normalization):
         return layer.scaled(op, *scale_and_shift(normalization))
+
+
+def _is_before(layer: ir.Node, normalization: ir.Node) -> bool:
+    """Whether nothing but a normalization with the same statistics as this one reads a layer."""
+    readers = [use.node for use in layer.outputs[0].uses()]
+    return len(readers) == 1 and readers[0].op_type == "BatchNormalization" and (
+        readers[0].inputs[1:] == normalization.inputs[1:]
+    )  # fmt: skip
 
 
 def _reason_of_axes(product: ir.Value) -> str | None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from mlc.fusion import Fusion, constant, is_constant
 from mlc.graph_pass import Exactness
+from passes._shared import stored_twice
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class FoldLayerScale(Fusion):
     """``(x @ w + b) * s`` becomes ``x @ (w * s) + b * s``: one pass over the activations less.
 
     Refuses unless w, b and s are constant and not overridable, w is a matrix, s runs along its last axis (rank 1), and
-    b has rank 1 at most; where ``x @ w`` or ``x @ w + b`` is used elsewhere or is an output of the graph.
+    b has rank 1 at most; where ``x @ w`` or ``x @ w + b`` is used elsewhere or is an output of the graph; where w has
+    more than a megabyte and is read elsewhere, so that it would be stored twice.
     """
 
     name: ClassVar[str] = "fold-layer-scale"
@@ -34,7 +36,7 @@ class FoldLayerScale(Fusion):
             return "the scale does not run along the last axis"
         if b.shape is None or b.shape.rank() > 1:
             return "the bias does not run along the last axis"
-        return None
+        return stored_twice(w, len(w.uses()) - 1)
 
     def rewrite(self, op, x, w, b, s):
         scale = s.const_value.numpy()

@@ -22,9 +22,10 @@ COPIED, COMPUTED = 0, -1
 class FoldReshapes(Search):
     """``Reshape(Unsqueeze(x), Concat(Shape(x)[:1], ...))`` becomes ``Reshape(x, [0, 4, -1])``.
 
-    Reshape, Flatten, Squeeze, Unsqueeze and a Transpose that moves only axes of size 1 give the elements of x in their
-    order: a chain of them is one Reshape, or x itself where all sizes stand as they stood. What a target is computed
-    from is not needed any more. A single one stays as it is, but for such a Transpose and a target that is computed.
+    Reshape, Flatten, Squeeze, Unsqueeze, a Transpose that moves only axes of size 1 and an Expand that repeats nothing
+    give the elements of x in their order: a chain of them is one Reshape, or x itself where all sizes stand as they
+    stood. What a target is computed from is not needed any more. A single one that changes sizes stays as it is, but
+    for such a Transpose and a target that is computed.
 
     Refuses where the number of axes is not known, where an axis is empty, where the sizes of two axes are known only
     when the model runs, and where one is beside another that may be empty: onnxruntime has no -1 there.
@@ -32,7 +33,7 @@ class FoldReshapes(Search):
 
     name: ClassVar[str] = "fold-reshapes"
     exactness: ClassVar[Exactness] = Exactness.EXACT
-    ends: ClassVar[frozenset[str]] = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+    ends: ClassVar[frozenset[str]] = frozenset({"Expand", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
     def look(self, node: ir.Node) -> Match | None:
         if not _keeps_order(node) or is_constant(node.inputs[0]) or _goes_on(node):
@@ -41,9 +42,9 @@ class FoldReshapes(Search):
         while (before := _before(chain[-1])) is not None:
             chain.append(before)
         computed = node.op_type == "Reshape" and not is_constant(node.inputs[1])
-        if len(chain) == 1 and not computed and node.op_type != "Transpose":
-            return None
         x = chain[-1].inputs[0]
+        if len(chain) == 1 and not computed and node.op_type != "Transpose" and not _same_sizes(x, node.outputs[0]):
+            return None
         return Match(with_own_sources(chain, [x]), node.outputs[:1], {"x": x, "y": node.outputs[0]})
 
     def check(self, x, y) -> str | None:
@@ -72,6 +73,12 @@ def _sizes(x: ir.Value, y: ir.Value) -> tuple[list[Size], list[Size]]:
     return before, completed(before, after)
 
 
+def _same_sizes(x: ir.Value | None, y: ir.Value | None) -> bool:
+    """Whether both values are known to have the same sizes in every run."""
+    before, after = dims_of(x), dims_of(y)
+    return before is not None and after is not None and completed(before, after) == before
+
+
 def _target(before: list[Size], after: list[Size]) -> list[int]:
     """Return the target of the Reshape between two shapes."""
     target = []
@@ -88,6 +95,8 @@ def _keeps_order(node: ir.Node) -> bool:
     """Whether a node gives the elements of its first input in their order."""
     if not is_standard(node) or node.op_type not in FoldReshapes.ends:
         return False
+    if node.op_type == "Expand":
+        return _same_sizes(node.inputs[0], node.outputs[0])
     if node.op_type != "Transpose":
         return True
     dims, perm = dims_of(node.inputs[0]), node.attributes.get("perm")

@@ -23,11 +23,11 @@ from mlc.artifact import Artifact, Origin, Step, write_model
 from mlc.compare import EXPORT_TOLERANCE, Reference, compare
 from mlc.data import Batch
 from mlc.errors import DataError, MlcError, PassError, SourceError, foreign
+from mlc.fusion import is_constant
 from mlc.graph_pass import Pass
 from mlc.invariants import interface
 from mlc.registry import DEFAULT_PASSES, pass_class
 from mlc.rewriting import rewrite
-from mlc.rewriting.one_pass import count_nodes
 from mlc.runtimes.onnxruntime import FAILURES, reason
 from mlc.sources.onnx.declared import declared
 from mlc.types import Capabilities, Dim, InputSpec, OutputSpec, PassSpec, Signature
@@ -75,7 +75,7 @@ class Rewritten:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one model, why, and what each pass did; nodes are counted with those of subgraphs."""
+    """What became of one model, why, and what each pass did; nodes are those that compute, with those of subgraphs."""
 
     outcome: str
     reason: str = ""
@@ -242,7 +242,7 @@ def _compared(case: Case, path: Path, answers: Answers, after: Rewritten) -> Ver
     tolerance = max(after.tolerance, EXPORT_TOLERANCE) if _computes_in_half(before) else after.tolerance
 
     def verdict(outcome: str, reason: str = "") -> Verdict:
-        return Verdict(outcome, reason, count_nodes(before), count_nodes(now), after.steps)
+        return Verdict(outcome, reason, _computing(before), _computing(now), after.steps)
 
     changed = list(_changed(interface(before), interface(now)))
     if changed:
@@ -253,6 +253,15 @@ def _compared(case: Case, path: Path, answers: Answers, after: Rewritten) -> Ver
         return verdict(INVALID, error.message)
     wrong = next(filter(None, compare(answers, given, tolerance, exact=not tolerance)), None)
     return verdict(SAME) if wrong is None else verdict(SILENT, wrong.reason)
+
+
+def _computing(model: ir.Model) -> int:
+    """Count nodes that compute something: a Constant does not, nor does a copy of an initializer for an output."""
+    return sum(not _holds(node) for graph in model.graphs() for node in graph)
+
+
+def _holds(node: ir.Node) -> bool:
+    return node.op_type == "Constant" or (node.op_type == "Identity" and is_constant(node.inputs[0]))
 
 
 def _changed(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:

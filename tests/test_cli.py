@@ -451,6 +451,19 @@ def test_a_pass_is_explained_on_a_model(tmp_path, monkeypatch, capsys):
     assert Path("net.onnx").read_bytes() == before
 
 
+CONVERTED = """<ir_version: 10, opset_import: ["":20]> g (float[n,3] x) => (float[n,3] y)
+    { a = Reciprocal(x) b = Cast<to = 1>(a) y = Mul(x, b) }"""
+
+
+def test_a_pass_is_explained_behind_those_that_come_before_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(onnx.parser.parse_model(CONVERTED), "net.onnx")
+    assert run(capsys, "passes", "reciprocal-to-div", "--explain", "net.onnx")[:2] == (
+        0, "reciprocal-to-div on net.onnx, behind eliminate-casts and eliminate-dead-code: 1 site, 0 refused\n  y\n"
+    )  # fmt: skip
+    assert "fold-constants on net.onnx: 0 sites" in run(capsys, "passes", "fold-constants", "--explain", "net.onnx")[1]
+
+
 LOSSY = """<ir_version: 10, opset_import: ["":21]> g (float[n,2] x) => (float[n,2] y) <float[2,2] w = {1,2,3,4}>
     { y = MatMul(x, w) }"""
 

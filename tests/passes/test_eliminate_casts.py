@@ -49,6 +49,15 @@ def test_refusals(text_, reason):
     assert [refusal.reason.startswith(reason) for refusal in change.refused] == [True]
 
 
+def test_a_cast_to_the_type_of_another_value(workspace):
+    before = graph("g (float[batch,3] x, float[n] z) => (float[batch,3] y, float[n] w) "
+                   "{ a = CastLike(x, z) b = Cast<to=11>(a) c = CastLike(b, z) y = Relu(c) w = Neg(z) }")  # fmt: skip
+    after, change = apply(EliminateCasts(), before)
+    assert change.sites == ("a", "c")
+    assert not {"Cast", "CastLike"} & set(ops(after))
+    same_numbers(before, after, {"x": random(1, 2, 3), "z": random(2, 5)}, workspace)
+
+
 def test_an_output_and_an_input_keep_their_names(workspace):
     before = graph("g (float[batch,3] x) => (float[batch,3] y) { y = Cast<to=1>(x) }")
     after, _ = apply(EliminateCasts(), before)

@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from mlc.rewriting.differences import same_graph
+from passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from passes.eliminate_dead_code import EliminateDeadCode
 from passes.fold_batch_norm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
@@ -146,6 +147,34 @@ def test_running_statistics_that_are_read_are_refused():
         {{ c = Conv(x, w, b) y, m, v, p, q = BatchNormalization(c, scale, bias, mean, variance) }}""")
     _, change = apply(FoldBatchNorm(), model)
     assert [refusal.reason for refusal in change.refused] == ["m is a graph output"]
+
+
+@pytest.mark.parametrize("one", [True, False], ids=["one normalization", "a normalization each"])
+def test_a_large_weight_that_is_read_twice(one, workspace):
+    import torch
+
+    class Heads(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(128, 256, 3)
+            self.first = torch.nn.BatchNorm2d(256)
+            self.second = self.first if one else torch.nn.BatchNorm2d(256)
+            torch.nn.init.normal_(self.first.weight)
+
+        def forward(self, x):
+            return self.first(self.conv(x)).mean() + self.second(self.conv(x + 1)).mean()
+
+    torch.manual_seed(0)
+    model = torch_model(Heads(), (torch.rand(2, 128, 4, 4),), fold=True)
+    passes = [FoldBatchNorm(), EliminateCommonSubexpressions(), EliminateDeadCode()]
+    after, steps = line(model, passes, [{"x0": random(1, 2, 128, 4, 4)}], workspace)
+    large = [value for value in after.graph.initializers.values() if value.const_value.nbytes > 1_000_000]
+    assert len(large) == 1
+    if one:
+        assert len(steps[0].sites) == 2
+    else:
+        twice = "conv.weight is read elsewhere and would be stored twice, 1,179,648 bytes"
+        assert [refusal.reason for refusal in steps[0].refused] == [twice, twice]
 
 
 def test_what_torch_exports_unfolded(workspace):

@@ -95,6 +95,15 @@ def test_a_shape_that_is_a_number_is_constant_and_another_is_not():
     assert ops(after) == ["Shape", "Gather", "Concat", "Reshape"]
 
 
+def test_the_number_of_elements_is_constant_where_all_sizes_are_numbers(workspace):
+    head = "(float[n,3] x, float[2,3] z) => (float[n,3] y, int64 m)"
+    model, after, change = folded("k = Size(z) f = Cast<to=1>(k) m = Size(x) y = Mul(x, f)", head=head)
+    assert change.sites == ("f",)
+    assert ops(after) == ["Size", "Mul"]
+    for feed in X:
+        same_numbers(model, after, {**feed, "z": np.ones((2, 3), np.float32)}, workspace)
+
+
 def test_constants_as_outputs_stay_outputs_of_nodes(workspace):
     head = "(float[n,3] x) => (float[n,3] y, float[3] k, float[3] e, float[3] w)"
     model, after, change = folded(

@@ -1,5 +1,6 @@
 """FoldLayerScale: golden graph, numbers, each refusal by its reason, and what torch exports."""
 
+import onnx_ir as ir
 import pytest
 
 from mlc.rewriting.differences import same_graph
@@ -108,3 +109,15 @@ def test_what_torch_exports(workspace):
     _, (step,) = line(model, [FoldLayerScale()], feeds, workspace)
     assert len(step.sites) == 3
     assert step.left_out == ()
+
+
+def test_a_large_weight_that_is_read_elsewhere():
+    head = "g (float[batch,512] x, float[512,512] w, float[512] b, float[512] s) => (float[batch,512] y, z)"
+    model = graph(f"{head} {{ a = MatMul(x, w) d = Add(a, b) y = Mul(d, s) z = MatMul(x, w) }}")
+    for value in list(model.graph.inputs)[1:]:
+        value.const_value = ir.tensor(random(1, *value.shape), name=value.name)
+        model.graph.inputs.remove(value)
+        model.graph.register_initializer(value)
+    _, change = apply(FoldLayerScale(), model)
+    reason = "w is read elsewhere and would be stored twice, 1,048,576 bytes"
+    assert (change.sites, [refusal.reason for refusal in change.refused]) == ((), [reason])

@@ -14,7 +14,7 @@ from tests.graphs import apply, graph, line, ops, random, same_numbers, text, to
 pytestmark = pytest.mark.needs_onnxruntime
 
 NUMBERS = """<int64[1] z = {0}, int64[1] o = {1}, int64[1] t = {2}, int64[1] e = {3}, int64[1] four = {4},
-    int64[1] left = {-1}, int64[2] matrix = {-1,6}, int64[3] apart = {0,3,2}>"""
+    int64[1] left = {-1}, int64[2] matrix = {-1,6}, int64[2] matrix_sizes = {1,6}, int64[3] apart = {0,3,2}>"""
 MERGED = """s = Shape(x) b = Slice(s, z, o) r = Slice(s, o, t) c = Slice(s, t, e) p = Mul(r, c)
     sizes = Concat<axis = 0>(b, p) v = Reshape(x, sizes) y = Relu(v)"""
 TURNED = "a = Transpose<perm = [0,2,1,3]>(x) y = Relu(a)"
@@ -53,8 +53,15 @@ def test_golden(golden):
          "a = Flatten(x) b = Unsqueeze(a, t) y = Relu(b)", [0, 6, 1]),
         ("(float[batch,3,2] x) => (float[batch,3,2] y)",
          "a = Flatten(x) b = Reshape(a, apart) y = Relu(b)", None),
+        ("(float[batch,6] x) => (float[batch,6] y)", "a = Flatten(x) y = Relu(a)", None),
+        ("(float[batch,3,2] x) => (float[batch,3,2] y)", "a = Reshape(x, apart) y = Relu(a)", None),
+        ("(float[batch,3,2] x) => (float[batch,3,2] y)", "a = Expand(x, o) y = Relu(a)", None),
+        ("(float[batch,3,2] x) => (float[batch,3,2] y)", "s = Shape(x) a = Expand(x, s) y = Relu(a)", None),
+        ("(float[batch,2] x) => (float[batch,2] y)",
+         "s = Shape(x) a = Unsqueeze(x, t) b = Expand(a, o) c = Reshape(b, s) y = Relu(c)", None),
     ],
-    ids=["merged", "merged with 1", "turned", "squeezed", "unsqueezed", "flattened", "as they stood"],
+    ids=["merged", "merged with 1", "turned", "squeezed", "unsqueezed", "flattened", "as they stood", "a flat one",
+         "one as it stood", "nothing repeated", "its own sizes", "nothing repeated in a chain"],
 )  # fmt: skip
 def test_the_same_bits(head, body, wanted, rows, workspace):
     before = model(head, body)
@@ -122,6 +129,8 @@ def test_the_end_of_a_chain_whose_start_is_read_elsewhere(workspace):
         ("(float[batch,6] x) => (float[batch,1,6] y)", "y = Unsqueeze(x, o)"),
         ("(float[batch,6] x) => (float[6,batch] y)", "y = Transpose<perm = [1,0]>(x)"),
         ("(float[batch,1,6] x) => (float[6,1,batch] y)", "y = Transpose<perm = [2,1,0]>(x)"),
+        ("(float[batch,1] x) => (float[batch,6] y)", "y = Expand(x, matrix_sizes)"),
+        ("(float[batch,2] x, int64[2] given) => (float[a,b] y)", "y = Expand(x, given)"),
     ],
 )
 def test_what_is_one_already_is_no_site(head, body):
