@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -104,7 +105,7 @@ def _product_obstacle(node: ir.Node) -> str:
         if node.op_type == "MatMul":
             return "both sides are activations" if constant(node.inputs[0]) is None else "its weight is on the left"
         return constant_obstacle(stored, "weight")
-    return constant_obstacle(weight.value, "weight") or _shape_obstacle(node, weight.value)
+    return constant_obstacle(weight.value, "weight") or _shape_obstacle(node, weight.value) or _sum_obstacle(node)
 
 
 def _shape_obstacle(node: ir.Node, weight: ir.Value) -> str:
@@ -115,6 +116,28 @@ def _shape_obstacle(node: ir.Node, weight: ir.Value) -> str:
     if stack and (x is None or x.shape is None):
         return "its weight is a stack of matrices, and the rank of its input is not known"
     return _length_obstacle(tensor.shape.numpy()[-1] if _stored(node)[1] else rows)
+
+
+def _sum_obstacle(node: ir.Node) -> str:
+    """Return why onnxruntime would break the sum behind a product, or nothing.
+
+    It takes a constant of one row that is added to the result for the bias of its own operator, and does not look
+    whether it has an element for each column, or more axes than the result.
+    """
+    (tensor, _), result, uses = _stored(node), node.outputs[0], node.outputs[0].uses()
+    reader = uses[0].node if len(uses) == 1 else None
+    if reader is None or reader.op_type != "Add" or result.is_graph_output() or input_at(node, 2) is not None:
+        return ""
+    addend = reader.inputs[1 - uses[0].idx]
+    added, weight = constant(addend), constant(tensor)
+    if addend is None or added is None or weight is None:
+        return ""
+    *stack, last = added.shape.numpy() or (1,)
+    columns = weight.shape.numpy()[-2 if _stored(node)[1] else -1] if len(weight.shape) > 1 else 1
+    longer = result.shape is None or len(stack) >= result.shape.rank()
+    if math.prod(stack) != 1 or last == 1 or (last == columns and not (stack and longer)):
+        return ""
+    return f"onnxruntime would take {addend.name}, which is added behind it, for its bias, and lose a part of the sum"
 
 
 def _lstm_obstacle(node: ir.Node) -> str:
@@ -164,5 +187,5 @@ def _sharing_obstacle(table: ir.Value) -> str:
     if table.is_graph_output():
         return f"its table {table.name} is an output of the model"
     readers = (reader for reader, _ in matrix_readers(table) if reader.op_type != "Gather")
-    return next((f"its table {table.name} is read by {each.op_type} {site_of(each)} too, which stays float"
+    return next((f"its table {table.name} is read by {each.op_type} {site_of(each)} too, and not by rows"
                  for each in readers), "")  # fmt: skip

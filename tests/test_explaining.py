@@ -274,6 +274,60 @@ def by_dynamic(tmp_path, workspace):
     return told_of
 
 
+def test_the_factor_of_a_gemm_is_no_error_of_its_weight(by_dynamic):
+    text = "agraph (float[n,64] x) => (float[n,32] y) {\n y = Gemm<alpha = 0.25>(x, w)\n}"
+    told = by_dynamic(text, weights(2, w=(64, 32)), matrices())
+    assert told is not None
+    (weight,) = [each for each in told.tensors if each.kind == "weight"]
+    assert 30 < weight.sqnr < 60
+    assert weight.clipped < 0.05
+
+
+@pytest.mark.parametrize("shape", ["n,3,64", "64"])
+def test_a_stack_of_weights_is_explained(by_dynamic, shape):
+    text = f"agraph (float[{shape}] x) => (y) {{\n y = MatMul(x, w)\n}}"
+    dims = (1, 3, 64) if shape != "64" else (64,)
+    x = np.random.default_rng(0).normal(size=dims).astype(np.float32)
+    told = by_dynamic(text, weights(2, w=(2, 64, 32)), whole_batches({"x": x}))
+    assert told is not None
+    (weight,) = [each for each in told.tensors if each.kind == "weight"]
+    assert (weight.value, weight.readers) == ("w", ("y",))
+    assert 30 < weight.sqnr < 60
+
+
+def test_zero_points_of_a_weight_by_blocks_may_be_floats(tmp_path, workspace):
+    before = build(
+        "agraph (float[n,64] x) => (float[n,24] y) {\n y = MatMul(x, w)\n}", weights(3, w=(64, 24)), opset=21
+    )
+    after = before.clone()
+    Int4Weights(block=32, symmetric=False).apply(after, Context(WITH_BLOCKS))
+    (node,) = [node for node in after.graph if node.op_type == "MatMulNBits"]
+    packed = node.inputs[3].const_value.numpy().reshape(24, -1)
+    apart = np.stack([packed & 15, packed >> 4], axis=-1).reshape(24, -1)[:, :2]
+    floats = ir.Value(name="zeros", const_value=ir.tensor(np.ascontiguousarray(apart, np.float32), name="zeros"))
+    after.graph.register_initializer(floats)
+    node.replace_input_with(3, floats)
+    ir.save(after, tmp_path / "model.onnx")
+    told = explain(before, tmp_path / "model.onnx", matrices(), workspace)
+    assert told is not None
+    (weight,) = told.tensors
+    assert weight.sqnr > 15
+    assert weight.clipped < 0.05
+
+
+def test_a_quantizer_may_take_the_name_of_a_relu_that_is_gone(tmp_path, workspace):
+    """As onnxruntime's own quantizer leaves it."""
+    before = build("agraph (float[n,3,8,8] x) => (float[n,4,6,6] y) {\n c = Conv(x, w)\n r = Relu(c)\n y = Neg(r)\n}",
+                   weights(0, w=(4, 3, 3, 3)))  # fmt: skip
+    after = build("agraph (float[n,3,8,8] x) => (float[n,4,6,6] y) {\n r = Conv(x, w)\n q = QuantizeLinear(r, s, z)\n"
+                  " d = DequantizeLinear(q, s, z)\n y = Neg(d)\n}",
+                  {**weights(0, w=(4, 3, 3, 3)), "s": np.float32(0.05), "z": np.uint8(0)})  # fmt: skip
+    ir.save(after, tmp_path / "model.onnx")
+    told = explain(before, tmp_path / "model.onnx", images(0), workspace)
+    assert told is not None
+    assert [(each.value, each.clipped) for each in told.tensors if each.kind == "activation"] == [("r", 0)]
+
+
 def test_a_table_alone_is_explained(by_dynamic):
     text = """agraph (int64[n,4] i) => (float[n,4,8] y) {
         e = Gather(w, i)

@@ -103,8 +103,14 @@ def _quantizer(node: ir.Node, before: ir.Model) -> _Quantizer | None:
 
 
 def _folded(source: ir.Value, before: ir.Model) -> ir.Node | None:
-    """Return the Relu or Clip that alone reads a value in the float graph, and does not in the quantized one."""
+    """Return the Relu or Clip that alone reads a value in the float graph, and does not in the quantized one.
+
+    Or that gives it: onnxruntime's quantizer hands its name on to what stands before it.
+    """
     twin = next((value for node in before.graph for value in node.outputs if value.name == source.name), None)
+    given, now = (None if value is None else value.producer() for value in (twin, source))
+    if given is not None and given.op_type in FOLDING and now is not None and now.op_type not in FOLDING:
+        return given
     readers = [] if twin is None else [node for node, _ in twin.uses()]
     if len(readers) != 1 or readers[0].op_type not in FOLDING:
         return None

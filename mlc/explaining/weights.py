@@ -35,13 +35,17 @@ class _Spread:
 
 @dataclass(frozen=True)
 class _Stored:
-    """The codes of a weight as one node reads them, [rows, columns] for a matrix, and what they mean."""
+    """The codes of a weight as one node reads them, [rows, columns] for a matrix, and what they mean.
+
+    That is the weight or, where the factor ``alpha`` of a Gemm is in the scales, ``alpha`` times it.
+    """
 
     site: str
     value: ir.Value
     dtype: ir.DataType
     codes: Array
     grid: Grid
+    with_alpha: bool = False
 
 
 def weight_errors(before: ir.Model, after: ir.Model) -> tuple[TensorError, ...]:
@@ -62,6 +66,7 @@ def weight_errors(before: ir.Model, after: ir.Model) -> tuple[TensorError, ...]:
         expected = expected.T if number(twin, "transB", 0) else expected
         if expected.shape != stored.codes.shape:
             continue
+        expected = expected * number(twin, "alpha", 1) if stored.with_alpha else expected
         readers.setdefault(stored.value, []).append(stored.site)
         if stored.value not in found:
             seen, turned = Seen(), weight.producer()
@@ -117,12 +122,23 @@ def _scaled_behind(node: ir.Node, prefix: str, known: Collection[str]) -> _Store
     site = _known_site((product, _only_reader(product)), prefix, known)
     if scale is None or site is None:
         return None
-    zero = None if zeros is None else zeros.numpy()
-    return _Stored(site, value, value.dtype, codes, _grid(value.dtype, scale, zero, _Spread(codes.shape, -1)))
+    least, most = code_range(value.dtype) or (0, 0)
+    zero = np.zeros(1) if zeros is None else zeros.numpy()
+    grid = Grid(_over_columns(scale, codes), _over_columns(zero, codes), least, most)
+    return _Stored(site, value, value.dtype, codes, grid, with_alpha=True)
+
+
+def _over_columns(parameter: Array, codes: Array) -> Array:
+    """Return scales or zero points of columns as they broadcast over a matrix, or a stack of them, of codes."""
+    has_rows = parameter.ndim in (0, codes.ndim) or codes.ndim == 1
+    return parameter if has_rows else np.expand_dims(parameter, -2)
 
 
 def _in_bytes(node: ir.Node, prefix: str, known: Collection[str]) -> _Stored | None:
-    """Return the weight of com.microsoft.MatMulNBits: [columns, blocks, bytes], the lower bits of a byte first."""
+    """Return the weight of com.microsoft.MatMulNBits: [columns, blocks, bytes], the lower bits of a byte first.
+
+    Zero points are packed like it, or floats.
+    """
     value, scales, packed = (input_at(node, index) for index in (1, 2, 3))
     stored, scale, zero = constant(value), constant(scales), constant(packed)
     bits, block, rows, columns = (int(number(node, name, 0)) for name in ("bits", "block_size", "K", "N"))
@@ -131,8 +147,9 @@ def _in_bytes(node: ir.Node, prefix: str, known: Collection[str]) -> _Stored | N
     dtype = ir.DataType.UINT4 if bits == HALF_BYTE else ir.DataType.UINT8
     codes = _unpacked(stored.numpy().reshape(columns, -1), bits)[:, :rows].T
     blocks = -(-rows // block)
-    middle = np.full((columns, blocks), 2 ** (bits - 1))
-    zeros = middle if zero is None else _unpacked(zero.numpy().reshape(columns, -1), bits)[:, :blocks]
+    zeros = np.full((columns, blocks), 2 ** (bits - 1)) if zero is None else zero.numpy().reshape(columns, -1)
+    if zero is not None and not zero.dtype.is_floating_point():
+        zeros = _unpacked(zeros, bits)[:, :blocks]
     site = _known_site((node, _only_reader(node)), prefix, known)
     grid = _grid(dtype, scale.numpy().reshape(columns, -1).T, zeros.T, _Spread(codes.shape, 0, block))
     return None if site is None else _Stored(site, value, dtype, codes, grid)

@@ -13,7 +13,7 @@ from passes import _dynamic
 from passes.int8_dynamic import Int8Dynamic
 from tests.blocks import tied, token_batches
 from tests.dynamic import INSIDE, TABLE, dynamic, lstm, refusals
-from tests.quantizing import ANY_CPU, VNNI, build, weights
+from tests.quantizing import ANY_CPU, VNNI, build, run, weights
 
 pytestmark = pytest.mark.needs_onnxruntime
 
@@ -100,9 +100,32 @@ def test_sums_that_32_bits_may_not_hold_are_refused():
 def test_a_large_table_that_something_else_reads_is_refused():
     text = TABLE.replace("e)", "e, k)").replace("\n}", "\n t = Transpose(w)\n k = Relu(t)\n}")
     arrays = weights(0, w=(1024, 64))
-    assert refusals(build(text, arrays)) == [("e", "its table w is read by Relu k too, which stays float")]
+    assert refusals(build(text, arrays)) == [("e", "its table w is read by Relu k too, and not by rows")]
     text = TABLE.replace("e)", "e, float[1024,64] w)")
     assert refusals(build(text, arrays)) == [("e", "its table w is an output of the model")]
+
+
+ADDED = [(4,), (1,), (1, 1), (1, 4), (1, 1, 4), (3, 1), (3, 1, 4), (3, 4), (1, 1, 1), (1, 1, 1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "added"), [(1, (6,)), *((columns, added) for columns in (1, 4) for added in ADDED)]
+)
+@pytest.mark.parametrize("dims", ["n,64", "n,3,64"])
+@pytest.mark.parametrize("sum_", ["a, b", "b, a"])
+def test_what_onnxruntime_would_take_for_a_bias_keeps_its_shape(columns, dims, added, sum_):
+    """It joins the sum to the product, and does not look at how it broadcasts."""
+    x = np.random.default_rng(0).normal(size=[3 if dim == "n" else int(dim) for dim in dims.split(",")])
+    feeds, arrays = {"x": x.astype(np.float32)}, weights(1, w=(64, columns), b=added)
+    text = f"agraph (float[{dims}] x) => (y) {{\n a = MatMul(x, w)\n y = Add({sum_})\n}}"
+    before = build(text, arrays)
+    after = before.clone()
+    change = Int8Dynamic().apply(after, Context(VNNI))
+    expected, given = run(before, feeds)["y"], run(after, feeds)["y"]
+    assert given.shape == expected.shape
+    assert np.allclose(given, expected, atol=0.5)
+    fits = added[-1] in (1, columns) or np.prod(added[:-1]) > 1
+    assert not fits or len(added) > len(x.shape) or change.sites == ("a",)
 
 
 def test_what_is_not_allowed_stays_and_every_site_is_asked_for_once():
