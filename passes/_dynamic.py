@@ -124,7 +124,8 @@ def _sum_obstacle(node: ir.Node) -> str:
     It takes a constant of one row that is added to the result for the bias of its own operator, and does not look
     whether it has an element for each column, or more axes than the result.
     """
-    (tensor, _), result, uses = _stored(node), node.outputs[0], node.outputs[0].uses()
+    (tensor, _), result = _stored(node), node.outputs[0]
+    uses = tuple(result.uses())
     reader = uses[0].node if len(uses) == 1 else None
     if reader is None or reader.op_type != "Add" or result.is_graph_output() or input_at(node, 2) is not None:
         return ""

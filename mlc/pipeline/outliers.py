@@ -103,8 +103,10 @@ class Outliers:
         return list(found.values())
 
     def _instead(self, entries: Sequence[NodePlan], opset: int) -> str:
-        """Return the better format for nodes that read one weight, float where the pass is not for them."""
+        """Return the better format for nodes that read one weight, float where its pass is not for them or was tried."""
         instead, ops = self.search.instead, {entry.op for entry in entries}
+        if any(entry.format == instead for entry in entries):
+            return FLOAT
         products = ops & MATRIX_PRODUCTS and ops <= {*MATRIX_PRODUCTS, "Gather"}
         fits = instead != FLOAT and products and opset >= pass_class(instead).min_opset
         return instead if fits else FLOAT

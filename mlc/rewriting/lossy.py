@@ -73,11 +73,13 @@ class Lossy:
     notes: tuple[str, ...] = ()
 
 
-def settle_lossy(trials: Trials, given: Collected, outputs: OutputJudge, feeds: Sequence[Feeds]) -> Lossy:
+def settle_lossy(
+    trials: Trials, given: Collected, outputs: OutputJudge, feeds: Sequence[Feeds], *, to_be_amended: bool
+) -> Lossy:
     """Apply a lossy pass once; its invariants have to hold, its outputs' ratios are reported.
 
     What it put into float16 is judged as a GPU computes it. Raises PassError below the pass's floor, with the nodes
-    that lose most, and where float16 overflows.
+    that lose most, unless the plan is ``to_be_amended`` for what they lose; and where float16 overflows.
     """
     subject, before = trials.subject, trials.before
     start = time.perf_counter()
@@ -106,9 +108,9 @@ def settle_lossy(trials: Trials, given: Collected, outputs: OutputJudge, feeds: 
     low = {name: ratio for name, ratio in ratios.items() if ratio < subject.floor}
     if half:
         refuse_loss(subject, attempt.model, feeds, given.workspace, low=bool(low))
-    if low and attempt.change.sites:
+    if low and attempt.change.sites and not to_be_amended:
         judged = rounded_half(attempt.model) if half else attempt.model
-        worst = worst_nodes(outputs.runner, before, judged, feeds, attempt.change.sites)
+        worst = worst_nodes(outputs.runner, before, judged, feeds, attempt.change.sites, floor=subject.floor)
         name, ratio = min(low.items(), key=lambda pair: pair[1])
         sentence = f"the pass {subject.name} left {name} at {ratio:.1f} dB, below its floor of {subject.floor:g} dB"
         raise PassError(sentence, _advice(subject, worst))
@@ -137,9 +139,12 @@ def _advice(subject: Pass, worst: Mapping[str, str]) -> str:
 
 
 def worst_nodes(
-    runner: Runner, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds], sites: Sequence[str]
+    runner: Runner, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds], sites: Sequence[str], *, floor: float
 ) -> dict[str, str]:
-    """Return the sites that lose most by themselves, with ``Conv a (3.1 dB)``: each is fed with the values before."""
+    """Return the sites that lose most by themselves, with ``Conv a (3.1 dB)``: each is fed with the values before.
+
+    Where some are below the floor alone, it is these.
+    """
 
     def measure(name: str, expected: np.ndarray, actual: np.ndarray, loose: bool) -> Difference:  # noqa: ARG001
         return Difference(name, -sqnr(expected, actual) if is_float(expected.dtype) else -math.inf)
@@ -147,6 +152,7 @@ def worst_nodes(
     judged = SiteJudge(runner, measure).judge(before, after, feeds)
     ops = {output.name: node.op_type for node in before.graph for output in node.outputs}
     named = [each for each in judged if each.value in sites and not each] or [each for each in judged if not each]
+    named = [each for each in named if -each.error < floor] or named
     named.sort(key=lambda each: -each.error)
     return {
         each.value: f"{ops.get(each.value, 'initializer')} {each.value} ({-each.error:.1f} dB)"

@@ -51,7 +51,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Line:
-    """What every pass of one run shares."""
+    """What every pass of one run shares; outputs may be below the floor of a pass whose plan is ``to_be_amended``."""
 
     workspace: Workspace
     references: Sequence[Reference]
@@ -63,6 +63,7 @@ class Line:
     progress: Callable[[str], None]
     target: Target
     store: Store
+    to_be_amended: bool = False
 
     def run(self, subject: Pass, spec: PassSpec, model: ir.Model, tolerance: float, plan: Plan | None = None) -> Ran:
         """Run one pass; the graph that comes back is right, whatever the pass did.
@@ -87,7 +88,7 @@ class Line:
         outputs = OutputJudge(runner, self.references)
         collected = Collected(plan, self.calibration, self.workspace, self.progress, self.store)
         if subject.exactness is Exactness.LOSSY:
-            lossy = settle_lossy(trials, collected, outputs, self.feeds(model))
+            lossy = settle_lossy(trials, collected, outputs, self.feeds(model), to_be_amended=self.to_be_amended)
             step = self.step(subject, spec, model, lossy.settled)
             step = replace(step, sqnr=dict(lossy.sqnr), notes=lossy.notes)
             return Ran(lossy.settled.model, (step,), lossy.statistics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -18,6 +18,9 @@ from mlc.types import PassSpec, Plan
 
 REASONS = 3
 """So many nodes are named where none can be converted."""
+
+AMENDMENTS = 2
+"""A plan is amended so often: what a better format has not helped gets another one."""
 
 INTEGER = INTEGER_OPERATORS | {"QuantizeLinear"}
 """Operators of models that are quantized."""
@@ -50,26 +53,38 @@ class Quantizer:
     tolerance: float
 
     def quantize(self, model: ir.Model) -> Quantized:
-        """Plan, run the passes by the plan, and once more where the plan is then amended.
+        """Plan, run the passes by the plan, and once more where the plan is then amended; twice where that is too low.
 
         Raises PassError for a pass that did not do what was asked, UsageError for a plan that does not fit the graph.
         """
         subjects = [subject for subject, _ in self.passes]
         plan = self.planner.plan(model, subjects, Context(self.line.capabilities, seed=self.line.seed))
-        ran = self._followed(model, plan)
+        ran = self._followed(model, plan, to_be_amended=self.amend is not as_planned)
         done = as_done(plan, ran.steps)
-        amended = self.amend(model, ran.model, done, ran.steps)
-        if all(new.format == old.format for new, old in zip(amended.nodes, done.nodes, strict=True)):
-            return Quantized(ran, amended)
-        ran = self._followed(model, amended)
-        return Quantized(ran, as_done(amended, ran.steps))
+        for _ in range(AMENDMENTS):
+            amended = self.amend(model, ran.model, done, ran.steps)
+            if all(new.format == old.format for new, old in zip(amended.nodes, done.nodes, strict=True)):
+                done = amended
+                break
+            plan, ran = amended, self._followed(model, amended, to_be_amended=True)
+            done = as_done(amended, ran.steps)
+            if not self._is_low(ran):
+                break
+        if self._is_low(ran):
+            ran = self._followed(model, plan)  # which says what is too low, and which nodes lose most
+        return Quantized(ran, done)
 
-    def _followed(self, model: ir.Model, plan: Plan) -> Ran:
+    def _is_low(self, ran: Ran) -> bool:
+        """Whether an output is below the floor of the pass that it went through."""
+        floors = {spec.name: subject.floor for subject, spec in self.passes}
+        return any(ratio < floors[step.spec.name] for step in ran.steps for ratio in step.sqnr.values())
+
+    def _followed(self, model: ir.Model, plan: Plan, *, to_be_amended: bool = False) -> Ran:
         """Run every pass that the plan gives nodes to."""
-        ran = Ran(model)
+        ran, line = Ran(model), replace(self.line, to_be_amended=to_be_amended)
         for subject, spec in self.passes:
             if not self.planner.leaves_out(subject, plan):
-                ran = ran.then(self.line.run(subject, spec, ran.model, self.tolerance, plan))
+                ran = ran.then(line.run(subject, spec, ran.model, self.tolerance, plan))
                 self.planner.refuse_unmet(plan, ran.steps[-1])
         if not ran.steps:
             names = " and ".join(one.name for one, _ in self.passes if one.name not in self.planner.reserve)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +62,9 @@ PLACE = re.compile(
     r"(?:^|(?<= ))\w+\.(?:cc|h):\d+ [\w:]+(?:\(\))? "
 )
 """What the runtime puts before a reason: its code, and a line and a function of its source."""
+
+ROUNDS_PACKED = b"MatMulNBits"
+"""The operator whose kernel rounds its inputs to 8 bits, where its accuracy_level says so, only with packed weights."""
 
 NO_ADAPTER = "Failed to get a WebGPU adapter"
 DRIVER = (
@@ -131,13 +135,14 @@ def open_session(
     """Load a model on the provider asked for.
 
     ``optimize=False`` switches the runtime's graph optimizations off, and prepacking with them, so that memory-mapped
-    weights stay on disk. ``options`` are session entries by key; ``profile_prefix`` starts a profile, one prefix a
-    session. Raises SourceError for a file that is missing or no model, TargetError where the session cannot be created
-    or would run elsewhere.
+    weights stay on disk, unless kernels compute otherwise without it. ``options`` are session entries by key;
+    ``profile_prefix`` starts a profile, one prefix a session. Raises SourceError for a file that is missing or no
+    model, TargetError where the session cannot be created or would run elsewhere.
     """
     check_file(path)
     onnxruntime.set_default_logger_severity(4)
-    settings = _settings(target, optimize, options or {}, profile_prefix)
+    own = {} if optimize or _rounds_packed(path) else {"session.disable_prepacking": "1"}
+    settings = _settings(target, optimize, own, options or {}, profile_prefix)
     provider = provider_of(target)
     if needs_nvidia(provider.name) and not provider.plugin:
         load_libraries(provider.name)
@@ -146,6 +151,12 @@ def open_session(
     if provider.name != CPU:
         _refuse_fallback(session, target)
     return session
+
+
+def _rounds_packed(path: Path) -> bool:
+    """Whether a model has an operator that computes otherwise once its weights are packed."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return mapped.find(ROUNDS_PACKED) >= 0
 
 
 def _created(path: Path, settings: Any, provider: Provider, target: Target) -> Any:
@@ -173,17 +184,16 @@ def reason(error: BaseException) -> str:
 
 
 def _settings(
-    target: Target, optimize: bool, options: Mapping[str, str], profile_prefix: Path | None
+    target: Target, optimize: bool, own: Mapping[str, str], options: Mapping[str, str], profile_prefix: Path | None
 ) -> onnxruntime.SessionOptions:
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
     if target.threads is not None:
         settings.intra_op_num_threads = target.threads
     settings.inter_op_num_threads = 1
-    entries = {"session.record_ep_graph_assignment_info": "1"}
+    entries = {"session.record_ep_graph_assignment_info": "1", **own}
     if not optimize:
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        entries["session.disable_prepacking"] = "1"
     asked = {**{key: value for key, value in target.options if is_session_entry(key)}, **options}
     for key in asked:
         check_session_entry(key)
