@@ -45,7 +45,7 @@ def foldable(node: ir.Node) -> bool:
 def known_inputs(node: ir.Node, known: Callable[[ir.Value], ir.TensorProtocol | None]) -> Tensors | None:
     """Return the tensors that a node reads, or None where it reads something that is not constant.
 
-    Of some inputs only the type is read (CastLike) or only sizes that are numbers (Shape, Size): they are constant too.
+    Of an input that is read for its type alone (CastLike) the type is enough.
     """
     tensors: list[ir.TensorProtocol | None] = []
     for index, value in enumerate(node.inputs):

@@ -16,6 +16,6 @@ LIMIT = 1_000_000
 def stored_twice(weight: ir.Value, others: int) -> str | None:
     """Return why a weight that so many others read too cannot be changed for one reader alone, or None."""
     size = array_of(weight).nbytes
-    if not others or size <= LIMIT:
+    if not (others or weight.is_graph_output()) or size <= LIMIT:
         return None
     return f"{weight.name} is read elsewhere and would be stored twice, {size:,} bytes"

@@ -40,8 +40,8 @@ class DropSoftmaxGuard(Fusion):
         return op.Where(op.IsNaN(soft), zero, soft)
 
     def check(self, z, zero, soft) -> str | None:
-        if not (is_constant(zero) and not array_of(zero).any() and array_of(zero).size == 1):
-            return "what stands for NaN is not 0"
+        if not (is_constant(zero) and not array_of(zero).any() and array_of(zero).shape in ((), (1,))):
+            return "what stands for NaN is not one 0"
         if z.dtype is None or z.dtype.name != "FLOAT":
             return "the scores are not float32"
         return None if _never_masked_out(z) else "a row of the mask may be wholly -inf"

@@ -35,7 +35,7 @@ class DropZeroStates(Search):
         states = [value for value in given if value is not None and not value.is_graph_input()]
         if not states:
             return None
-        kept = [value for value in node.inputs if value is not None and not _is_zero(value)]
+        kept = [value for value in node.inputs if value is not None and not (value in states and _is_zero(value))]
         outputs = [output for output in node.outputs if output.name]
         return Match(with_own_sources([node], kept), outputs, {"node": node, "states": states})
 

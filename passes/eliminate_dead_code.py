@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from mlc.fusion import forget_subgraphs, is_constant, is_standard, note_constants, walk
+from mlc.fusion import forget_subgraphs, is_constant, is_standard, note_constants, opset_of, walk
 from mlc.graph_pass import Change, Context, Exactness, Pass, Refusal
 
 INFERENCE_ONLY = 12
@@ -30,7 +30,7 @@ class EliminateDeadCode(Pass):
         """Remove copies first, then what is dead, in subgraphs before the graphs around them."""
         note_constants(model)
         removal = _Removal(ctx)
-        opset = model.opset_imports.get("", 0)
+        opset = opset_of(model)
         for prefix, graph in list(walk(model)):
             for node in graph:
                 if _copies(node, opset):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from mlc.fusion import Match, Search
 from mlc.graph_pass import Exactness
 from passes._batch_norm import reason_to_stay, scale_and_shift
-from passes._convolution import convolution_of
+from passes._convolution import Convolution, convolution_of
 from passes._linear import MATRIX, Linear, linear_of
 from passes._shared import stored_twice
 
@@ -43,23 +45,32 @@ class FoldBatchNorm(Search):
         reason = layer.reason_to_stay()
         if reason is None and isinstance(layer, Linear):
             reason = _reason_of_axes(normalization.inputs[0])
-        others = {use.node for use in layer.weight.uses()} - set(layer.nodes)
+        readers = {use.node for use in layer.weight.uses()} - set(layer.nodes)
+        others = sum(not _folds_alike(reader, layer, normalization) for reader in readers)
         return (
             reason
             or reason_to_stay(normalization, len(layer.offset()), layer.weight.const_value.dtype)
-            or stored_twice(layer.weight, sum(not _is_before(each, normalization) for each in others))
+            or stored_twice(layer.weight, others)
         )
 
     def rewrite(self, op, layer, normalization):
         return layer.scaled(op, *scale_and_shift(normalization))
 
 
-def _is_before(layer: ir.Node, normalization: ir.Node) -> bool:
-    """Whether nothing but a normalization with the same statistics as this one reads a layer."""
-    readers = [use.node for use in layer.outputs[0].uses()]
-    return len(readers) == 1 and readers[0].op_type == "BatchNormalization" and (
-        readers[0].inputs[1:] == normalization.inputs[1:]
-    )  # fmt: skip
+def _folds_alike(product: ir.Node, layer: Convolution | Linear, normalization: ir.Node) -> bool:
+    """Whether another product by the weight of a layer gets the same weight: an equal normalization follows it."""
+    follower = _only_reader(product)
+    if follower is not None and follower.op_type == "Add" and layer.bias is not None and layer.bias in follower.inputs:
+        follower = _only_reader(follower)
+    if follower is None or follower.op_type != "BatchNormalization" or follower.graph is not normalization.graph:
+        return False
+    same = follower.inputs[1:] == normalization.inputs[1:]
+    return same and np.array_equal(scale_and_shift(follower)[0], scale_and_shift(normalization)[0])
+
+
+def _only_reader(node: ir.Node) -> ir.Node | None:
+    readers = [use.node for use in node.outputs[0].uses()]
+    return readers[0] if len(readers) == 1 and not node.outputs[0].is_graph_output() else None
 
 
 def _reason_of_axes(product: ir.Value) -> str | None:

@@ -130,7 +130,7 @@ class _Folding:
         if node.op_type != "Constant" and growth > self.limit:
             self._refuse(site, growth)
             return False
-        return self.found.may(site)
+        return all(self.found.may(self.prefix + str(value.name)) for value in read)
 
     def _freed(self, node: ir.Node, folded: dict[ir.Node, None]) -> list[ir.Value]:
         """Return the initializers that nothing but this node and the folded ones before it reads."""

@@ -14,9 +14,9 @@ from passes._shared import stored_twice
 class FoldLayerScale(Fusion):
     """``(x @ w + b) * s`` becomes ``x @ (w * s) + b * s``: one pass over the activations less.
 
-    Refuses unless w, b and s are constant and not overridable, w is a matrix, s runs along its last axis (rank 1), and
-    b has rank 1 at most; where ``x @ w`` or ``x @ w + b`` is used elsewhere or is an output of the graph; where w has
-    more than a megabyte and is read elsewhere, so that it would be stored twice.
+    Refuses unless w, b and s are constant and not overridable, w is a matrix or a stack of them, s runs along its last
+    axis (rank 1), and b has rank 1 at most; where ``x @ w`` or ``x @ w + b`` is used elsewhere or is an output of the
+    graph; where w has more than a megabyte and is read elsewhere, so that it would be stored twice.
     """
 
     name: ClassVar[str] = "fold-layer-scale"

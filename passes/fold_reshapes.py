@@ -43,7 +43,8 @@ class FoldReshapes(Search):
             chain.append(before)
         computed = node.op_type == "Reshape" and not is_constant(node.inputs[1])
         x = chain[-1].inputs[0]
-        if len(chain) == 1 and not computed and node.op_type != "Transpose" and not _same_sizes(x, node.outputs[0]):
+        alone = len(chain) == 1 and not computed and node.op_type != "Transpose"
+        if alone and node.op_type != "Expand" and not _unchanged(x, node.outputs[0]):
             return None
         return Match(with_own_sources(chain, [x]), node.outputs[:1], {"x": x, "y": node.outputs[0]})
 
@@ -73,10 +74,16 @@ def _sizes(x: ir.Value, y: ir.Value) -> tuple[list[Size], list[Size]]:
     return before, completed(before, after)
 
 
-def _same_sizes(x: ir.Value | None, y: ir.Value | None) -> bool:
-    """Whether both values are known to have the same sizes in every run."""
+def _unchanged(x: ir.Value | None, y: ir.Value) -> bool:
+    """Whether a reshape is known to leave all sizes as they are in every run."""
     before, after = dims_of(x), dims_of(y)
     return before is not None and after is not None and completed(before, after) == before
+
+
+def _repeats_nothing(expand: ir.Node) -> bool:
+    """Whether an Expand is known to: a size that it has not told may be larger than the one before."""
+    before = dims_of(expand.inputs[0])
+    return before is not None and before == dims_of(expand.outputs[0])
 
 
 def _target(before: list[Size], after: list[Size]) -> list[int]:
@@ -96,7 +103,7 @@ def _keeps_order(node: ir.Node) -> bool:
     if not is_standard(node) or node.op_type not in FoldReshapes.ends:
         return False
     if node.op_type == "Expand":
-        return _same_sizes(node.inputs[0], node.outputs[0])
+        return _repeats_nothing(node)
     if node.op_type != "Transpose":
         return True
     dims, perm = dims_of(node.inputs[0]), node.attributes.get("perm")

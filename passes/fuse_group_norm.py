@@ -20,6 +20,10 @@ TO_FIRST, TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 """The transposes from channels-last values and back to them."""
 
 
+QUICK_GELU = 1.702
+"""The alpha of a QuickGelu that names none."""
+
+
 @dataclass(frozen=True)
 class FuseGroupNorm(Search):
     """``Transpose(silu(group_norm(Transpose(x))))`` becomes ``com.microsoft.GroupNorm(x)``, with or without the silu.
@@ -130,7 +134,7 @@ def _activated(value: ir.Value) -> tuple[ir.Value, list[ir.Node]]:
     """Return ``value * sigmoid(value)`` and its nodes where nothing else reads the value, else the value itself."""
     readers = [use.node for use in value.uses()]
     names = sorted(node.op_type for node in readers)
-    if names == ["QuickGelu"] and readers[0].attributes["alpha"].as_float() == 1.0:
+    if names == ["QuickGelu"] and number(readers[0], "alpha", QUICK_GELU) == 1.0:
         return readers[0].outputs[0], readers
     if names == ["Mul", "Sigmoid"]:
         product, sigmoid = sorted(readers, key=lambda node: node.op_type)

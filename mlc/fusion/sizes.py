@@ -153,7 +153,7 @@ def _part(node: ir.Node, sizes: list[Size]) -> list[Size] | None:
     """Return the elements that a Slice or Gather takes of sizes."""
     places = [sizes_of(place) if is_constant(place) else None for place in node.inputs[1:]]
     numbers = [[each for each in place if isinstance(each, int)] for place in places if place is not None]
-    if None in places:
+    if None in places or (node.op_type == "Slice" and any(len(one) != 1 for one in numbers)):
         return None
     if node.op_type == "Gather":
         return [sizes[index] for index in numbers[0]]

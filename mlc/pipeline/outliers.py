@@ -103,7 +103,7 @@ class Outliers:
         return list(found.values())
 
     def _instead(self, entries: Sequence[NodePlan], opset: int) -> str:
-        """Return the better format for nodes that read one weight, float where its pass is not for them or was tried."""
+        """Return the better format for the readers of a weight: float where that is not for them, or did not help."""
         instead, ops = self.search.instead, {entry.op for entry in entries}
         if any(entry.format == instead for entry in entries):
             return FLOAT

@@ -41,6 +41,9 @@ ROUNDS = 4
 """So often the passes run at most; more than two rounds were needed by no model that was tried."""
 
 
+UNSETTLED = f"passes may find more: they ran {ROUNDS} times, and something changed each time"
+
+
 class Raising(Enum):
     """For which passes the opset of a model is raised to what they need."""
 
@@ -123,9 +126,10 @@ def _to_fixed_point(
             ran, changed = ran.then(one), changed or bool(last.sites)
             tolerance += subject.tolerance if last.sites else 0.0
         if not changed:
-            break
+            return ran, tolerance
         line = replace(line, requested=())
-    return ran, tolerance
+    *before, last = ran.steps
+    return replace(ran, steps=(*before, replace(last, notes=(*last.notes, UNSETTLED)))), tolerance
 
 
 def _as_needed(

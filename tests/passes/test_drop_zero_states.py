@@ -45,6 +45,16 @@ def test_the_same_bits_whatever_makes_the_zeros(form, batch, workspace):
     same_numbers(before, after, {"x": random(1, 5, batch, 3)}, workspace)
 
 
+def test_a_layer_that_reads_zeros_too(workspace):
+    """As a decoder that is fed with nothing but its states."""
+    zeros = "wide = Concat<axis = 0>(five, rows, three) n = Expand(zero, wide)"
+    constants = WEIGHTS.replace("int64[1] one", "int64[1] five = {5}, int64[1] three = {3}, int64[1] one")
+    before = graph(f"{HEAD} {constants} {{ {ZEROS['Expand']} {zeros} {LSTM.replace('(x', '(n')} }}")
+    after, change = apply(DropZeroStates(), before)
+    assert change.sites == ("y",)
+    same_numbers(before, after, {"x": random(1, 5, 2, 3)}, workspace)
+
+
 def test_zeros_of_a_fixed_size(workspace):
     before = model(LSTM.replace("h, h", "fixed, fixed"), head=HEAD.replace("batch", "1"))
     after, _ = apply(DropZeroStates(), before)

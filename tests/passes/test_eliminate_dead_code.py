@@ -99,6 +99,14 @@ def test_dropout_goes_where_it_surely_copies(dropout, gone):
     assert ("Dropout" not in ops(after)) is gone
 
 
+def test_a_dropout_stays_where_the_opset_goes_by_its_whole_name():
+    body = "y0 = Dropout(x, ratio, on) y = Neg(y0)"
+    model = graph('<ir_version: 10, opset_import: ["ai.onnx":20]> g (float[n,3] x) => (float[n,3] y) '
+                  f"<float ratio = {{0.5}}, bool on = {{1}}> {{ {body} }}")  # fmt: skip
+    after, _ = apply(EliminateDeadCode(), model)
+    assert ops(after) == ["Dropout", "Neg"]
+
+
 def test_a_mask_that_is_read_keeps_its_dropout():
     _, after, change = cleaned("y, m = Dropout(x)", "(float[n,3] x) => (float[n,3] y, bool[n,3] m)")
     assert change.sites == ()

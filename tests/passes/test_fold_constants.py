@@ -258,6 +258,15 @@ def test_forbidden_sites_stay():
     assert ops(after) == ["Neg", "Add", "Add"]
 
 
+def test_a_node_of_which_one_output_is_forbidden_stays():
+    head = "(float[n,3] x) => (float[n,3] y, float[n,3] z)"
+    body = "e = Exp(w) a, b = Split<num_outputs = 2, axis = 0>(e) y = Add(x, a) z = Add(x, b)"
+    model = graph(f"g {head} <float[2,3] w = {{1,2,3,4,5,6}}> {{ {body} }}")
+    after, change = apply(FoldConstants(), model, lambda site: site != "b")
+    assert change.sites == ("e",)
+    assert "Split" in ops(after)
+
+
 def test_what_torch_exports_without_optimization(workspace):
     import torch
 

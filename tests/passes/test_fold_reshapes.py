@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from passes.fold_constants import FoldConstants
 from passes.fold_reshapes import FoldReshapes
 from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
 
@@ -99,6 +100,14 @@ def test_of_unknown_axes_nothing_is_known_to_be_left_over(workspace):
     same_numbers(before, after, {"x": random(1, 2, 6), "given": np.array([3, 2, 2])}, workspace)
 
 
+def test_a_part_of_sizes_along_no_axis_is_not_known():
+    body = "s = Shape(x) empty = Shape(e0) p = Slice(s, empty, empty, empty) y = Reshape(x, p)"
+    before = graph(f"g (float[a,b] x, float e0) => (float[c,d] y) {NUMBERS} {{ {body} }}")
+    folded, _ = apply(FoldConstants(), before)
+    _, change = apply(FoldReshapes(), folded)
+    assert [refusal.reason for refusal in change.refused] == [COMPUTED]
+
+
 def test_sizes_along_a_long_chain_are_found_once_each(workspace):
     """Every target asks for sizes of its input: followed anew each time, they would be three times as many by node."""
     chain = ["x", *(f"r{place}" for place in range(24))]
@@ -131,6 +140,12 @@ def test_the_end_of_a_chain_whose_start_is_read_elsewhere(workspace):
         ("(float[batch,1,6] x) => (float[6,1,batch] y)", "y = Transpose<perm = [2,1,0]>(x)"),
         ("(float[batch,1] x) => (float[batch,6] y)", "y = Expand(x, matrix_sizes)"),
         ("(float[batch,2] x, int64[2] given) => (float[a,b] y)", "y = Expand(x, given)"),
+        ("(float[batch,1,4] x, int64[3] given) => (float[batch,k,4] y)", "y = Expand(x, given)"),
+        ("(float[batch,1,4] x, float[batch,k,4] z) => (float[batch,k,4] y)", "s = Shape(z) y = Expand(x, s)"),
+        (
+            "(float[batch,1,4] x, float[batch,k,4] z) => (float[batch,k,4] y)",
+            "k = Shape<start = 1, end = 2>(z) s = Concat<axis = 0>(o, k, o) a = Expand(x, s) y = Relu(a)",
+        ),
     ],
 )
 def test_what_is_one_already_is_no_site(head, body):
