@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mlc.formats import WeightLayout, bias_of, constant, weight_of
+from mlc.formats import WeightLayout, bias_of, constant, weight_obstacle, weight_of
 from mlc.fusion import Places
 from mlc.graph_pass import Context, Need
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def mean_needs(nodes: Iterable[ir.Node], places: Places) -> tuple[Need, ...]:
-    """Ask for the means of what each node with a weight and a bias reads."""
+    """Ask for the means of what each node with a weight that can be integers, and a bias, reads."""
     return tuple(Need(places.name(value), f"{_axis(node)}-mean") for node, value in _inputs(nodes))
 
 
@@ -48,7 +48,8 @@ def mean_shift(error: Array, layout: WeightLayout, mean: Array) -> Array:
 
 
 def _inputs(nodes: Iterable[ir.Node]) -> list[tuple[ir.Node, ir.Value]]:
-    biased = [node for node in nodes if weight_of(node) is not None and bias_of(node) is not None]
+    fit = (node for node in nodes if weight_of(node) is not None and not weight_obstacle(node))
+    biased = [node for node in fit if bias_of(node) is not None]
     return [(node, x) for node in biased if (x := node.inputs[0]) is not None and constant(x) is None]
 
 

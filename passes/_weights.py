@@ -12,6 +12,7 @@ import onnx_ir as ir
 from mlc.formats import (
     Bias,
     Weight,
+    WeightLayout,
     bias_codes,
     bias_of,
     bias_safe_scales,
@@ -29,10 +30,14 @@ from passes._qdq import Shared, Writer
 
 @dataclass
 class Stored:
-    """A weight in the file and all that read it: products, each with its input's scale and its bias, and tables."""
+    """A weight in the file and all that read it: products, each with its input's scale and its bias, and tables.
+
+    Each product reads it in its own ``layout``: convolutions of different groups may share one.
+    """
 
     weight: Weight
     users: list[ir.Node] = field(default_factory=list)
+    layouts: list[WeightLayout] = field(default_factory=list)
     x_scales: list[np.float32] = field(default_factory=list)
     biases: list[Bias | None] = field(default_factory=list)
     means: list[np.ndarray | None] = field(default_factory=list)
@@ -59,6 +64,7 @@ def stored_weights(
         stored = found.setdefault((weight.value, weight.layout.axis), Stored(weight))
         bias = bias_of(node)
         stored.users.append(node)
+        stored.layouts.append(weight.layout)
         stored.x_scales.append(parameters[node.graph][source].affine.scale)
         stored.biases.append(bias if bias is not None and bias.reader in chosen else None)
         stored.means.append(means.get(node))
@@ -80,9 +86,10 @@ def write_weights(writer: Writer, weights: list[Stored], places: Places, *, satu
         own = writer.inside(places.common([*stored.users, *stored.tables]))
         constants = _write_codes(own, stored.weight, codes, scales)
         _write_weight(writer, stored, constants)
-        for bias, x_scale, mean in zip(stored.biases, stored.x_scales, stored.means, strict=True):
+        users = zip(stored.layouts, stored.biases, stored.x_scales, stored.means, strict=True)
+        for layout, bias, x_scale, mean in users:
             if bias is not None:
-                shift = 0 if mean is None else mean_shift(_error(stored, codes, scales), stored.weight.layout, mean)
+                shift = 0 if mean is None else mean_shift(_error(stored, codes, scales), layout, mean)
                 _write_bias(writer, bias_vector(bias, len(scales)) - shift, bias, x_scale, scales)
                 replaced.append(bias.value)
         for table in stored.tables:

@@ -102,13 +102,14 @@ def _groups(model: ir.Model) -> Iterator[Group]:
     """Yield the normalizations of the main graph that any product reads."""
     for node in model.graph:
         if node.op_type in NORMALIZATIONS and is_standard(node):
-            readers = dict.fromkeys(user for user, index in node.outputs[0].uses() if _multiplies(user, index))
+            uses = node.outputs[0].uses()
+            readers = dict.fromkeys(user for user, index in uses if _multiplies(user, index, node))
             if readers:
                 yield Group(node, list(readers), _obstacle(node, list(readers)))
 
 
-def _multiplies(node: ir.Node, index: int) -> bool:
-    return node.op_type in MATRIX_PRODUCTS and is_standard(node) and index == 0
+def _multiplies(node: ir.Node, index: int, norm: ir.Node) -> bool:
+    return node.op_type in MATRIX_PRODUCTS and is_standard(node) and index == 0 and node.graph is norm.graph
 
 
 def _obstacle(norm: ir.Node, products: list[ir.Node]) -> str:
@@ -116,7 +117,7 @@ def _obstacle(norm: ir.Node, products: list[ir.Node]) -> str:
     output, x = norm.outputs[0], norm.inputs[0]
     if output.is_graph_output():
         return "it is a graph output"
-    if any(not _multiplies(user, index) for user, index in output.uses()):
+    if any(not _multiplies(user, index, norm) for user, index in output.uses()):
         return "it is used by more than products"
     if x is None or x.shape is None or number(norm, "axis", -1) not in (-1, x.shape.rank() - 1):
         return "it is not known to be over the last axis alone"

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlc.emulate import saturating_outputs, saturation_cost
+from mlc.emulate.saturation import saturating_nodes, unproven
 from mlc.formats import ORDERS, Order
 from mlc.workspace import Workspace
 from tests.quantizing import ANY_CPU, VNNI, batches, build, quantized, run
@@ -261,6 +263,26 @@ def test_the_cost_is_said_where_it_is_not_proven_to_be_none(workspace):
         "on onnxruntime (x86 without VNNI) the output y is at", "on OpenVINO (x86 without VNNI) the output y is at",
     ]  # fmt: skip
     assert all(" dB instead of " in sentence for sentence in said["full"])
+
+
+@pytest.mark.parametrize("domain", ["", "com.microsoft."])
+@pytest.mark.parametrize("codes", [np.uint16, np.int16])
+def test_activations_of_16_bits_do_not_saturate(domain, codes, workspace):
+    """No kernel that adds up in 16 bits multiplies them; quantizers may be onnxruntime's own, too."""
+    text = f"""<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]>
+    agraph (float[n,64] x) => (float[n,8] y) {{
+        q = {domain}QuantizeLinear(x, s, z)
+        d = {domain}DequantizeLinear(q, s, z)
+        v = DequantizeLinear(w, t)
+        y = MatMul(d, v)
+    }}"""
+    constants = {"s": np.float32(1e-4), "z": codes(1000), "w": np.full((64, 8), 127, np.int8), "t": np.float32(0.1)}
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items())
+    model, data = ir.from_proto(onnx.shape_inference.infer_shapes(proto)), batches({"x": np.ones((2, 64), np.float32)})
+    assert saturating_nodes(model, Order.ONNXRUNTIME) == ()
+    assert unproven(model) == ()
+    assert saturation_cost(lambda inputs: run(model, inputs), model, data, workspace) == ()
 
 
 def test_the_cost_of_what_is_in_a_branch_is_said_to_be_unknown(workspace):

@@ -108,7 +108,7 @@ def test_columns_are_those_of_the_last_axis_and_channels_those_of_axis_1():
 
 
 def test_an_axis_that_differs_between_samples_is_named():
-    with pytest.raises(DataError, match="the value x has an axis of 3 in some samples and of 5 in others"):
+    with pytest.raises(DataError, match="x has an axis of 3 in some samples and of 5 in others"):
         observed([np.ones((2, 3), np.float32), np.ones((2, 5), np.float32)])
 
 

@@ -17,6 +17,7 @@ from mlc.formats.layout import product_matrix
 from mlc.formats.nodes import constant, input_at, integers, number, site_of
 from mlc.formats.operators import INTEGER_OPERATORS, PRODUCTS, WEIGHTED
 from mlc.formats.saturation import HIGHEST, LOWEST
+from mlc.fusion import codes_dtype
 
 if TYPE_CHECKING:
     from mlc.types import Array
@@ -145,7 +146,7 @@ def product_at(node: ir.Node) -> Product | None:
     """Return what a node multiplies, or None where it is not such a product or its weight cannot be seen."""
     found = stored_codes(node)
     codes = None if found is None else stored_array(found[1])
-    if found is None or codes is None or codes.dtype != np.int8:
+    if found is None or codes is None or codes.dtype != np.int8 or not _is_in_bytes(found[0]):
         return None
     group, trans_b = int(number(node, "group", 1)), bool(number(node, "transB", 0))
     op = "MatMul" if node.op_type == MATMUL_INTEGER else node.op_type
@@ -153,6 +154,12 @@ def product_at(node: ir.Node) -> Product | None:
     highest, signed = _highest(found[0])
     layout = layout_of(op, codes.ndim, group=group, trans_b=trans_b)
     return Product(site_of(node), codes, layout, highest, signed, signed and not _is_shifted(found[0]))
+
+
+def _is_in_bytes(codes: ir.Value | None) -> bool:
+    """Whether codes of activations may have 8 bits: the kernels that add up in 16 bits multiply no others."""
+    dtype = None if codes is None else codes_dtype(codes)
+    return dtype in (None, ir.DataType.UINT8, ir.DataType.INT8)
 
 
 def _is_shifted(codes: ir.Value) -> bool:
@@ -220,7 +227,7 @@ def _is_unproven(node: ir.Node) -> bool:
     if node.op_type not in PRODUCTS:
         return False
     activation, stored = (_dequantizer(input_at(node, index)) for index in (0, 1))
-    if activation is None:
+    if activation is None or not _is_in_bytes(activation.inputs[0]):
         return False
     if stored is not None:
         return True

@@ -13,6 +13,7 @@ from mlc.explaining.codes import Grid, Seen, code_range, laid_out
 from mlc.explaining.nouns import TensorError
 from mlc.formats import FOLDING, constant
 from mlc.formats.nodes import input_at, number, site_of
+from mlc.fusion import codes_dtype
 from mlc.runtimes.onnxruntime import open_session
 from mlc.statistics import valid_rows
 from mlc.statistics.taps import in_chunks, tapped
@@ -61,6 +62,11 @@ class _Quantizer:
     seen: Seen = field(default_factory=Seen)
 
     @property
+    def dtype(self) -> ir.DataType:
+        """The type of the codes."""
+        return codes_dtype(self.codes) or ir.DataType.UINT8
+
+    @property
     def parameters(self) -> Sequence[ir.Value | None]:
         """Scale and zero point."""
         if self.node.op_type == DYNAMIC:
@@ -81,7 +87,7 @@ class _Quantizer:
             laid_out(np.zeros(1) if value is None else _read(value, values), numbers.shape, axis, block)
             for value in self.parameters
         )
-        least, most = code_range(self.codes.dtype or ir.DataType.UINT8) or (0, 0)
+        least, most = code_range(self.dtype) or (0, 0)
         grid = Grid(scale, zero_point, least, most)
         self.seen.add(numbers, grid.rounded(numbers), grid)
 
@@ -89,7 +95,7 @@ class _Quantizer:
         """Return what was seen."""
         source = self.folded.outputs[0] if self.folded is not None else self.node.inputs[0]
         assert source is not None
-        return self.seen.told(str(source.name), "activation", self.codes.dtype, _readers(self.codes))
+        return self.seen.told(str(source.name), "activation", self.dtype, _readers(self.codes))
 
 
 def _quantizer(node: ir.Node, before: ir.Model) -> _Quantizer | None:
@@ -97,9 +103,8 @@ def _quantizer(node: ir.Node, before: ir.Model) -> _Quantizer | None:
     if node.op_type not in {"QuantizeLinear", DYNAMIC} or source is None or constant(source) is not None:
         return None
     codes = node.outputs[0]
-    if code_range(codes.dtype or ir.DataType.UINT8) is None:
-        return None
-    return _Quantizer(node, codes, _folded(source, before))
+    found = _Quantizer(node, codes, _folded(source, before))
+    return None if code_range(found.dtype) is None else found
 
 
 def _folded(source: ir.Value, before: ir.Model) -> ir.Node | None:

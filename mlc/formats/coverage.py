@@ -51,6 +51,8 @@ KEPT_FLOAT = {
     "ConvTranspose": "the runtime has no integer kernel for it",
 }
 
+MATRIX = 2
+
 KEPT_BY_PLAN = "kept float by the plan"
 
 
@@ -216,7 +218,8 @@ class _Walk:
     def share_tables(self, stored: Collection[ir.Value]) -> None:
         """Let a Gather read the codes of a weight that is quantized by rows anyway: the weight is stored once."""
         for node in self.reasons:
-            shares = node.op_type == "Gather" and node.inputs[0] in stored and number(node, "axis", 0) == 0
+            table = constant(node.inputs[0]) if node.op_type == "Gather" and node.inputs[0] in stored else None
+            shares = table is not None and len(table.shape) == MATRIX and number(node, "axis", 0) == 0
             if shares and self.permitted(node):
                 self.chosen[node] = None
                 self.reasons[node] = "its table is the weight of a product"

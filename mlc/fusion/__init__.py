@@ -4,6 +4,7 @@ from mlc.fusion.base import Match, Names, constant
 from mlc.fusion.evaluate import evaluate
 from mlc.fusion.graph import (
     array_of,
+    codes_dtype,
     constant_tensor,
     drop_unused_constant,
     forget_subgraphs,
@@ -32,6 +33,7 @@ __all__ = [
     "Search",
     "Size",
     "array_of",
+    "codes_dtype",
     "completed",
     "constant",
     "constant_tensor",

@@ -46,6 +46,15 @@ def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
     return node if node is not None and node.op_type == op_type and is_standard(node) else None
 
 
+def codes_dtype(value: ir.Value) -> ir.DataType | None:
+    """Return the type of a value, or None; ONNX's inference of types does not know quantizers of other domains."""
+    node = value.producer()
+    if value.dtype is not None or node is None or node.op_type != "QuantizeLinear":
+        return value.dtype
+    zero_point = next(iter(node.inputs[2:]), None)
+    return ir.DataType.UINT8 if zero_point is None else zero_point.dtype
+
+
 def opset_of(model: ir.Model) -> int:
     """Return the version of the standard operators that a model uses; 0 where it uses none."""
     return next((model.opset_imports[domain] for domain in STANDARD if domain in model.opset_imports), 0)

@@ -52,7 +52,7 @@ class ByAxis:
         sizes = sorted({len(self.low), len(other.low)})
         if len(sizes) > 1:
             raise DataError(
-                f"the value {name} has an axis of {sizes[0]} in some samples and of {sizes[1]} in others",
+                f"{name} has an axis of {sizes[0]} in some samples and of {sizes[1]} in others",
                 "what is kept for each of its indices needs samples of one size there",
             )
         low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)

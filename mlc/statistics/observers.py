@@ -108,7 +108,7 @@ class Observer:
         if self.counts is not None and other.counts is not None:
             both.counts = self.counts + other.counts
         for axis in self.axes.keys() & other.axes.keys():
-            both.axes[axis] = self.axes[axis].merged(other.axes[axis], name)
+            both.axes[axis] = self.axes[axis].merged(other.axes[axis], f"the value {name}")
         return both
 
     def beside(self, other: Observer) -> Observer:

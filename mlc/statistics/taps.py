@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.errors import UsageError
-from mlc.fusion import Names, Places
+from mlc.fusion import Names, Places, codes_dtype
 
 if TYPE_CHECKING:
     from mlc.workspace import Workspace
@@ -60,7 +60,7 @@ def tapped(model: ir.Model, names: Sequence[str], workspace: Workspace) -> Path:
     copy.graph.outputs.extend(taps or list(values.values())[-1:])
     for value in copy.graph.outputs:
         if value.type is None:
-            value.type = ir.TensorType(ir.DataType.FLOAT)
+            value.type = ir.TensorType(codes_dtype(value) or ir.DataType.FLOAT)
     for node in reversed(copy.graph):
         if not any(value.uses() or value.is_graph_output() for value in node.outputs):
             copy.graph.remove(node, safe=True)

@@ -54,6 +54,29 @@ def test_convolutions_by_channel_and_products_by_column():
     assert {need for need in needs if need.kind != "histogram"} == {Need("x", "channel-mean"), Need("f", "column-mean")}
 
 
+def test_products_that_stay_float_are_not_asked_for():
+    """Axes that they keep statistics for may run over samples, which differ in number from batch to batch."""
+    text = """agraph (float[n,32] x) => (float[32,8] y) {
+        h = MatMul(x, v)
+        y = Gemm<transA = 1>(h, w, b)
+    }"""
+    model = build(text.replace("n,32", "6,32"), weights(0, v=(32, 32), w=(6, 8), b=(8,)))
+    assert {need.kind for need in Int8Static().needs(model)} == {"histogram"}
+
+
+def test_convolutions_of_other_groups_may_share_a_weight():
+    text = """agraph (float[n,4,8,8] x, float[n,8,8,8] z) => (float[n,8,6,6] y, float[n,8,6,6] u) {
+        y = Conv<group = 1>(x, w, b)
+        u = Conv<group = 2>(z, w, b)
+    }"""
+    generator = np.random.default_rng(0)
+    feeds = {"x": generator.normal(size=(2, 4, 8, 8)), "z": generator.normal(size=(2, 8, 8, 8))}
+    data = batches({name: array.astype(np.float32) for name, array in feeds.items()})
+    found = quantized(build(text, weights(0, w=(8, 4, 3, 3), b=(8,))), data, correct_bias=True)
+    assert found.change.sites == ("y", "u")
+    assert found.sqnr() > 30
+
+
 def test_the_shift_by_its_definition():
     generator = np.random.default_rng(0)
     error, mean = generator.normal(size=(6, 2, 3, 3)), generator.normal(size=4).astype(np.float32)

@@ -10,7 +10,19 @@ from mlc.statistics import CollectedStatistics
 from mlc.statistics.observers import Observer
 from mlc.types import Need, NodePlan, Plan
 from passes.int8_static import Int8Static
-from tests.quantizing import ANY_CPU, VNNI, batches, build, collected, count_ops, quantized, run, samples, weights
+from tests.quantizing import (
+    ANY_CPU,
+    VNNI,
+    batches,
+    build,
+    collected,
+    count_ops,
+    quantized,
+    run,
+    samples,
+    weights,
+    whole_batches,
+)
 
 pytestmark = pytest.mark.needs_onnxruntime
 
@@ -391,6 +403,16 @@ def test_an_embedding_and_its_head_share_one_table():
     tables = [name for name, value in found.model.graph.initializers.items() if value.shape == [50, 16]]
     assert tables == ["w.int8"]
     assert found.sqnr() > 25
+
+
+def test_parts_of_the_weight_of_a_convolution_are_no_rows():
+    text = """agraph (float[2,3,8,8] x, int64[3] ids) => (float[2,4,6,6] y, float[3,3,3,3] z) {
+        y = Conv(x, w)
+        z = Gather(w, ids)
+    }"""
+    x = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    found = quantized(build(text, weights(0, w=(4, 3, 3, 3))), whole_batches({"x": x, "ids": np.array([3, 0, 3])}))
+    assert found.change.sites == ("y",)
 
 
 def test_a_table_of_a_gemm_head_too():

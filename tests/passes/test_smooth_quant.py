@@ -170,6 +170,8 @@ def test_products_are_scaled_together_or_not_at_all():
 
 
 NORM = "h = LayerNormalization(x, g, b)"
+BRANCH = "{0} () => (float[8,8] {0}p) {{ {0}p = MatMul(h, w) }}"
+IN_BRANCHES = f"o = If(c) <then_branch = {BRANCH.format('t')}, else_branch = {BRANCH.format('e')}>"
 REFUSALS = [
     (f"{NORM} y = MatMul(h, w) o = Relu(h)", "it is used by more than products"),
     (f"{NORM} y = MatMul(h, h) o = MatMul(h, w)", "it is used by more than products"),
@@ -179,6 +181,7 @@ REFUSALS = [
      "its scale does not have one element for each of the last axis"),
     ("s = Relu(g) h = LayerNormalization(x, s, b) y = MatMul(h, w)", "its scale is not constant"),
     ("s = Relu(b) h = LayerNormalization(x, g, s) y = MatMul(h, w)", "its bias is not constant"),
+    (f"{NORM} y = MatMul(h, w) {IN_BRANCHES}", "it is used by more than products"),
     (f"{NORM} y = MatMul(h, w) o = MatMul(x, w)", "y: its weight is used elsewhere"),
     (f"{NORM} y = MatMul(h, x)", "y: both sides are activations"),
     (f"{NORM} y = Gemm<beta = 2.0>(h, w, b)", "y: alpha, beta or transA is not the default"),
@@ -187,7 +190,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("lines", "reason"), REFUSALS, ids=[lines for lines, _ in REFUSALS])
 def test_it_refuses(lines, reason):
-    arrays = weights(0, g=(8,), b=(8,), gg=(8, 8), bb=(8, 8), one=(1,), w=(8, 8))
+    arrays = {**weights(0, g=(8,), b=(8,), gg=(8, 8), bb=(8, 8), one=(1,), w=(8, 8)), "c": np.array(True)}
     outputs = "y, o" if "o =" in lines else "y"
     model = build(f"agraph (float[8,8] x) => ({outputs}) {{\n {lines}\n}}", arrays)
     after, change = smooth(model, data(8, 8))
