@@ -15,7 +15,7 @@ from mlc.figures import counted
 from mlc.grammar.values import pass_text
 from mlc.graph_pass import Change, Context, Exactness, Pass
 from mlc.manifest import locate
-from mlc.registry import DEFAULT_PASSES, available, build, pass_class
+from mlc.registry import DEFAULT_PASSES, available, build, optional_probes_of, pass_class
 from mlc.types import PassSpec, Target
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def describe(name: str) -> str:
 def explain(name: str, place: Path) -> str:
     """Return what a pass would do to a written model: each site, and what it would leave alone and why.
 
-    It is asked where a compilation asks it: behind the default passes that come before it. A model below its opset is
-    raised first. Nothing is verified or written. Raises UsageError for a pass that needs data, SourceError for what is
-    no model, PassError where the converter of ONNX or a pass fails.
+    It is asked where a compilation asks it first: behind the default passes that come before it. A model below its
+    opset is raised before. Nothing is verified or written. Raises UsageError for a pass that needs data, SourceError
+    for what is no model, PassError where the converter of ONNX or a pass fails.
     """
     import onnx_ir as ir
 
@@ -74,8 +74,8 @@ def explain(name: str, place: Path) -> str:
         if opset_of(model) < subject.min_opset:
             return f"{name} needs opset {subject.min_opset}, {path} has {written}, and ONNX has no conversion of it\n"
         where += f", raised from opset {written} to {subject.min_opset}, which mlc compile does where that is right"
-    able = Context(capabilities(Target(), optional=subject.may_use_kernels))
     before = [one for one in takewhile(lambda each: each != name, DEFAULT_PASSES) if not pass_class(one).needs_kernels]
+    able = Context(capabilities(Target(), optional=optional_probes_of(map(PassSpec, (*before, name)))))
     fitting = [build(PassSpec(one)) for one in before if pass_class(one).min_opset <= opset_of(model)]
     changed = [one.name for one in fitting if _applied(one, model, able).sites]
     where += f", behind {' and '.join(changed)}" if changed else ""
