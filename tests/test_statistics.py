@@ -197,6 +197,24 @@ def test_the_first_value_that_becomes_infinite_is_named():
         run(batches(*parts), [Need("z", "range"), Need("y", "range")])
 
 
+@pytest.mark.parametrize("number", [np.inf, np.nan])
+def test_a_value_inside_that_the_model_guards_has_an_infinite_range(number):
+    text = """agraph (float[n,3] x) => (float[n,3] y) {
+        r = Mul(x, c)
+        i = IsInf(r)
+        n = IsNaN(r)
+        b = Or(i, n)
+        y = Where(b, x, r)
+    }"""
+    model = build(text, {"c": np.array([1, number, 1], np.float32)})
+    data = batches({"x": np.ones((2, 3), np.float32)})
+    with Workspace() as workspace:
+        found = collect(model, [Need("r", "range"), Need("y", "range")], data, workspace)
+        assert (found.range("r"), found.range("y")) == ((1, np.inf), (1, 1))
+        with pytest.raises(DataError, match="the value r holds"):
+            collect(model, [Need("r", "histogram")], data, workspace)
+
+
 def test_samples_keep_the_index_that_they_have_in_the_user_s_data():
     x = draw(0, 3)["x"]
     x[1, 0] = np.nan

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlc.data import Batch
-    from mlc.types import Array
+    from mlc.types import Array, Arrays
     from mlc.workspace import Workspace
 
 Batches: TypeAlias = "Iterable[Batch]"
@@ -43,9 +43,10 @@ def collect(
 
     Values that would not fit into memory together are collected in several runs. Raises DataError for data without a
     sample, and for a NaN or Inf in an input or in a needed value, with the sample's index; of several values it names
-    the first that the model computes.
+    the first that the model computes. Of a value inside of which only the range is needed that is infinite then.
     """
-    observers = {need.value: Observer() for need in needs}
+    outputs = {value.name for value in model.graph.outputs}
+    observers = {need.value: Observer(inner=need.value not in outputs) for need in needs}
     for need in needs:
         observers[need.value].want(need.kind)
     if not observers:
@@ -91,13 +92,25 @@ def _run(
         for batch in batches:
             _refuse_non_finite_inputs(batch)
             computed = [name for name in chunk if name not in batch.inputs]
-            values = session.run(batch.inputs, computed) if computed else {}
+            values = {**batch.inputs, **(session.run(batch.inputs, computed) if computed else {})}
             for name in chunk:
-                array = batch.inputs[name] if name in batch.inputs else values[name]
-                observers[name].add(valid_rows(array, batch), f"the value {name}", batch.indexes)
+                if not observers[name].inner:
+                    _refuse_infinite_before(name, chunk, values, observers, batch)
+                observers[name].add(valid_rows(values[name], batch), f"the value {name}", batch.indexes)
             digests += sample_digests(batch)
             progress(counted(len(digests), "sample"))
     return digests
+
+
+def _refuse_infinite_before(
+    name: str, chunk: Sequence[str], values: Arrays, observers: Mapping[str, Observer], batch: Batch
+) -> None:
+    """Raise DataError where an output is not finite, with the first value inside that is not."""
+    if np.isfinite(values[name]).all():
+        return
+    for each in chunk:
+        if observers[each].inner and observers[each].high == np.inf:
+            refuse_non_finite(valid_rows(values[each], batch), f"the value {each}", batch.indexes)
 
 
 def valid_rows(array: Array, batch: Batch) -> Array:

@@ -35,7 +35,8 @@ NO_SAMPLE = -1
 class Observer:
     """What is known of one value; ``counts`` are None, and ``axes`` and ``moments`` empty, where nobody asked for them.
 
-    ``counted`` of the ``elements`` are in ``counts``. ``low_sample`` is the first sample that holds the minimum.
+    ``counted`` of the ``elements`` are in ``counts``. ``low_sample`` is the first sample that holds the minimum. An
+    ``inner`` value may be Inf or NaN where its range alone is wanted, which is infinite then: a model may guard it.
     """
 
     low: float = np.inf
@@ -46,6 +47,7 @@ class Observer:
     axes: dict[str, ByAxis] = field(default_factory=dict)
     moments: Moments = field(default_factory=Moments)
     kinds: set[str] = field(default_factory=lambda: {"range"})
+    inner: bool = False
 
     def want(self, kind: str) -> None:
         """Collect ``range`` (always) or another of KINDS too. Raises UsageError for what there is not."""
@@ -58,14 +60,16 @@ class Observer:
     def add(self, array: Array, name: str, indexes: Array) -> None:
         """Take in one batch; ``indexes`` are the places of its samples.
 
-        Raises DataError for a NaN or Inf in it. A mask of -Inf has a range and a histogram all the same, of which
-        ``mask`` tells, but no sums.
+        Raises DataError for a NaN or Inf in it that no model may guard. A mask of -Inf has a range and a histogram all
+        the same, of which ``mask`` tells, but no sums.
         """
         if array.size == 0:
             return
         low, high = float(array.min()), float(array.max())
         if not (np.isfinite(high) and np.isfinite(low)) and (high == np.inf or low != -np.inf or self._sums):
-            refuse_non_finite(array, name, indexes)
+            if not self.inner or self.kinds != {"range"}:
+                refuse_non_finite(array, name, indexes)
+            low, high = float(array.min(where=~np.isnan(array), initial=np.inf)), np.inf
         if low < self.low:
             self.low, self.low_sample = low, _sample_of(array, int(array.argmin()), indexes)
         self.high = max(self.high, high)
