@@ -45,13 +45,11 @@ class FoldBatchNorm(Search):
         reason = layer.reason_to_stay()
         if reason is None and isinstance(layer, Linear):
             reason = _reason_of_axes(normalization.inputs[0])
+        reason = reason or reason_to_stay(normalization, len(layer.offset()), layer.weight.const_value.dtype)
+        if reason is not None:
+            return reason
         readers = {use.node for use in layer.weight.uses()} - set(layer.nodes)
-        others = sum(not _folds_alike(reader, layer, normalization) for reader in readers)
-        return (
-            reason
-            or reason_to_stay(normalization, len(layer.offset()), layer.weight.const_value.dtype)
-            or stored_twice(layer.weight, others)
-        )
+        return stored_twice(layer.weight, sum(not _folds_alike(each, layer, normalization) for each in readers))
 
     def rewrite(self, op, layer, normalization):
         return layer.scaled(op, *scale_and_shift(normalization))

@@ -149,6 +149,16 @@ def test_running_statistics_that_are_read_are_refused():
     assert [refusal.reason for refusal in change.refused] == ["m is a graph output"]
 
 
+def test_statistics_that_a_caller_gives_behind_one_weight():
+    model = graph(
+        "g (float[n,1,2,2] x, float[n,1,2,2] z, float[1] s) => (float[n,1,2,2] y, float[n,1,2,2] u) "
+        "<float[1,1,1,1] w = {2}, float[1] one = {1}> { a = Conv(x, w) y = BatchNormalization(a, one, one, one, s) "
+        "b = Conv(z, w) u = BatchNormalization(b, one, one, one, s) }"
+    )
+    _, change = apply(FoldBatchNorm(), model)
+    assert [refusal.reason for refusal in change.refused] == ["the variance is not constant"] * 2
+
+
 @pytest.mark.parametrize("one", [True, False], ids=["one normalization", "a normalization each"])
 def test_a_large_weight_that_is_read_twice(one, workspace):
     import torch
