@@ -13,7 +13,11 @@ op: Any = onnxscript.opset18
 
 def translations() -> dict[Any, Callable[..., Any]]:
     """Return a function for each operator, as torch.onnx takes them; those of transformers where it is imported."""
-    table: dict[Any, Callable[..., Any]] = {torch.ops.aten.sort.stable: _stable_sort}
+    table: dict[Any, Callable[..., Any]] = {
+        torch.ops.aten.sort.stable: _stable_sort,
+        torch.ops.aten.log_sigmoid.default: _log_sigmoid,
+        torch.ops.aten.logaddexp.default: _logaddexp,
+    }
     if hasattr(torch.ops.transformers, "grouped_mm_fallback"):
         table[torch.ops.transformers.grouped_mm_fallback.default] = _grouped_product
     return table
@@ -36,6 +40,18 @@ def _grouped_product(rows: Any, weights: Any, offs: Any) -> Any:
         parts.append(op.MatMul(op.Slice(rows, start, end, axis), op.Squeeze(op.Gather(weights, place), axis)))
         start = end
     return op.Concat(*parts, axis=0) if groups > 1 else parts[0]
+
+
+def _log_sigmoid(x: Any) -> Any:
+    """Return ``-log(1 + exp(-x))``: the logarithm of a sigmoid that is 0 in float32 would be infinite."""
+    return op.Neg(op.Softplus(op.Neg(x)))
+
+
+def _logaddexp(x: Any, y: Any) -> Any:
+    """Return ``log(exp(x) + exp(y))`` by the larger of both, whose power may be infinite; equal infinities stay."""
+    larger, apart = op.Max(x, y), op.Abs(op.Sub(x, y))
+    smaller = op.Softplus(op.Neg(op.Where(op.IsNaN(apart), op.CastLike(0.0, apart), apart)))
+    return op.Add(larger, smaller)
 
 
 def _stable_sort(x: Any, stable: Any = None, dim: int = -1, descending: bool = False) -> Any:  # noqa: ARG001

@@ -21,6 +21,7 @@ from mlc.exporting.guards import GuardLog
 from mlc.exporting.known import Known
 from mlc.exporting.lengths import lengths_of_tensors
 from mlc.exporting.mending import mend, without_asserts
+from mlc.exporting.pooling import pooling_rows
 from mlc.exporting.quantized.trace import Taking
 from mlc.exporting.quantized.written import opset_for, widened, write_out
 from mlc.exporting.quotients import quotients_of_sizes
@@ -206,6 +207,7 @@ def _exported(
             quiet(),
             _rolled(original.module),
             over_four_axes(),
+            pooling_rows(),
             inverse_by_products(),
             settled(),
             quotients_of_sizes(),
