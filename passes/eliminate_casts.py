@@ -22,10 +22,10 @@ KNOWN = frozenset({*MANTISSA, "bool", *(f"{kind}{bits}" for kind in ("int", "uin
 
 @dataclass(frozen=True)
 class EliminateCasts(Search):
-    """A cast of x to its own dtype becomes x, and so does the way there and back through a dtype that holds all of x.
+    """``Cast(x)`` or ``CastLike(x, y)`` to the dtype of x becomes x; so does the way there and back by a wider one.
 
-    Refuses the way through a dtype that loses something, such as float32 to float16 and back, and one whose middle is
-    used elsewhere or is an output.
+    A wider dtype is one that holds every value of x. Refuses the way through a dtype that loses something, such as
+    float32 to float16 and back, and one whose middle is used elsewhere or is an output.
     """
 
     name: ClassVar[str] = "eliminate-casts"

@@ -27,6 +27,7 @@ from mlc.sources.huggingface.inputs import expectation
 from mlc.sources.huggingface.live import TransformersOriginal, holds_transformers
 from mlc.sources.load import load
 from mlc.sources.silence import silent
+from tests.architectures.families import build
 from tests.exporting import Exported
 
 with silent():
@@ -270,6 +271,21 @@ def test_inputs_follow_from_the_configuration(tmp_path, family, config, wanted):
     }  # fmt: skip
     model = getattr(transformers, family)(getattr(transformers, config)(**options[config]))
     assert specs(load(saved(tmp_path / "model", model))) == wanted
+
+
+def test_an_encoder_beside_a_decoder_has_its_own_vocabulary(tmp_path):
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    encoder, decoder = (transformers.BertConfig(vocab_size=size, **small) for size in (70, 99))
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 1, 0
+    described = specs(load(saved(tmp_path / "model", transformers.EncoderDecoderModel(config=config))))
+    assert [each.partition("=")[0] for each in described] == ["input_ids", "attention_mask", "decoder_input_ids"]
+    assert described[0].endswith(" in 0..69")
+    assert described[2].endswith(" in 0..98")
+
+
+def test_the_text_of_a_model_whose_encoder_names_none_is_the_decoders():
+    assert [each.name for each in build("florence2").inputs] == ["input_ids", "attention_mask"]
 
 
 def test_a_model_that_masks_no_single_token_is_declared_from_two(workspace, tmp_path):

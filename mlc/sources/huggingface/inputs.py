@@ -109,8 +109,8 @@ def _spec(each: Expected, dims: Mapping[str, Dim]) -> InputSpec:
 
 
 def _text(found: Expectation, model: Any, _processor: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
-    config = model.config.get_text_config(encoder=model.config.is_encoder_decoder or None)
-    if getattr(config, "vocab_size", None) is None:
+    config = _text_config(model.config)
+    if config is None:
         return
     positions = _positions(model, config)
     if positions > LONGEST:
@@ -132,6 +132,16 @@ def _text(found: Expectation, model: Any, _processor: Mapping[str, Any], paramet
 def _leaves_one_token_unmasked(model: Any) -> bool:
     """Whether a part is written with the masks of recurrent layers, of which transformers makes none for one token."""
     return any(hasattr(sys.modules.get(type(part).__module__), UNMASKED) for part in model.modules())
+
+
+def _text_config(config: Any) -> Any | None:
+    """Return the configuration of the main text, the encoder's where there are two; None where none has words."""
+    ways = (
+        lambda: config.get_text_config(encoder=config.is_encoder_decoder or None),
+        lambda: getattr(config, "encoder", None),
+        config.get_text_config,
+    )
+    return next((found for found in (way() for way in ways) if getattr(found, "vocab_size", None)), None)
 
 
 def _decoder_text(found: Expectation, model: Any) -> None:
