@@ -19,7 +19,7 @@ from mlc.formats import (
     site_of,
     weight_of,
 )
-from mlc.fusion import is_standard, walk
+from mlc.fusion import is_standard, only_reader, walk
 from passes._stored import StoredWeight, matrix_readers
 
 KEPT_FLOAT = {
@@ -124,17 +124,16 @@ def _sum_obstacle(node: ir.Node) -> str:
     It takes a constant of one row that is added to the result for the bias of its own operator, and does not look
     whether it has an element for each column, or more axes than the result.
     """
-    (tensor, _), result = _stored(node), node.outputs[0]
-    uses = tuple(result.uses())
-    reader = uses[0].node if len(uses) == 1 else None
-    if reader is None or reader.op_type != "Add" or result.is_graph_output() or input_at(node, 2) is not None:
+    (tensor, turned), result = _stored(node), node.outputs[0]
+    reader = only_reader(result)
+    if reader is None or reader.op_type != "Add" or input_at(node, 2) is not None:
         return ""
-    addend = reader.inputs[1 - uses[0].idx]
+    addend = next(value for value in reader.inputs if value is not result)
     added, weight = constant(addend), constant(tensor)
     if addend is None or added is None or weight is None:
         return ""
     *stack, last = added.shape.numpy() or (1,)
-    columns = weight.shape.numpy()[-2 if _stored(node)[1] else -1] if len(weight.shape) > 1 else 1
+    columns = weight.shape.numpy()[-2 if turned else -1] if len(weight.shape) > 1 else 1
     longer = result.shape is None or len(stack) >= result.shape.rank()
     if math.prod(stack) != 1 or last == 1 or (last == columns and not (stack and longer)):
         return ""

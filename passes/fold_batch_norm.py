@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mlc.fusion import Match, Search
+from mlc.fusion import Match, Search, only_reader
 from mlc.graph_pass import Exactness
 from passes._batch_norm import reason_to_stay, scale_and_shift
 from passes._convolution import Convolution, convolution_of
@@ -57,18 +57,13 @@ class FoldBatchNorm(Search):
 
 def _folds_alike(product: ir.Node, layer: Convolution | Linear, normalization: ir.Node) -> bool:
     """Whether another product by the weight of a layer gets the same weight: an equal normalization follows it."""
-    follower = _only_reader(product)
+    follower = only_reader(product.outputs[0])
     if follower is not None and follower.op_type == "Add" and layer.bias is not None and layer.bias in follower.inputs:
-        follower = _only_reader(follower)
+        follower = only_reader(follower.outputs[0])
     if follower is None or follower.op_type != "BatchNormalization" or follower.graph is not normalization.graph:
         return False
     same = follower.inputs[1:] == normalization.inputs[1:]
     return same and np.array_equal(scale_and_shift(follower)[0], scale_and_shift(normalization)[0])
-
-
-def _only_reader(node: ir.Node) -> ir.Node | None:
-    readers = [use.node for use in node.outputs[0].uses()]
-    return readers[0] if len(readers) == 1 and not node.outputs[0].is_graph_output() else None
 
 
 def _reason_of_axes(product: ir.Value) -> str | None:

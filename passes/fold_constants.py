@@ -11,6 +11,7 @@ from mlc.fusion import Names, drop_unused_constant, infer_shapes, is_constant, n
 from mlc.graph_pass import Change, Context, Exactness, Pass, Refusal
 from passes._constants import foldable, grown, known_inputs, rearranged, result
 from passes._inline_if import inline
+from passes._shared import LIMIT
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class FoldConstants(Pass):
     name: ClassVar[str] = "fold-constants"
     exactness: ClassVar[Exactness] = Exactness.EXACT
 
-    limit: int = 1_000_000
+    limit: int = LIMIT
 
     def __post_init__(self) -> None:
         """Refuse options that make no sense."""

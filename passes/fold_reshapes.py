@@ -44,7 +44,7 @@ class FoldReshapes(Search):
         computed = node.op_type == "Reshape" and not is_constant(node.inputs[1])
         x = chain[-1].inputs[0]
         alone = len(chain) == 1 and not computed and node.op_type != "Transpose"
-        if alone and node.op_type != "Expand" and not _unchanged(x, node.outputs[0]):
+        if alone and not _unchanged(x, node.outputs[0]):
             return None
         return Match(with_own_sources(chain, [x]), node.outputs[:1], {"x": x, "y": node.outputs[0]})
 

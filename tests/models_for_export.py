@@ -303,3 +303,14 @@ def tied() -> tuple[nn.Module, Tensor]:
 def unet() -> nn.Module:
     """UNet, without an example."""
     return UNet()
+
+
+class Of(nn.Module):
+    """A function of one tensor as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)

@@ -17,17 +17,10 @@ from mlc.recipe import parse_inputs
 from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.load import load
 from mlc.types import Target
-from mlc.workspace import Workspace
 from tests import models_for_export as models
 from tests.exporting import exported
 
 MODELS = models.__file__
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    with Workspace(tmp_path) as made:
-        yield made
 
 
 def test_a_dynamic_batch_holds_at_every_size(workspace):

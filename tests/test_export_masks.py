@@ -18,16 +18,9 @@ from mlc.recipe import parse_inputs
 from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.load import load
 from mlc.types import Target
-from mlc.workspace import Workspace
 from tests.exporting import exported, one_registry  # noqa: F401 - a fixture for all of this file
 
 pytestmark = pytest.mark.needs_onnxruntime
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    with Workspace(tmp_path) as made:
-        yield made
 
 
 class Unpadded(nn.Module):

@@ -17,25 +17,9 @@ from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Target
 from mlc.workspace import Workspace
 from tests.exporting import exported, one_registry  # noqa: F401 - a fixture for all of this file
+from tests.models_for_export import Of
 
 pytestmark = pytest.mark.needs_onnxruntime
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    with Workspace(tmp_path) as made:
-        yield made
-
-
-class Of(nn.Module):
-    """A function of one tensor as a module."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def assert_alike(net, *arrays):
@@ -266,7 +250,11 @@ def test_distributions_are_checked_as_before_behind_a_trace(monkeypatch):
 
 
 def test_a_failure_behind_the_trace_names_the_line_of_its_node():
-    program = torch.export.export(Of(lambda x: x.sin() + 1), (torch.ones(2),))
+    class Here(nn.Module):
+        def forward(self, x):
+            return x.sin() + 1
+
+    program = torch.export.export(Here(), (torch.ones(2),))
     (node,) = program.graph.find_nodes(op="call_function", target=torch.ops.aten.sin.default)
     failed = RuntimeError(f"a level is gone\n\nWhile executing %{node.name} : [num_users=1] = call_function")
     refused = translation_error(failed, program, 20)

@@ -8,29 +8,12 @@ from torch.nn import functional
 
 from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Target
-from mlc.workspace import Workspace
 from tests.exporting import exported, one_registry  # noqa: F401 - a fixture for all of this file
+from tests.models_for_export import Of
 
 pytestmark = pytest.mark.needs_onnxruntime
 
 LOGITS = np.array([[-90, -20, -1, 0, 1, 20, 90]], np.float32)
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    with Workspace(tmp_path) as made:
-        yield made
-
-
-class Called(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def assert_alike(workspace, net, *arrays):
@@ -51,12 +34,12 @@ def assert_alike(workspace, net, *arrays):
     ids=["logsigmoid", "logaddexp", "cross entropy"],
 )
 def test_logarithms_of_what_float32_does_not_hold(workspace, function):
-    net = exported(workspace, Called(function), None, "x=float32[batch=1..4,7]")
+    net = exported(workspace, Of(function), None, "x=float32[batch=1..4,7]")
     assert_alike(workspace, net, LOGITS, LOGITS.repeat(3, axis=0))
 
 
 def test_equal_infinities_are_added(workspace):
-    net = exported(workspace, Called(lambda x: torch.logaddexp(x, x.abs())), None, "x=float32[batch=1..4,2]")
+    net = exported(workspace, Of(lambda x: torch.logaddexp(x, x.abs())), None, "x=float32[batch=1..4,2]")
     assert_alike(workspace, net, np.array([[np.inf, 1]], np.float32))
 
 
@@ -69,12 +52,12 @@ def test_equal_infinities_are_added(workspace):
     ],
 )
 def test_lengths_of_what_is_pooled_vary(workspace, pool):
-    net = exported(workspace, Called(pool), None, "x=float32[batch=1..3,3,length=8..64]")
+    net = exported(workspace, Of(pool), None, "x=float32[batch=1..3,3,length=8..64]")
     lengths = (8, 9, 17, 64)
     assert_alike(workspace, net, *(np.random.default_rng(n).normal(size=(2, 3, n)).astype(np.float32) for n in lengths))
 
 
 def test_places_of_the_largest_are_torchs_own(workspace):
-    net = exported(workspace, Called(lambda x: functional.max_pool1d(x, 2, return_indices=True)[0]), None,
+    net = exported(workspace, Of(lambda x: functional.max_pool1d(x, 2, return_indices=True)[0]), None,
                    "x=float32[batch=1..3,3,8]")  # fmt: skip
     assert_alike(workspace, net, np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32))

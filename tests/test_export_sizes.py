@@ -30,12 +30,6 @@ from tests.exporting import exported, one_registry  # noqa: F401 - a fixture for
 pytestmark = pytest.mark.needs_onnxruntime
 
 
-@pytest.fixture
-def workspace(tmp_path):
-    with Workspace(tmp_path) as made:
-        yield made
-
-
 class Neighbours(nn.Module):
     """Each step beside the one before and after it: torch minds whether one step is left of them."""
 

@@ -17,17 +17,10 @@ from mlc.recipe import parse_inputs
 from mlc.runtimes.opening import open_session
 from mlc.sources.load import load
 from mlc.types import Target
-from mlc.workspace import Workspace
 from tests import models_for_export as models
 from tests.exporting import exported
 
 ROWS = "x=float32[batch=1..64,3]"
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    with Workspace(tmp_path) as made:
-        yield made
 
 
 def refused(workspace, module, *specs, example=None):

@@ -11,18 +11,11 @@ from torch.nn import functional
 from mlc.errors import SourceError
 from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Target
-from mlc.workspace import Workspace
 from tests.exporting import exported, one_registry  # noqa: F401 - a fixture for all of this file
 
 pytestmark = pytest.mark.needs_onnxruntime
 
 EXPERTS, WIDTH = 4, 3
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    with Workspace(tmp_path) as made:
-        yield made
 
 
 def assert_alike(workspace, net, *arrays):

@@ -82,12 +82,17 @@ def code_range(dtype: ir.DataType) -> tuple[int, int] | None:
 
 
 def laid_out(parameter: Array, shape: tuple[int, ...], axis: int, block: int = 0) -> Array:
-    """Return a scale or zero point as it broadcasts over a tensor: one, one for each index of an axis, or of blocks."""
+    """Return a scale or zero point as it broadcasts over a tensor: one, one for each index of an axis, or of blocks.
+
+    One of more axes is of a stack of matrices, for the columns of each; without an axis of rows, or with one of size 1.
+    """
     values = np.asarray(parameter, np.float32)
     if values.size == 1:
         return values.reshape(())
     if block:
         return np.repeat(values, block, axis)[tuple(map(slice, shape))]
+    if values.ndim > 1:
+        return values if values.ndim == len(shape) else np.expand_dims(values, -2)
     return values.reshape([-1 if index == axis % len(shape) else 1 for index in range(len(shape))])
 
 

@@ -122,16 +122,9 @@ def _scaled_behind(node: ir.Node, prefix: str, known: Collection[str]) -> _Store
     site = _known_site((product, _only_reader(product)), prefix, known)
     if scale is None or site is None:
         return None
-    least, most = code_range(value.dtype) or (0, 0)
-    zero = np.zeros(1) if zeros is None else zeros.numpy()
-    grid = Grid(_over_columns(scale, codes), _over_columns(zero, codes), least, most)
+    zero = None if zeros is None else zeros.numpy()
+    grid = _grid(value.dtype, scale, zero, _Spread(codes.shape, -1))
     return _Stored(site, value, value.dtype, codes, grid, with_alpha=True)
-
-
-def _over_columns(parameter: Array, codes: Array) -> Array:
-    """Return scales or zero points of columns as they broadcast over a matrix, or a stack of them, of codes."""
-    has_rows = parameter.ndim in (0, codes.ndim) or codes.ndim == 1
-    return parameter if has_rows else np.expand_dims(parameter, -2)
 
 
 def _in_bytes(node: ir.Node, prefix: str, known: Collection[str]) -> _Stored | None:

@@ -7,12 +7,14 @@ at opset 23 none that is broadcast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.nn import functional
+
+from mlc.exporting.replaced import replaced
 
 if TYPE_CHECKING:
     from mlc.sources.torch.module import TorchOriginal
@@ -24,15 +26,9 @@ AXES = 4
 """[batch, heads, length, width], which is all that torch.onnx writes."""
 
 
-@contextmanager
-def _replaced(by: Callable[[Attention], Attention]) -> Iterator[None]:
+def _replaced(by: Callable[[Attention], Attention]) -> AbstractContextManager[None]:
     """Let modules call another ``scaled_dot_product_attention``, made of torch's own, inside the block."""
-    own = functional.scaled_dot_product_attention
-    functional.scaled_dot_product_attention = by(own)
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = own
+    return replaced(functional, "scaled_dot_product_attention", by)
 
 
 def attends_with_mask(original: TorchOriginal) -> bool:
@@ -51,18 +47,14 @@ def attends_with_mask(original: TorchOriginal) -> bool:
     return any(masks)
 
 
-@contextmanager
-def over_four_axes() -> Iterator[None]:
+def over_four_axes() -> AbstractContextManager[None]:
     """Trace ``scaled_dot_product_attention`` inside the block over four axes: [batch, heads, length, width]."""
-    with _replaced(_over_four_axes):
-        yield
+    return _replaced(_over_four_axes)
 
 
-@contextmanager
-def zeros_where_masked() -> Iterator[None]:
+def zeros_where_masked() -> AbstractContextManager[None]:
     """Trace ``scaled_dot_product_attention`` inside the block with its rows of zeros."""
-    with _replaced(_with_zeros):
-        yield
+    return _replaced(_with_zeros)
 
 
 def _with_zeros(own: Attention) -> Attention:

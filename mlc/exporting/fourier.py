@@ -6,19 +6,22 @@ ONNX's DFT takes its length from a value, of which onnxruntime makes another sha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from mlc.exporting.replaced import replaced
 
-@contextmanager
-def inverse_by_products() -> Iterator[None]:
+
+def inverse_by_products() -> AbstractContextManager[None]:
     """Trace ``torch.fft.irfft`` inside the block as two products, where the length is no number."""
-    own = torch.fft.irfft
+    return replaced(torch.fft, "irfft", _where_no_number)
 
+
+def _where_no_number(own: Callable[..., Any]) -> Callable[..., Any]:
     def irfft(input: Tensor, n: Any = None, dim: int = -1, norm: str | None = None) -> Tensor:  # noqa: A002 - torch's name
         bins = input.shape[dim]
         length = 2 * (bins - 1) if n is None else n
@@ -26,11 +29,7 @@ def inverse_by_products() -> Iterator[None]:
             return cast("Tensor", own(input, n, dim, norm))
         return _by_products(input, length, dim % input.ndim, norm)
 
-    torch.fft.irfft = irfft
-    try:
-        yield
-    finally:
-        torch.fft.irfft = own
+    return irfft
 
 
 def _by_products(spectrum: Tensor, length: Any, dim: int, norm: str | None) -> Tensor:

@@ -7,31 +7,27 @@ attends to its neighbours alone.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
+
+from mlc.exporting.replaced import replaced
 
 NAME = "_ignore_bidirectional_mask_sdpa"
 """The function that says whether a mask may be left out: never, while torch.export traces."""
 
 
-@contextmanager
-def no_idle_masks() -> Iterator[None]:
+def no_idle_masks() -> AbstractContextManager[None]:
     """Leave out the mask of attention to all of a sequence without padding, inside the block."""
     masking: Any = None
     with suppress(ImportError):
         masking = importlib.import_module("transformers.masking_utils")
-    own = getattr(masking, NAME, None)
-    if own is None:
-        yield
-        return
+    return replaced(masking, NAME, _without_idle) if hasattr(masking, NAME) else nullcontext()
 
+
+def _without_idle(own: Callable[..., Any]) -> Callable[..., Any]:
     def ignored(padding_mask: Any, kv_length: Any, local_attention_size: Any = None) -> Any:
         whole = padding_mask is None and local_attention_size is None
         return whole or own(padding_mask, kv_length, local_attention_size)
 
-    setattr(masking, NAME, ignored)
-    try:
-        yield
-    finally:
-        setattr(masking, NAME, own)
+    return ignored

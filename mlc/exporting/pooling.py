@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch.nn import functional
 
+from mlc.exporting.replaced import replaced
 
-@contextmanager
-def pooling_rows() -> Iterator[None]:
+
+def pooling_rows() -> AbstractContextManager[None]:
     """Trace ``max_pool1d`` inside the block as ``max_pool2d`` over one row, unless its indices are asked for."""
-    own = functional.max_pool1d
+    return replaced(functional, "max_pool1d", _over_rows)
 
+
+def _over_rows(own: Callable[..., Any]) -> Callable[..., Any]:
     def max_pool1d(  # noqa: PLR0917 - torch's own signature
         input: Any,  # noqa: A002 - torch's name
         kernel_size: Any,
@@ -30,11 +33,7 @@ def pooling_rows() -> Iterator[None]:
         pooled = functional.max_pool2d(input.unsqueeze(-2), (1, size), steps, (0, edge), (1, apart), ceil_mode)
         return pooled.squeeze(-2)
 
-    functional.max_pool1d = max_pool1d
-    try:
-        yield
-    finally:
-        functional.max_pool1d = own
+    return max_pool1d
 
 
 def _last(given: Any) -> Any:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
 
+from mlc.exporting.replaced import replaced
 
-@contextmanager
-def settled() -> Iterator[None]:
+
+def settled() -> AbstractContextManager[None]:
     """Return a module as it is from ``to`` inside the block, where nothing of it would change.
 
     torch would put new tensors in the place of its weights all the same, which cannot be done while they are traced.
     """
-    own = nn.Module.to
+    return replaced(nn.Module, "to", _unless_settled)
 
+
+def _unless_settled(own: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     def to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         device, dtype, _, layout = _asked(*args, **kwargs)
         tensors = [*self.parameters(), *self.buffers()]
@@ -25,11 +28,7 @@ def settled() -> Iterator[None]:
             return self
         return own(self, *args, **kwargs)
 
-    nn.Module.to = to  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        nn.Module.to = own  # type: ignore[method-assign]
+    return to
 
 
 def _asked(*args: Any, **kwargs: Any) -> tuple[Any, ...]:

@@ -46,6 +46,12 @@ def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
     return node if node is not None and node.op_type == op_type and is_standard(node) else None
 
 
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """Return the one node that reads a value, once, or None; an output of the graph is read by the caller too."""
+    uses = tuple(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
 def codes_dtype(value: ir.Value) -> ir.DataType | None:
     """Return the type of a value, or None; ONNX's inference of types does not know quantizers of other domains."""
     node = value.producer()
