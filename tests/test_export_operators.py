@@ -1,5 +1,8 @@
 """Operators that torch.onnx writes wrongly, or not at all, at some values or lengths."""
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -61,3 +64,62 @@ def test_places_of_the_largest_are_torchs_own(workspace):
     net = exported(workspace, Of(lambda x: functional.max_pool1d(x, 2, return_indices=True)[0]), None,
                    "x=float32[batch=1..3,3,8]")  # fmt: skip
     assert_alike(workspace, net, np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        lambda n: math.ceil(n * 0.07),
+        lambda n: math.ceil(n / 3),
+        lambda n: 1 + math.floor(n * 0.29),
+        lambda n: 1 + round(n * 0.35),
+        lambda n: 1 + math.floor((n + 2) * 0.1 + n * 0.2),
+        lambda n: math.ceil(n**0.5),
+    ],
+    ids=["ceil", "ceil of a quotient", "floor", "round", "sums", "root"],
+)
+def test_fractions_of_sizes_are_those_of_python(workspace, taken):
+    net = exported(workspace, Of(lambda x: x[:, : taken(x.shape[1])] * 1.0), None, "x=float32[2,n=4..220]")
+    assert_alike(workspace, net, *(np.ones((2, n), np.float32) for n in range(4, 221)))
+
+
+def test_a_tensor_reads_fractions_of_sizes_in_float32(workspace):
+    net = exported(workspace, Of(lambda x: x * (x.shape[1] * 0.7) + x.shape[1] / 3), None, "x=float32[2,n=4..220]")
+    assert_alike(workspace, net, *(np.ones((2, n), np.float32) for n in (90, 91)))
+
+
+RESIZED: dict[str, dict[str, Any]] = {
+    "nearest": {"mode": "nearest"},
+    "linear": {"mode": "bilinear"},
+    "corners": {"mode": "bilinear", "align_corners": True},
+    "cubic": {"mode": "bicubic"},
+}
+
+
+@pytest.mark.parametrize("scale", [0.7, 1.3, (2.0, 0.7), 0.5], ids=str)
+@pytest.mark.parametrize("how", RESIZED)
+def test_lengths_of_what_is_resized_are_torchs(workspace, how, scale):
+    resize = Of(lambda x: functional.interpolate(x, scale_factor=scale, **RESIZED[how]))
+    net = exported(workspace, resize, None, "x=float32[1,2,n=4..220,9]")
+    assert_resized(workspace, net, [(1, 2, n, 9) for n in (90, 112, 170, 5)])
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_lengths_of_what_is_resized_along_one_axis_are_torchs(workspace, mode):
+    resize = Of(lambda x: functional.interpolate(x, scale_factor=1.15, mode=mode))
+    net = exported(workspace, resize, None, "x=float32[1,2,n=7..220]")
+    assert_resized(workspace, net, [(1, 2, n) for n in (100, 180, 200, 7)])
+
+
+def test_sizes_to_resize_to_may_vary(workspace):
+    resize = Of(lambda x: functional.interpolate(x, size=(x.shape[2] * 2, 7), mode="bilinear"))
+    net = exported(workspace, resize, None, "x=float32[1,2,n=4..30,9]")
+    assert_resized(workspace, net, [(1, 2, n, 9) for n in (4, 7, 30)])
+
+
+def assert_resized(workspace, net, shapes):
+    """Values within what a coordinate in float32 changes."""
+    with open_session(workspace.save(net.model, "again"), Target(), optimize=False) as session:
+        for shape in shapes:
+            x = {"x": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
+            np.testing.assert_allclose(session.run(x)["output"], net.original.run(x)["output"], atol=1e-3)

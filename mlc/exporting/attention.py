@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch.nn import functional
 
 from mlc.exporting.replaced import replaced
-
-if TYPE_CHECKING:
-    from mlc.sources.torch.module import TorchOriginal
-
 
 Attention: TypeAlias = Callable[..., Any]
 
@@ -29,22 +25,6 @@ AXES = 4
 def _replaced(by: Callable[[Attention], Attention]) -> AbstractContextManager[None]:
     """Let modules call another ``scaled_dot_product_attention``, made of torch's own, inside the block."""
     return replaced(functional, "scaled_dot_product_attention", by)
-
-
-def attends_with_mask(original: TorchOriginal) -> bool:
-    """Whether a module calls ``scaled_dot_product_attention`` with a mask; runs it once on its example."""
-    masks: list[bool] = []
-
-    def noting(own: Attention) -> Attention:
-        def attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
-            masks.append(attn_mask is not None)
-            return own(query, key, value, attn_mask, *args, **kwargs)
-
-        return attention
-
-    with _replaced(noting):
-        original.run(original.example)
-    return any(masks)
 
 
 def over_four_axes() -> AbstractContextManager[None]:

@@ -89,25 +89,10 @@ def _fresh(  # noqa: PLR0917 - one place calls it
     workspace: Workspace,
     notes: Sequence[str] = (),
 ) -> tuple[Translation, tuple[Artifact, tuple[Check, ...]]]:
-    """Return a new translation and what it becomes, compared with the original.
-
-    Where it differs, the exporter's other ways are tried in their order; a note says which it was, and why.
-    """
+    """Return a new translation and what it becomes, compared with the original."""
     exporter = import_module(f"mlc.exporting.{original.exporter}")
     made = _with_ways(_noted(exporter.translate(original, traced, opset), *notes))
-    try:
-        return made, _checked(original, made, traced, kept, workspace)
-    except SourceError as failed:
-        other_ways = getattr(exporter, "other_ways", None)
-        tried = [*made.ways[:-1], replace(made.ways[-1], refused=failed.message)]
-        for name, translate in other_ways(original).items() if other_ways is not None else ():
-            try:
-                why = f"exported {name}, since otherwise {failed.message}"
-                made = _with_ways(_noted(translate(original, traced, opset), *notes, why), tried, name)
-                return made, _checked(original, made, traced, kept, workspace)
-            except SourceError as refused:
-                tried.append(Way(name, refused.message))
-        raise
+    return made, _checked(original, made, traced, kept, workspace)
 
 
 def _key(original: Original, traced: Sizes, opset: int | None) -> tuple[str | None, tuple[str, ...]]:
@@ -122,10 +107,11 @@ def _key(original: Original, traced: Sizes, opset: int | None) -> tuple[str | No
         return None, (f"{NOT_KEPT}: {unknown}",)
 
 
-def _with_ways(made: Translation, tried: Sequence[Way] = (), name: str = "as it is") -> Translation:
-    """Return a translation with the ways that were tried before it, and its own, which is in two steps with a doubt."""
+def _with_ways(made: Translation) -> Translation:
+    """Return a translation with the way it was made: the first, or the second where guards had to be put off."""
+    name = "as it is"
     put_off = (Way(name, made.doubt.refused.message), Way(f"{name}, guards put off")) if made.doubt else (Way(name),)
-    return replace(made, ways=(*tried, *put_off))
+    return replace(made, ways=put_off)
 
 
 def _noted(translation: Translation, *notes: str) -> Translation:

@@ -6,7 +6,6 @@ of attention, operators without a counterpart. What it writes is compared with t
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -16,12 +15,11 @@ from onnx_ir.passes import common
 
 from mlc.errors import SourceError, foreign
 from mlc.exporting import torch as plain
-from mlc.exporting.attention import zeros_where_masked
 from mlc.exporting.errors import speaks_of_sizes, tracing_error
 from mlc.exporting.exact import exact_numbers
 from mlc.exporting.guards import GuardLog
 from mlc.exporting.masks import no_idle_masks
-from mlc.exporting.opset import NEWER, check_written, checked_opset
+from mlc.exporting.opset import check_written, checked_opset
 from mlc.exporting.settled import settled
 from mlc.exporting.shapes import dynamic_shapes, traced_note, tracing_sizes, unrelated_shapes
 from mlc.exporting.sides import doubted_sizes
@@ -41,7 +39,7 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     Raises SourceError where neither can write it, UsageError for an opset that cannot be written.
     """
     try:
-        with no_idle_masks(), zeros_where_masked() if checked_opset(opset) < NEWER else nullcontext():
+        with no_idle_masks():
             return plain.translate(original, traced, opset)
     except SourceError as failed:
         alone = failed

@@ -8,6 +8,9 @@ from typing import Any
 import onnxscript
 import torch
 
+from mlc.exporting.fractions import of_fractions
+from mlc.exporting.resizing import of_resizing
+
 op: Any = onnxscript.opset18
 
 
@@ -17,6 +20,8 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.sort.stable: _stable_sort,
         torch.ops.aten.log_sigmoid.default: _log_sigmoid,
         torch.ops.aten.logaddexp.default: _logaddexp,
+        **of_fractions(),
+        **of_resizing(),
     }
     if hasattr(torch.ops.transformers, "grouped_mm_fallback"):
         table[torch.ops.transformers.grouped_mm_fallback.default] = _grouped_product

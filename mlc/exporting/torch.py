@@ -12,7 +12,7 @@ from torch import nn
 
 from mlc.errors import SourceError, foreign
 from mlc.exporting.asked import IDLE, Asked, asked_note
-from mlc.exporting.attention import attends_with_mask, over_four_axes, zeros_where_masked
+from mlc.exporting.attention import over_four_axes, zeros_where_masked
 from mlc.exporting.distributions import unchecked_distributions
 from mlc.exporting.errors import FixedError, SizesError, tracing_error
 from mlc.exporting.experts import AllExperts
@@ -21,6 +21,7 @@ from mlc.exporting.guards import GuardLog
 from mlc.exporting.known import Known
 from mlc.exporting.lengths import lengths_of_tensors
 from mlc.exporting.mending import mend, without_asserts
+from mlc.exporting.opset import NEWER
 from mlc.exporting.pooling import pooling_rows
 from mlc.exporting.quantized.trace import Taking
 from mlc.exporting.quantized.written import opset_for, widened, write_out
@@ -78,7 +79,7 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     _, coded = original.noted(arrays)
     opset, needed = opset_for(coded, opset)
     asked = Asked()
-    with rolled(original.module) as called:
+    with rolled(original.module) as called, nullcontext() if opset >= NEWER else zeros_where_masked():
         program, names, doubt, noted = _trace(original, sizes, coded, asked)
         if asked.lines:
             _check_idle(original, sizes, coded, doubted=doubt is not None)
@@ -100,16 +101,6 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
         *asked_note(asked.lines),
     )
     return Translation(model, EXPORTER, notes, doubt, asked=tuple(asked.lines))
-
-
-def other_ways(original: TorchOriginal) -> dict[str, Callable[[TorchOriginal, Sizes, int | None], Translation]]:
-    """Return what to try, by what is said of it, where a translation differs from the original."""
-    return {"with zeros for rows that attend to nothing": _guarded} if attends_with_mask(original) else {}
-
-
-def _guarded(original: TorchOriginal, traced: Sizes, opset: int | None) -> Translation:
-    with zeros_where_masked():
-        return translate(original, traced, opset)
 
 
 def _trace(
