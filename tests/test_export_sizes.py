@@ -14,7 +14,7 @@ from mlc.dims import named
 from mlc.errors import MlcError, SourceError
 from mlc.exporting import export
 from mlc.exporting.cache import Cache
-from mlc.exporting.errors import tracing_error
+from mlc.exporting.errors import SizesError, tracing_error
 from mlc.exporting.frames import user_frame
 from mlc.exporting.guards import Guard, GuardLog
 from mlc.exporting.sides import FEW, doubted_sizes
@@ -232,6 +232,39 @@ def test_the_shift_of_relative_positions_holds_at_every_size(workspace):
     net = exported(workspace, Shifted(), None, "scores=float32[batch=1..3,n=1..16,total=n+n]")
     assert all(re.search("guards put off|", note) is not None for note in net.artifact.origin.notes)
     assert all(answers_alike(net, "scores", (2, n, 2 * n)) for n in range(1, 17))
+
+
+PAST = ("past=float32[past=1..9,3]", "new=float32[new=1..9,3]", "mask=float32[total=past+new]")
+
+
+class Summed(nn.Module):
+    """What a mask over old and new steps becomes where their number is asked for."""
+
+    def __init__(self, asked):
+        super().__init__()
+        self._asked = asked
+
+    def forward(self, past, new, mask):
+        return past.sum() + new.sum() + (mask * 2 if self._asked(mask.shape[0]) else mask * 3)
+
+
+@pytest.mark.parametrize(("asked", "least"), [(lambda n: n == 7, 7), (lambda n: n % 8 == 3, 3), (lambda n: n < 4, 2)])
+def test_a_guard_on_a_sum_of_dims_is_evaluated_at_all_sizes(workspace, asked, least):
+    with pytest.raises(SizesError) as refused:
+        exported(workspace, Summed(asked), None, *PAST)
+    assert f"all of total=2..18, such as total={least} (" in refused.value.message
+    assert "in forward: `return past.sum() + new.sum()" in refused.value.message
+    assert refused.value.hint == "narrow past and new, or make that line independent of the size"
+
+
+def test_a_guard_on_a_sum_of_dims_that_changes_nothing_is_compared(workspace):
+    class Even(nn.Module):
+        def forward(self, past, new, mask):
+            return past.sum() + new.sum() + (mask + mask if mask.shape[0] == 18 else mask * 2)
+
+    net = exported(workspace, Even(), None, *PAST)
+    assert {"past": 9, "new": 9} in net.sizes
+    assert any("but those compared one by one: past=9, new=9" in note for note in net.artifact.origin.notes)
 
 
 def test_a_range_that_holds_nothing_is_not_suggested():

@@ -91,7 +91,7 @@ def test_a_sum_of_dims_is_held_to_its_whole_range(workspace):
         "x=float32[batch,seq=1..16,8]",
         "mask=float32[batch,total=past+seq]",
     )
-    assert "total up to 20, of 1..32" in error.message
+    assert "all of total=1..32, such as total=21 (" in error.message
     assert line_of("mask.shape[1] > 20") in error.message
 
 

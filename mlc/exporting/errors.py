@@ -79,7 +79,10 @@ def _constraint_error(text: str, inputs: Sequence[InputSpec], log: GuardLog) -> 
                 f"take the size from the input's shape there, or fix it: write {constant[1]} for {name}",
             )
         first = f", such as {sizes_text(worst.sizes[0])}" if worst and worst.sizes else ""
-        holds = _suggested(text, name, dims[name]) or _unbroken(breaking, name, dims[name])
+        summed = worst is not None and any(
+            name in dim.terms and set(dim.terms) <= set(worst.dims) for dim in dims.values()
+        )
+        holds = "" if summed else _suggested(text, name, dims[name]) or _unbroken(breaking, name, dims[name])
         return SizesError(
             f"the model does not compute the same way for all of {name}={range_text(dims[name])}{first}{at}",
             f"declare {holds}, or make that line independent of the size" if holds else "narrow the range of that dim",

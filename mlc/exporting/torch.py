@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mlc.dims import range_text, size_of
 from mlc.errors import SourceError, foreign
 from mlc.exporting.asked import IDLE, Asked, asked_note
 from mlc.exporting.attention import over_four_axes, zeros_where_masked
@@ -17,7 +18,7 @@ from mlc.exporting.distributions import unchecked_distributions
 from mlc.exporting.errors import FixedError, SizesError, tracing_error
 from mlc.exporting.experts import AllExperts
 from mlc.exporting.fourier import inverse_by_products
-from mlc.exporting.guards import GuardLog
+from mlc.exporting.guards import SYMBOL, GuardLog, dim_of
 from mlc.exporting.known import Known
 from mlc.exporting.lengths import lengths_of_tensors
 from mlc.exporting.mending import mend, without_asserts
@@ -119,7 +120,7 @@ def _trace(
         log = GuardLog()
         try:
             program, stored = _exported(original, arrays, coded, log, asked)
-            _check_sums(program, inputs, log)
+            _check_sums(inputs, log)
             return program, _names(program, stored), None, _larger_note(traced, refused)
         except SizesError as failed:
             refused.append(failed)
@@ -229,24 +230,20 @@ def _names(program: torch.export.ExportedProgram, stored: Stored) -> dict[str, s
     }
 
 
-def _check_sums(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], log: GuardLog) -> None:
-    """Raise SourceError where torch narrowed a sum of dims: it has no declared range that torch would hold it to."""
-    taken = set(program.graph_signature.user_inputs)
-    places = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in taken]
-    for index, (node, spec) in enumerate(zip(places, inputs, strict=True)):
-        for axis, dim in enumerate(spec.dims):
-            size = node.meta["val"].shape[axis]
-            if not dim.terms or isinstance(size, int):
-                continue
-            bounds = program.range_constraints.get(size.node.expr)
-            if bounds is None or bounds.upper >= dim.high:
-                continue
-            line = log.line({(str(index), axis)})
-            raise SourceError(
-                f"the model computes the same way only for {dim.name} up to {bounds.upper}, of {dim.low}..{dim.high}"
-                + (f", because of {line}" if line else ""),
-                f"narrow {' and '.join(dim.terms)}, or make that line independent of the size",
-            )
+def _check_sums(inputs: Sequence[InputSpec], log: GuardLog) -> None:
+    """Raise SizesError where a guard on a sum of dims is broken: torch knows no declared range of it."""
+    for one in log.broken(inputs):
+        dims = [dim_of(log.sources[symbol], inputs) for symbol in SYMBOL.findall(one.guard.text)]
+        total = next((dim for dim in dims if dim.terms), None)
+        if total is None or not one.sizes:
+            continue
+        line = f", because of {one.guard.line}" if one.guard.line else ""
+        least = min(one.sizes, key=lambda sizes: size_of(total, sizes))
+        raise SizesError(
+            f"the model does not compute the same way for all of {total.name}={range_text(total)}, "
+            f"such as {total.name}={size_of(total, least)} ({sizes_text(least)}){line}",
+            f"narrow {' and '.join(total.terms)}, or make that line independent of the size",
+        )
 
 
 def _recurrent(module: nn.Module) -> bool:
