@@ -26,6 +26,7 @@ from mlc.sources.silence import silent
 from mlc.types import Target
 from mlc.workspace import Workspace
 from tests.exporting import exported, one_registry  # noqa: F401 - a fixture for all of this file
+from tests.models_for_export import Of
 
 pytestmark = pytest.mark.needs_onnxruntime
 
@@ -265,6 +266,28 @@ def test_a_guard_on_a_sum_of_dims_that_changes_nothing_is_compared(workspace):
     net = exported(workspace, Even(), None, *PAST)
     assert {"past": 9, "new": 9} in net.sizes
     assert any("but those compared one by one: past=9, new=9" in note for note in net.artifact.origin.notes)
+
+
+class Strided(nn.Module):
+    """A convolution of large steps before a recurrent layer: of two short inputs both give one step."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = nn.Conv1d(3, 4, 8, stride=8, padding=4)
+        self.layer = nn.LSTM(4, 5, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(self.steps(x).transpose(1, 2))[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"), [(Strided(), ("batch", None, 5)), (Of(lambda x: x[:, 0, :5] * 2), ("batch", None))]
+)
+def test_the_sizes_of_outputs_are_those_that_were_seen(workspace, module, shape):
+    net = exported(workspace, module, None, "x=float32[batch=1..3,3,n=2..64]")
+    (output,) = net.artifact.signature.outputs
+    assert output.dims == shape
+    assert net.shape("output")[1] not in {"1", "n"}
 
 
 def test_a_range_that_holds_nothing_is_not_suggested():

@@ -465,6 +465,76 @@ def test_a_trace_leaves_nothing_of_itself_in_the_module(workspace):
     assert torch.equal(module(X), X + torch.arange(6.0))
 
 
+class Nests(nn.Module):
+    """Keeps what it computed in containers and objects inside of each other."""
+
+    memory: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps: list[Any] = [[None], {"a": {}}]
+        self.kept = types.SimpleNamespace(last=None, calls=0)
+        self.register_buffer("memory", torch.zeros(1, 6))
+
+    def forward(self, x):
+        y = x + self.memory.mean(0)
+        if self.maps[0][0] is not None:
+            y = y + self.maps[0][0].sum()
+        self.maps[0][0] = self.maps[1]["a"]["x"] = self.kept.last = y
+        self.kept.calls += 1
+        self.memory.data = torch.cat([self.memory, y])
+        return y
+
+
+def test_nothing_of_a_trace_stays_in_what_lies_deeper(workspace):
+    module = Nests()
+    made = exported(workspace, module, X, "x=float32[batch=1..5,6]")
+    assert told(made, "forward changes kept, maps, memory: frozen as it is")
+    assert module.maps == [[None], {"a": {}}]
+    assert vars(module.kept) == {"last": None, "calls": 0}
+    assert torch.equal(module.memory, torch.zeros(1, 6))
+
+
+def test_nothing_of_a_trace_stays_in_what_hooks_collect(workspace):
+    class Recorder:
+        def __init__(self) -> None:
+            self.seen: list[Tensor] = []
+
+        def keep(self, _module, _inputs, output):
+            self.seen.append(output)
+
+    module, by_name, recorder = layers(), dict[str, Tensor](), Recorder()
+    module[0].register_forward_hook(lambda _module, _inputs, output: by_name.update(first=output))
+    module[2].register_forward_hook(recorder.keep)
+    module.eval()(X)
+    before = by_name["first"]
+    assert not told(exported(workspace, module, X), "forward changes")
+    assert by_name["first"] is before
+    assert len(recorder.seen) == 1
+
+
+def test_a_weight_that_is_given_other_data_in_forward_is_named(workspace):
+    class Held(nn.Linear):
+        def forward(self, x):
+            self.weight.data = torch.renorm(self.weight.data, 2, 0, 100.0)
+            return super().forward(x)
+
+    said = refused(Held(6, 3), X, workspace=workspace)
+    assert "into the place of a weight or constant, as weight.data = ... does" in said
+
+
+def test_an_object_with_tensors_in_the_example_is_refused():
+    class Cache:
+        def __init__(self) -> None:
+            self.layers = [types.SimpleNamespace(keys=torch.zeros(1, 6))]
+
+    class Cached(nn.Module):
+        def forward(self, x, cache):
+            return x + cache.layers[0].keys
+
+    assert "cache of the example is a Cache, whose tensors would be constants" in refused(Cached(), (X, Cache()))
+
+
 @pytest.mark.parametrize("write", [lambda x: x.add_(1), lambda x: x[:, 0].zero_()], ids=["whole", "a slice"])
 def test_an_input_that_forward_writes_into(workspace, write):
     class Writes(nn.Module):
@@ -658,6 +728,13 @@ def test_weights_made_in_inference_mode():
     with torch.inference_mode():
         module = layers()
     assert "were made under torch.inference_mode" in refused(module, X)
+
+
+def test_a_module_is_exported_in_inference_mode(workspace):
+    module = layers()
+    with torch.inference_mode():
+        made = exported(workspace, module, X, "input=float32[batch=1..5,6]")
+    assert made.outputs == ["output"]
 
 
 def test_a_number_from_values_points_at_its_line(workspace):

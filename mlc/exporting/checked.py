@@ -16,6 +16,8 @@ from mlc.compare.decisions import decisions, with_outputs
 from mlc.dims import traced_sizes
 from mlc.errors import OutputError, SourceError, TargetError
 from mlc.exporting.cache import Cache
+from mlc.exporting.observed import is_contradicted, observed
+from mlc.exporting.tidy import correct_shapes
 from mlc.exporting.translation import Doubt, Translation
 from mlc.figures import sizes_text
 from mlc.fusion import opset_of
@@ -34,6 +36,9 @@ NOT_KEPT = "the export was not kept in the cache"
 HALF = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
 
 FROM_CACHE = "the export came from the cache of an earlier run; --no-cache makes it anew"
+
+FILES = "onnx_file"
+"""The exporter of .onnx files, whose shapes are their own."""
 
 UNKNOWN = re.compile(r"\b(u|unk__)\d+\b")
 """What torch calls a size that follows from values, and ONNX one that it cannot infer."""
@@ -126,13 +131,18 @@ def _checked(
     written = opset_of(model)
     notes = (*original.notes, *translation.notes)
     origin = Origin(original.source, original.digest, translation.exporter, written, traced, notes, translation.ways)
-    signature = Signature(original.signature.inputs, _outputs(original, model))
+    doubt = translation.doubt
+    answers = (*kept, *_both_ways(original, translation.asked, kept), *_answers(original, doubt, kept))
+    outputs = observed(original.signature, answers)
+    if original.exporter != FILES and (
+        (doubt is not None and doubt.broken) or is_contradicted(model, original.signature, answers)
+    ):
+        correct_shapes(model, outputs, doubted=True)
+    signature = Signature(original.signature.inputs, _outputs(outputs, model))
     workspace.hold(model)
     judge = _code_judge(original, model, workspace)
-    doubt = translation.doubt
     try:
-        more = (*_both_ways(original, translation.asked, kept), *_answers(original, doubt, kept))
-        checks = check(model, (*kept, *more), workspace, judge)
+        checks = check(model, answers, workspace, judge)
     except DifferenceError as failed:
         if doubt is None or not doubt.explains(failed.sizes):
             raise
@@ -169,10 +179,10 @@ def _code_judge(original: Original, model: ir.Model, workspace: Workspace) -> Co
     return CodeJudge(noted, model, sites, workspace) if sites else None
 
 
-def _outputs(original: Original, model: ir.Model) -> tuple[OutputSpec, ...]:
+def _outputs(outputs: Sequence[OutputSpec], model: ir.Model) -> tuple[OutputSpec, ...]:
     """Return the outputs with the symbols that the exporter found where running left an axis unknown."""
     specs = []
-    for spec, value in zip(original.signature.outputs, model.graph.outputs, strict=True):
+    for spec, value in zip(outputs, model.graph.outputs, strict=True):
         shape = list(value.shape) if value.shape is not None else []
         if len(shape) == len(spec.dims):
             dims = tuple(_axis(known, found) for known, found in zip(spec.dims, shape, strict=True))

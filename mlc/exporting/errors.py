@@ -53,6 +53,11 @@ def tracing_error(failed: BaseException, inputs: Sequence[InputSpec], log: Guard
             f"what the model computes hangs on the values of its inputs{at}",
             "choose by torch.where(condition, a, b), or branch by torch.cond; sizes must not follow from values",
         )
+    if "found a fake tensor" in text:
+        return SourceError(
+            "forward puts a tensor that it computes into the place of a weight or constant, as weight.data = ... does",
+            "compute with a changed copy: torch.nn.functional.linear(x, changed), and not weight.data = changed",
+        )
     return SourceError(
         f"torch.export cannot trace the model{at}: {type(failed).__name__}: {first_line(failed)}",
         "rewrite that line with tensor operations that do not depend on values",

@@ -53,6 +53,7 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
         raise SourceError(alone.message, f"{alone.hint}; the exporter of transformers failed too: {also}") from failed
 
 
+@torch.inference_mode(mode=False)
 def _by_transformers(
     library: Any, original: TorchOriginal, traced: Sizes, opset: int, alone: SourceError
 ) -> Translation:

@@ -70,6 +70,7 @@ class Flat(nn.Module):
             return tuple(tensor for _, tensor in self._call_by_name(dict(zip(self._names, tensors, strict=True))))
 
 
+@torch.inference_mode(mode=False)
 def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Translation:
     """Return the module as an ONNX model of the given opset, 20 by default. Raises SourceError with the user's line.
 
@@ -85,7 +86,8 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
         if asked.lines:
             _check_idle(original, sizes, coded, doubted=doubt is not None)
     mend(program)
-    model = written(program, opset)
+    with _rolled(original.module):
+        model = written(program, opset)
     signature = original.signature
     weights = {*original.module.state_dict(), *dict(original.module.named_parameters(remove_duplicate=False))}
     doubted = _recurrent(original.module)

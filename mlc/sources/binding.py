@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mlc.errors import SourceError, UsageError, foreign, kind_of
+from mlc.sources.held import within
 from mlc.sources.specs import unknown_input
 from mlc.sources.structure import Slot, children, fill, template
 
@@ -63,6 +64,12 @@ def bind(module: nn.Module, example: Any, wanted: Collection[str]) -> tuple[Bind
             arguments[name] = None
     if not names:
         raise _no_inputs(module, signature)
+    for name, value in constants.items():
+        if any(isinstance(held, torch.Tensor) for held in within(value, set())):
+            raise SourceError(
+                f"{name} of the example is {kind_of(value)}, whose tensors would be constants of the model",
+                "give a module that takes them as inputs, and makes that object of them in forward",
+            )
     notes = tuple(f"the argument {name} = {value!r} is fixed in the model" for name, value in constants.items())
     return Binding(signature, arguments, tuple(names), notes), tensors
 

@@ -16,6 +16,7 @@ from tests.architectures.check import Subject
 IMAGE = "input=float32[batch=1..5,3,32,32]"
 ANY_IMAGE = "input=float32[batch=1..4,3,h=16..48/8,w=16..48/8]"
 SEQUENCE = "x=float32[batch=1..5,length=1..24,8]"
+STEPS = "x=float32[length=1..24,batch=1..5,8]"
 
 
 class Residual(nn.Module):
@@ -87,12 +88,12 @@ class Recurrent(nn.Module):
 
     def __init__(self, kind: Callable[..., nn.Module], **options: bool | int) -> None:
         super().__init__()
-        self.layer = kind(8, 12, batch_first=True, **options)
+        self.layer = kind(8, 12, **{"batch_first": True, **options})
         self.head = nn.Linear(24 if options.get("bidirectional") else 12, 3)
 
     def forward(self, x):
         states, _ = self.layer(x)
-        return states, self.head(states[:, -1])
+        return states, self.head(states[:, -1] if self.layer.batch_first else states[-1])
 
 
 class Attention(nn.Module):
@@ -237,6 +238,8 @@ OWN: dict[str, Own] = {
     "lstm": Own(lambda: Recurrent(nn.LSTM, num_layers=2), (SEQUENCE,)),
     "lstm, both directions": Own(lambda: Recurrent(nn.LSTM, bidirectional=True), (SEQUENCE,)),
     "gru": Own(lambda: Recurrent(nn.GRU), (SEQUENCE,)),
+    "lstm, sequence first": Own(lambda: Recurrent(nn.LSTM, batch_first=False, num_layers=2), (STEPS,)),
+    "gru, sequence first": Own(lambda: Recurrent(nn.GRU, batch_first=False, bidirectional=True), (STEPS,)),
     "attention, causal and padded": Own(Attention, (SEQUENCE, "mask=int64[batch,length] in 0..1")),
     "transformer encoder": Own(
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2),

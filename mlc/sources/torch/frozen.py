@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 import sys
-from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -15,10 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from mlc.errors import SourceError
+from mlc.sources.held import CONTAINERS, is_plain, within
 from mlc.sources.quantized.modules import resting
-
-CONTAINERS = {dict, list, set, deque, OrderedDict, defaultdict}
-"""What a module may collect things in: put back as it was, by what is in it."""
 
 OWN = frozenset(vars(nn.Module()))
 """Attributes that every module has: its parts, and its hooks, which forward may add too."""
@@ -60,11 +59,17 @@ class Snapshot:
         self.modes = [(part, part.training) for _, part in self.parts]
         self.attributes = [(name, part, dict(vars(part))) for name, part in self.parts]
         self.running = {id(part): attributes for _, part, attributes in self.attributes}
-        self.containers = [
-            (_path(name, key), key, value, value.copy())
+        seen: set[int] = set()
+        things = [
+            (_path(name, key), key, one)
             for name, part in self.parts
             for key, value in vars(part).items()
-            if type(value) in CONTAINERS
+            for one in (_reached(value, seen) if key in OWN else within(value, seen))
+        ]
+        self.containers = [
+            (path, key, held, held.copy())
+            for path, key, one in things
+            if (held := one if type(one) in CONTAINERS else vars(one) if is_plain(one) else None) is not None
         ]
         self.buffers = [
             (_path(name, key), part, key, buffer, buffer.detach().clone())
@@ -72,11 +77,7 @@ class Snapshot:
             for key, buffer in part.named_buffers(recurse=False)
         ]
         self.tensors = [
-            (_path(name, key), tensor, tensor.clone())
-            for name, part in self.parts
-            for key, value in vars(part).items()
-            if key not in OWN
-            for tensor in _tensors_in(value)
+            (path, one, one.detach().clone()) for path, key, one in things if key not in OWN and _is_written(one)
         ]
         self.parameters: list[tuple[nn.Parameter, torch.Tensor]] = []
 
@@ -121,32 +122,58 @@ class Snapshot:
                 setattr(part, key, buffer)
             if not _equal(buffer, kept):
                 noted.add(path)
-                with torch.no_grad():
-                    buffer.copy_(kept)
+                _write(buffer, kept)
 
     def _tensors(self, noted: set[str]) -> None:
         for path, tensor, kept in self.tensors:
             if not _equal(tensor, kept):
                 noted.add(path)
-                tensor.copy_(kept)
+                _write(tensor, kept)
 
 
-def _tensors_in(value: object) -> list[torch.Tensor]:
-    """Return the tensors that an attribute is, or holds as a container, and that a call may write into."""
-    held = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | deque) else [value]
-    return [
-        one.detach()
-        for one in held
-        if type(one) is torch.Tensor
-        and one.layout is torch.strided
-        and one.device.type != "meta"
-        and not one.is_inference()
-    ]
+def _reached(value: object, seen: set[int]) -> Iterator[Any]:
+    """Yield an attribute that every module has, and what its hooks collect what they see in."""
+    if type(value) not in CONTAINERS:
+        return
+    yield value
+    for hook in value.values() if isinstance(value, dict) else ():
+        yield from within(getattr(hook, "__self__", None), seen)
+        function = getattr(hook, "__func__", hook)
+        for one in _known(function) if isinstance(function, FunctionType) else ():
+            yield from within(one, seen)
+
+
+def _known(function: FunctionType) -> tuple[object, ...]:
+    """Return what a function takes from around it."""
+    try:
+        known = inspect.getclosurevars(function)
+    except ValueError:  # something that is not there yet
+        return ()
+    return (*known.nonlocals.values(), *known.globals.values())
+
+
+def _is_written(value: object) -> bool:
+    """Whether something is a tensor that a call may write into."""
+    return (
+        type(value) is torch.Tensor
+        and value.layout is torch.strided
+        and value.device.type != "meta"
+        and not value.is_inference()
+    )
 
 
 def _equal(tensor: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors hold the same, NaN for NaN."""
-    return bool(((tensor == other) | ((tensor != tensor) & (other != other))).all())  # noqa: PLR0124
+    return tensor.shape == other.shape and bool(((tensor == other) | ((tensor != tensor) & (other != other))).all())  # noqa: PLR0124
+
+
+def _write(tensor: torch.Tensor, kept: torch.Tensor) -> None:
+    """Write back what a tensor held; one that was given another shape is given its own again."""
+    with torch.no_grad():
+        if tensor.shape == kept.shape:
+            tensor.copy_(kept)
+        else:
+            tensor.data = kept
 
 
 def _same(value: Any, kept: Any) -> bool:

@@ -109,16 +109,17 @@ class TorchOriginal(Original):
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run the module once: arrays by input name to arrays by output name, in the signature's order."""
-        device = device_of(self.module)
-        tensors = {name: torch.from_numpy(np.array(array)).to(device) for name, array in inputs.items()}
-        fresh = {name: tensor._version for name, tensor in tensors.items()}  # noqa: SLF001 - counts edits in place
         what = f"the module {type(self.module).__name__}"
         with (
+            torch.inference_mode(mode=False),
             foreign(what, SourceError, HINT),
             redirect_stdout(sys.stderr),
             frozen(self.module, self.state),
             torch.no_grad(),
         ):
+            device = device_of(self.module)
+            tensors = {name: torch.from_numpy(np.array(array)).to(device) for name, array in inputs.items()}
+            fresh = {name: tensor._version for name, tensor in tensors.items()}  # noqa: SLF001 - counts edits in place
             outputs = {name: np.array(tensor.detach().cpu().numpy()) for name, tensor in self.call(tensors)}
         self.written |= {name for name, tensor in tensors.items() if tensor._version != fresh[name]}  # noqa: SLF001
         return outputs
