@@ -220,3 +220,57 @@ def test_a_mask_of_nothing_is_left_out_of_a_trace_as_it_is_when_the_model_runs(w
         program = torch.export.export(module, (torch.ones(2, 3, 4),))
     assert not torch.isnan(program.module()(torch.ones(2, 3, 4))).any()
     assert masking._ignore_bidirectional_mask_sdpa is own
+
+
+# ---------------------------------------------------------------- lines that check what they are given
+
+
+class Checked(nn.Module):
+    """Raises where something is not as it has to be."""
+
+    def __init__(self, check):
+        super().__init__()
+        self.check = check
+
+    def forward(self, x):
+        self.check(x)
+        return x * 2
+
+
+def raises(x):
+    if torch.isnan(x).any():
+        raise ValueError("NaN in the input")
+
+
+def asserts(x):
+    assert (x < 100).all(), "too large"
+
+
+@pytest.mark.parametrize(("check", "what"), [(raises, "ValueError: NaN in"), (asserts, "AssertionError: too large")])
+def test_a_line_that_checks_its_input_is_left_out_and_said(workspace, check, what):
+    found = exported(workspace, Checked(check), None, "x=float32[n=1..9]")
+    (note,) = [note for note in found.artifact.origin.notes if "does not check" in note]
+    assert note.startswith(f"the exported model does not check what raises {what}")
+    assert f"in {check.__name__}: `" in note
+
+
+def test_a_line_that_raises_in_a_trace_alone_is_no_check(workspace):
+    def doubled(x):
+        if (x > 0).any():
+            if torch.compiler.is_exporting():
+                raise ValueError("not in a trace")
+            x.mul_(2)
+
+    with pytest.raises(SourceError, match="differs from the original"):
+        exported(workspace, Checked(doubled), None, "x=float32[n=1..9]")
+
+
+def test_what_raises_for_another_reason_is_told(workspace):
+    def refuses(x):
+        if (x > 0).any():
+            x = x + 1
+        if torch.compiler.is_exporting():
+            raise ValueError("never right")
+
+    with pytest.raises(SourceError, match="never right"):
+        exported(workspace, Checked(refuses), None, "x=float32[n=1..9]")

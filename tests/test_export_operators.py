@@ -123,3 +123,36 @@ def assert_resized(workspace, net, shapes):
         for shape in shapes:
             x = {"x": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
             np.testing.assert_allclose(session.run(x)["output"], net.original.run(x)["output"], atol=1e-3)
+
+
+NONE, SOME = -np.ones((6, 3), np.float32), np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "mean",
+    [
+        lambda x: x[x[:, 0] > 0].mean(0),
+        lambda x: x[x[:, 0] > 0].mean((0, -1), keepdim=True),
+        lambda x: x[x > 0].mean(),
+        lambda x: x[x[:, 0] > 0].double().mean(0),
+    ],
+    ids=["an axis", "both", "all", "double"],
+)
+def test_the_mean_of_nothing_is_no_number(workspace, mean):
+    net = exported(workspace, Of(mean), None, "x=float32[n=1..9,3]")
+    assert np.isnan(net.original.run({"x": NONE})["output"]).all()
+    assert_alike(workspace, net, NONE, SOME)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        lambda x: x.masked_select(x > 0),
+        lambda x: x.masked_select(x[:, :1] > 0),
+        lambda x: x[:, :1].masked_select(x > 0),
+    ],
+    ids=["alike", "a column of the mask", "a column of the values"],
+)
+def test_what_a_mask_selects(workspace, chosen):
+    net = exported(workspace, Of(chosen), None, "x=float32[n=1..9,3]")
+    assert_alike(workspace, net, NONE, SOME, SOME[:1])

@@ -12,7 +12,7 @@ import linecache
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mlc.errors import first_line
 from mlc.exporting.frames import user_frame
 
 MOST = 100
@@ -44,6 +45,8 @@ class Asked(TorchFunctionMode):
         super().__init__()
         self._given = given
         self.lines: dict[str, set[bool]] = {}
+        self.checks: dict[str, str] = {}
+        self._last = ""
         self._visits: Counter[str] = Counter()
         self._answers: dict[int, tuple[Tensor, bool]] = {}  # held, since ids of what is gone come again
 
@@ -62,19 +65,38 @@ class Asked(TorchFunctionMode):
             _, given = self._answers[id(args[0])]
             self._visits[line] += 1
             known = torch.compiler.is_exporting() and self._visits[line] <= MOST
+            self._last = f"{line}, {self._visits[line]}"
+            if known and self._last in self.checks:
+                return not given
             answer = given if known else bool(func(*args))
-            self.lines.setdefault(f"{line}, {self._visits[line]}", set()).add(answer)
+            self.lines.setdefault(self._last, set()).add(answer)
             return answer
         returned = func(*args, **(kwargs or {}))
         if name in self._given and len(args) == 1 and not kwargs and getattr(args[0], "dtype", None) == torch.bool:
             self._answers[id(returned)] = (returned, self._given[name])
         return returned
 
+    def is_check(self, raised: BaseException) -> bool:
+        """Whether a line of the model raised what stopped a trace because of the last answer, which is another now.
 
-def asked_note(lines: Iterable[str]) -> tuple[str, ...]:
-    """Return a note where a trace was given answers."""
-    told = " and ".join(dict.fromkeys(line.partition(CALLED)[0] for line in lines))
-    return (f"traced as where something is masked, compared where nothing is too: {told}",) if told else ()
+        Such a line checks what it is given: ``if torch.isnan(x).any(): raise ValueError``. No graph can.
+        """
+        files = [Path(frame.filename) for frame in traceback.extract_tb(raised.__traceback__)]
+        if not self._last or self._last in self.checks or not files or _is_of(str(files[-1]), OURS, TORCH):
+            return False
+        self.checks[self._last] = f"{type(raised).__name__}: {first_line(raised)}"
+        self.lines.pop(self._last, None)
+        self._last = ""
+        return True
+
+
+def asked_notes(asked: Asked) -> tuple[str, ...]:
+    """Return a note where a trace was given answers, and one for each check that no graph makes."""
+    told = " and ".join(dict.fromkeys(line.partition(CALLED)[0] for line in asked.lines))
+    masked = f"traced as where something is masked, compared where nothing is too: {told}"
+    checks = dict.fromkeys((line.partition(CALLED)[0], what) for line, what in asked.checks.items())
+    left_out = (f"the exported model does not check what raises {what} at {line}" for line, what in checks)
+    return (*((masked,) if told else ()), *left_out)
 
 
 def _line() -> str:

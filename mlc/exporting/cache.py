@@ -58,7 +58,7 @@ class Cache:
         with contextlib.suppress(OSError):  # a cache that only others write serves all the same
             os.utime(place)
         doubt, ways = _doubt(told["doubt"]), _ways(told["ways"])
-        return Translation(model, told["exporter"], tuple(told["notes"]), doubt, ways, tuple(told["asked"]))
+        return Translation(model, told["exporter"], tuple(told["notes"]), doubt, ways, *map(tuple, told["asked"]))
 
     def store(self, key: str, made: Translation) -> str:
         """Keep an export; returns why it could not be kept, empty where it was. Never raises: an export is no worse."""
@@ -73,7 +73,7 @@ class Cache:
                 files = {path.name: digest(path) for path in sorted(staging.iterdir())}
                 told = {
                     "schema": SCHEMA, "exporter": made.exporter, "notes": made.notes, "doubt": _told(made.doubt),
-                    "ways": [asdict(way) for way in made.ways], "asked": made.asked, "files": files,
+                    "ways": [asdict(way) for way in made.ways], "asked": [made.asked, made.checks], "files": files,
                 }  # fmt: skip
                 (staging / MARK).write_text(json.dumps(told, indent=1), encoding="utf-8", newline="\n")
         except (MlcError, OSError) as refused:

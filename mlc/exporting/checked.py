@@ -132,7 +132,7 @@ def _checked(
     notes = (*original.notes, *translation.notes)
     origin = Origin(original.source, original.digest, translation.exporter, written, traced, notes, translation.ways)
     doubt = translation.doubt
-    answers = (*kept, *_both_ways(original, translation.asked, kept), *_answers(original, doubt, kept))
+    answers = (*kept, *_both_ways(original, translation, kept), *_answers(original, doubt, kept))
     outputs = observed(original.signature, answers)
     if original.exporter != FILES and (
         (doubt is not None and doubt.broken) or is_contradicted(model, original.signature, answers)
@@ -159,13 +159,13 @@ def _answers(original: Original, doubt: Doubt | None, kept: Sequence[Reference])
             yield answer(original, sizes, None, 0)
 
 
-def _both_ways(original: Original, asked: Sequence[str], kept: Sequence[Reference]) -> tuple[Reference, ...]:
+def _both_ways(original: Original, made: Translation, kept: Sequence[Reference]) -> tuple[Reference, ...]:
     """Return answers where lines that branch on values take the ways that they do not take anyhow."""
-    if not asked:
+    if not made.asked and not made.checks:
         return ()
     from mlc.exporting.taken import both_ways  # an .onnx file needs no torch
 
-    return both_ways(original, asked, kept)
+    return both_ways(original, made.asked, kept, made.checks)
 
 
 def _code_judge(original: Original, model: ir.Model, workspace: Workspace) -> CodeJudge | None:

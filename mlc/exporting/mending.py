@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 
 def mend(program: torch.export.ExportedProgram) -> None:
@@ -12,6 +13,7 @@ def mend(program: torch.export.ExportedProgram) -> None:
     unsqueeze_complex(program)
     all_for_asserted(program)
     without_idle_squeezes(program)
+    means_of_what_may_be_none(program)
     program.graph_module.recompile()
 
 
@@ -83,3 +85,29 @@ def without_idle_squeezes(program: torch.export.ExportedProgram) -> None:
         if node.meta["val"].ndim == squeezed.meta["val"].ndim > 0:
             node.replace_all_uses_with(squeezed)
             program.graph.erase_node(node)
+
+
+def means_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
+    """Divide a sum by how many there are, where values say how many: the mean of nothing is NaN, ReduceMean's is 0."""
+    aten = torch.ops.aten
+    for node in [node for node in program.graph.nodes if node.target in {aten.mean.dim, aten.mean.default}]:
+        values = node.args[0]
+        shape = values.meta["val"].shape
+        given = node.args[1] if len(node.args) > 1 and node.args[1] else range(len(shape))
+        axes = sorted(axis % len(shape) for axis in given)
+        if node.kwargs.get("dtype") or not any(free_unbacked_symbols(shape[axis]) for axis in axes):
+            continue
+        with program.graph.inserting_before(node), values.meta["val"].fake_mode:
+            dtype = {"dtype": node.meta["val"].dtype}
+            total = program.graph.call_function(aten.sum.dim_IntList, (values, axes, *node.args[2:]))
+            total.meta = dict(node.meta)
+            for axis in axes:
+                size = program.graph.call_function(aten.sym_size.int, (values, axis))
+                size.meta = {**node.meta, "val": shape[axis]}
+                count = program.graph.call_function(aten.scalar_tensor.default, (size,), dtype)
+                count.meta = {**node.meta, "val": torch.scalar_tensor(shape[axis], **dtype)}
+                mean = program.graph.call_function(aten.div.Tensor, (total, count))
+                mean.meta = dict(node.meta)
+                total = mean
+        node.replace_all_uses_with(total)
+        program.graph.erase_node(node)

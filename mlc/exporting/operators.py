@@ -20,6 +20,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.sort.stable: _stable_sort,
         torch.ops.aten.log_sigmoid.default: _log_sigmoid,
         torch.ops.aten.logaddexp.default: _logaddexp,
+        torch.ops.aten.masked_select.default: _masked_select,
         **of_fractions(),
         **of_resizing(),
     }
@@ -57,6 +58,13 @@ def _logaddexp(x: Any, y: Any) -> Any:
     larger, apart = op.Max(x, y), op.Abs(op.Sub(x, y))
     smaller = op.Softplus(op.Neg(op.Where(op.IsNaN(apart), op.CastLike(0.0, apart), apart)))
     return op.Add(larger, smaller)
+
+
+def _masked_select(x: Any, mask: Any) -> Any:
+    """Return the elements of a tensor where a mask is true, [elements], each broadcast to the other's shape."""
+    row = op.Constant(value_ints=[-1])
+    chosen = op.Reshape(op.Expand(mask, op.Shape(x)), row)
+    return op.Compress(op.Reshape(op.Expand(x, op.Shape(mask)), row), chosen)
 
 
 def _stable_sort(x: Any, stable: Any = None, dim: int = -1, descending: bool = False) -> Any:  # noqa: ARG001

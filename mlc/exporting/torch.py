@@ -12,7 +12,7 @@ from torch import nn
 
 from mlc.dims import range_text, size_of
 from mlc.errors import SourceError, foreign
-from mlc.exporting.asked import IDLE, Asked, asked_note
+from mlc.exporting.asked import IDLE, Asked, asked_notes
 from mlc.exporting.attention import over_four_axes, zeros_where_masked
 from mlc.exporting.distributions import unchecked_distributions
 from mlc.exporting.errors import FixedError, SizesError, tracing_error
@@ -101,9 +101,9 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
         *needed,
         *taken,
         *widened(original.module, model),
-        *asked_note(asked.lines),
+        *asked_notes(asked),
     )
-    return Translation(model, EXPORTER, notes, doubt, asked=tuple(asked.lines))
+    return Translation(model, EXPORTER, notes, doubt, asked=tuple(asked.lines), checks=tuple(asked.checks))
 
 
 def _trace(
@@ -218,6 +218,8 @@ def _exported(
     except SourceError as failed:
         if failed.__cause__ is None:
             raise
+        if asked.is_check(failed.__cause__):
+            return _exported(original, arrays, coded, log, asked, put_off=put_off)
         raise tracing_error(failed.__cause__, inputs, log) from failed.__cause__
     return program, stored
 

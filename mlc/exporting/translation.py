@@ -32,7 +32,8 @@ class Doubt:
 class Translation:
     """A model in ONNX, not yet compared with its original: who wrote it, and what the user should know.
 
-    ``asked`` are lines that branch on values, of which the trace took one way for both.
+    ``asked`` are lines that branch on values, of which the trace took one way for both; ``checks`` are those that raise
+    on the other way.
     """
 
     model: ir.Model
@@ -41,6 +42,7 @@ class Translation:
     doubt: Doubt | None = None
     ways: tuple[Way, ...] = ()
     asked: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
 
 
 def doubt_note(doubt: Doubt | None, ways: int = 1) -> tuple[str, ...]:
