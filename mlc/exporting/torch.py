@@ -27,6 +27,7 @@ from mlc.exporting.pooling import pooling_rows
 from mlc.exporting.quantized.trace import Taking
 from mlc.exporting.quantized.written import opset_for, widened, write_out
 from mlc.exporting.quotients import quotients_of_sizes
+from mlc.exporting.recurrences.elman import plain_layers
 from mlc.exporting.recurrences.rolled import rolled, rolled_note
 from mlc.exporting.settled import settled
 from mlc.exporting.shapes import dynamic_shapes, larger_sizes, traced_note, tracing_sizes, unrelated_shapes
@@ -202,6 +203,7 @@ def _exported(
             _rolled(original.module),
             over_four_axes(),
             pooling_rows(),
+            plain_layers(),
             inverse_by_products(),
             settled(),
             quotients_of_sizes(),
