@@ -12,8 +12,8 @@ import onnx_ir as ir
 from mlc.formats import site_of
 from mlc.fusion import array_of, has_subgraphs, is_constant, is_standard, opset_of, walk
 from passes._half import FLOAT16
-from passes._half_constants import MASKING, constant_obstacle, is_attention_mask
-from passes._half_sensitive import ADDS, ALWAYS, BOUNDED, PASSING, PRODUCTS, SENSITIVE
+from passes._half_constants import MASKING, constant_obstacle, is_attention_mask, keeps_from_zero
+from passes._half_sensitive import ADDS, ALWAYS, BOUNDED, DIVIDING, MOVING, PASSING, PRODUCTS, SENSITIVE
 from passes._half_types import Positions, is_float, positions
 
 NARROW = frozenset({ir.DataType.BOOL, ir.DataType.INT8, ir.DataType.UINT8})
@@ -43,6 +43,7 @@ CARRIED = "goes from one iteration to the next, and the range of the last one al
 BETWEEN = "it stands between operators that stay float32"
 DECIDES = "what it reads is float32, and no float32 comes of it"
 FORBIDDEN = "it is kept float"
+GUARDED = "a number next to 0 keeps from 0, which float16 may not hold"
 
 Ranges: TypeAlias = Callable[[ir.Value], "tuple[float, float] | None"]
 
@@ -75,8 +76,9 @@ class Choice:
 class Rules:
     """What decides: collected ranges (None without statistics), how far they may go, and whether sums may change too.
 
-    ``whole`` are values that were made of whole numbers alone, ``infinite`` those that may hold an infinity, and
-    ``carried`` those that a loop takes from one iteration to the next.
+    ``whole`` are values that were made of whole numbers alone, ``infinite`` those that may hold an infinity,
+    ``guarded`` those that a number next to 0 keeps from 0 and what they divide, and ``carried`` those that a loop takes
+    from one iteration to the next.
     """
 
     model: ir.Model
@@ -85,6 +87,7 @@ class Rules:
     sensitive: bool
     whole: set[ir.Value] = field(default_factory=set)
     infinite: set[ir.Value] = field(default_factory=set)
+    guarded: set[ir.Value] = field(default_factory=set)
     carried: set[ir.Value] = field(default_factory=set)
 
 
@@ -178,8 +181,17 @@ def _note(node: ir.Node, rules: Rules) -> None:
         rules.whole.update(floats)
     if node.op_type in PASSING and any(value in rules.infinite or _holds_infinity(value) for value in reads):
         rules.infinite.update(floats)
+    near = any(value in rules.guarded for value in reads)
+    if keeps_from_zero(node) or (near and (node.op_type in MOVING or _inverts(node))):
+        rules.guarded.update(floats)
     if node.op_type in {"Loop", "Scan"} and is_standard(node):
         rules.carried.update(_carried(node))
+
+
+def _inverts(node: ir.Node) -> bool:
+    """Whether a node gives what is far from 0 for what is next to it."""
+    above = node.inputs[0] if node.op_type == "Div" else None
+    return node.op_type in {"Pow", "Reciprocal"} or (above is not None and is_constant(above))
 
 
 def _carried(node: ir.Node) -> Iterator[ir.Value]:
@@ -259,6 +271,8 @@ def _whole_obstacle(choice: Choice, rules: Rules) -> str:
 def _value_obstacle(choice: Choice, rules: Rules) -> str:
     """Return why the numbers that a node reads or gives do not fit, or nothing."""
     for index, value in choice.reads():
+        if value in rules.guarded and (choice.node.op_type in MOVING or index in DIVIDING.get(choice.node.op_type, ())):
+            return f"it reads {value.name}, which {GUARDED}"
         masks = is_attention_mask(choice.node, index)
         problem = constant_obstacle(choice.node, index) if is_constant(value) else _range_obstacle(value, rules, masks)
         if problem:

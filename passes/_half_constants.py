@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mlc.fusion import array_of
+from mlc.fusion import array_of, is_constant
 from passes._half import FLOAT16, number_obstacle, too_large
 from passes._half_sensitive import PRODUCTS
 
@@ -25,9 +25,6 @@ be added to it without -inf, which would make NaN of a row that is wholly masked
 CLAMPED = f"masking numbers up to {MASKING:g} became {LOWEST:g}, since -inf makes NaN of rows that are wholly masked"
 """A note; the names of the masks follow."""
 
-BOUNDING = frozenset({"Clip", "Max", "Min"})
-"""Operators for which a bound beyond float16 is none: it may be the last number as well."""
-
 BIASED = 2
 """The place from which on the inputs of a product are added to it."""
 
@@ -39,23 +36,34 @@ class Role(Enum):
 
     PLAIN = "plain"
     MASK = "mask"
-    BOUND = "bound"
+    LOWER = "lower bound"
+    UPPER = "upper bound"
+
+
+BOUNDS = (Role.LOWER, Role.UPPER)
 
 
 def role_of(node: ir.Node, index: int, array: Array) -> Role:
     """Return what a constant is for the node that reads it at this place."""
-    if node.op_type in BOUNDING and not _excludes_all(node, index, array):
-        return Role.BOUND
+    bound = _bound(node, index)
+    if bound is not None and not _excludes_all(bound, array):
+        return bound
     large = array[np.isfinite(array) & (np.abs(array) > FLOAT16.highest)]
     if large.size and bool((large <= MASKING).all()) and _takes_masks(node, index):
         return Role.MASK
     return Role.PLAIN
 
 
-def _excludes_all(node: ir.Node, index: int, array: Array) -> bool:
+def _bound(node: ir.Node, index: int) -> Role | None:
+    """Return which bound a node takes what it reads at a place for, if any."""
+    if node.op_type in ("Max", "Min"):
+        return Role.LOWER if node.op_type == "Max" else Role.UPPER
+    return {1: Role.LOWER, 2: Role.UPPER}.get(index) if node.op_type == "Clip" else None
+
+
+def _excludes_all(bound: Role, array: Array) -> bool:
     """Whether a bound leaves no number of float16: a lower one above its highest, an upper one below its lowest."""
-    lower = node.op_type == "Max" or (node.op_type == "Clip" and index == 1)
-    return bool((array > FLOAT16.highest if lower else array < -FLOAT16.highest).any())
+    return bool((array > FLOAT16.highest if bound is Role.LOWER else array < -FLOAT16.highest).any())
 
 
 def _takes_masks(node: ir.Node, index: int) -> bool:
@@ -70,13 +78,19 @@ def is_attention_mask(node: ir.Node, index: int) -> bool:
 def constant_obstacle(node: ir.Node, index: int) -> str:
     """Return why a constant cannot be read in float16 at this place, or nothing.
 
-    Small numbers in what is added to larger ones, as a bias, are no obstacle; a single one that is added is: it keeps a
+    A bound beyond float16 is none, and may be its last number as well; a bound next to 0 keeps a divisor from it. Small
+    numbers in what is added to larger ones, as a bias, are no obstacle; a single one that is added is: it keeps a
     divisor from 0.
     """
     value = node.inputs[index]
     assert value is not None
     array = array_of(value)
-    if role_of(node, index, array) is not Role.PLAIN:
+    role = role_of(node, index, array)
+    if role in BOUNDS:
+        lost = array[(array != 0) & (np.abs(array) < FLOAT16.smallest)]
+        least = f"{FLOAT16.smallest:.2g}, the smallest normal {FLOAT16.name}"
+        return f"its bound {value.name} of {lost.flat[0]:g} is below {least}" if lost.size else ""
+    if role is Role.MASK:
         return ""
     added = (node.op_type in PRODUCTS and index >= BIASED) or (node.op_type == "Add" and array.size > 1)
     if added and too_large(array, FLOAT16) is None:
@@ -85,11 +99,28 @@ def constant_obstacle(node: ir.Node, index: int) -> str:
     return f"its constant {value.name} {problem}" if problem else ""
 
 
+def keeps_from_zero(node: ir.Node) -> bool:
+    """Whether a node adds or bounds by a number next to 0, of which float16 holds few bits or none."""
+    places = {"Add": (0, 1), "Sum": range(len(node.inputs)), "Max": range(len(node.inputs)), "Clip": (1,)}
+    for index in places.get(node.op_type, ()):
+        value = node.inputs[index] if index < len(node.inputs) else None
+        array = array_of(value) if value is not None and is_constant(value) else np.zeros(0)
+        if array.size == 1 and 0 < float(array.reshape(())) < FLOAT16.smallest:
+            return True
+    return False
+
+
 def fitted(array: Array, role: Role) -> Array:
-    """Return a constant with finite numbers within float16; NaN and infinities stay."""
+    """Return a constant with finite numbers within float16; NaN and infinities stay.
+
+    Bounds are rounded inwards: of 1 - 1e-6, which keeps a logarithm finite, the nearest float16 is 1.
+    """
     if role is Role.MASK:
         return np.where(np.isfinite(array) & (array <= MASKING), np.array(LOWEST, array.dtype), array)
-    if role is Role.BOUND:
-        within: Array = np.clip(array, -FLOAT16.highest, FLOAT16.highest)
-        return np.where(np.isfinite(array), within, array)
-    return array
+    if role not in BOUNDS:
+        return array
+    within: Array = np.clip(array, -FLOAT16.highest, FLOAT16.highest)
+    nearest = within.astype(np.float16)
+    beyond = nearest < within if role is Role.LOWER else nearest > within
+    inner = np.nextafter(nearest, np.float16(np.inf if role is Role.LOWER else -np.inf))
+    return np.where(np.isfinite(array), np.where(beyond, inner, nearest).astype(array.dtype), array)

@@ -81,3 +81,9 @@ PASSING = frozenset(
     }
 )  # fmt: skip
 """Operators that pass on what their inputs are made of: whole numbers, or infinities."""
+
+MOVING = frozenset({"Expand", "Flatten", "Identity", "Reshape", "Sqrt", "Squeeze", "Tile", "Transpose", "Unsqueeze"})
+"""Operators behind which what is next to 0, and not 0, is so still."""
+
+DIVIDING = {"Div": (1,), "Log": (0,), "Mul": (0, 1), "Pow": (0,), "Reciprocal": (0,)}
+"""The places at which operators read what may not be 0, or multiply by its inverse."""

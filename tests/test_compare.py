@@ -133,6 +133,8 @@ def test_sqnr():
     assert sqnr(floats(3, 4), floats(3, 4)) == math.inf
     assert sqnr(floats(10, 0), floats(11, 0)) == pytest.approx(20)
     assert sqnr(floats(1, 2), floats(1, np.nan)) == -math.inf
+    assert sqnr(floats(0, 0), floats(1e-39, 0)) == math.inf
+    assert sqnr(floats(0, 0), floats(1e-30, 0)) == -math.inf
     assert sqnr(floats(1, 2), floats(1)) == -math.inf
     assert sqnr(floats(0, 0), floats(0, 1)) == -math.inf
 

@@ -254,15 +254,46 @@ def test_a_line_that_checks_its_input_is_left_out_and_said(workspace, check, wha
     assert f"in {check.__name__}: `" in note
 
 
-def test_a_line_that_raises_in_a_trace_alone_is_no_check(workspace):
-    def doubled(x):
-        if (x > 0).any():
-            if torch.compiler.is_exporting():
-                raise ValueError("not in a trace")
-            x.mul_(2)
+def nothing_is_positive(x):
+    if not (x > -100).any():
+        raise ValueError("nothing here")
 
-    with pytest.raises(SourceError, match="differs from the original"):
-        exported(workspace, Checked(doubled), None, "x=float32[n=1..9]")
+
+def test_a_line_that_checks_that_there_is_something(workspace):
+    found = exported(workspace, Checked(nothing_is_positive), None, "x=float32[n=1..9]")
+    assert any("does not check what raises ValueError: nothing here" in note for note in found.artifact.origin.notes)
+
+
+def test_a_check_that_is_called_often_is_told_once(workspace):
+    class Often(nn.Module):
+        def forward(self, x):
+            for _ in range(5):
+                raises(x)
+                x = x + 1
+            return x
+
+    found = exported(workspace, Often(), None, "x=float32[n=1..9]")
+    assert len([note for note in found.artifact.origin.notes if "does not check" in note]) == 1
+
+
+def long_and_unknown(x):
+    if torch.isnan(x).any():
+        if x.shape[0] > 4:
+            raise ValueError("too long for NaN")
+        x.nan_to_num_()
+
+
+def in_a_trace(x):
+    if torch.isnan(x).any():
+        x.nan_to_num_()
+        if torch.compiler.is_exporting():
+            raise ValueError("not in a trace")
+
+
+@pytest.mark.parametrize("check", [long_and_unknown, in_a_trace])
+def test_a_branch_that_does_more_than_raise_is_no_check(workspace, check):
+    with pytest.raises(SourceError, match="ValueError"):
+        exported(workspace, Checked(check), None, "x=float32[n=5..9]")
 
 
 def test_what_raises_for_another_reason_is_told(workspace):

@@ -78,6 +78,7 @@ def fractions(x):
         1 + round(n * 0.35),
         1 + math.floor((n + 2) * 0.1 + n * 0.2),
         math.ceil(n**0.5),
+        1 + math.ceil(math.trunc(n * 0.25) * 0.5),
     )
     return tuple(x[:, :end] * 1.0 for end in ends)
 
@@ -88,7 +89,12 @@ def test_fractions_of_sizes_are_those_of_python(workspace):
 
 
 def test_a_tensor_reads_fractions_of_sizes_in_float32(workspace):
-    net = exported(workspace, Of(lambda x: x * (x.shape[1] * 0.7) + x.shape[1] / 3), None, "x=float32[2,n=4..220]")
+    net = exported(
+        workspace,
+        Of(lambda x: x * (x.shape[1] * 0.7) + x.shape[1] / 3 + (x.shape[1] * 0.7) % 2),
+        None,
+        "x=float32[2,n=4..220]",
+    )
     assert_alike(workspace, net, *(np.ones((2, n), np.float32) for n in (90, 91)))
 
 
@@ -139,8 +145,9 @@ NONE, SOME = -np.ones((6, 3), np.float32), np.random.default_rng(0).normal(size=
         lambda x: x[x[:, 0] > 0].mean((0, -1), keepdim=True),
         lambda x: x[x > 0].mean(),
         lambda x: x[x[:, 0] > 0].double().mean(0),
+        lambda x: (x[x[:, 0] > 0] * 5).long().mean(0, dtype=torch.float32),
     ],
-    ids=["an axis", "both", "all", "double"],
+    ids=["an axis", "both", "all", "double", "of integers"],
 )
 def test_the_mean_of_nothing_is_no_number(workspace, mean):
     net = exported(workspace, Of(mean), None, "x=float32[n=1..9,3]")

@@ -258,6 +258,13 @@ def test_a_guard_on_a_sum_of_dims_is_evaluated_at_all_sizes(workspace, asked, le
     assert refused.value.hint == "narrow past and new, or make that line independent of the size"
 
 
+@pytest.mark.parametrize("asked", [lambda n: 5000 < n < 5100, lambda n: (n & 1024) == 1024], ids=["between", "a bit"])
+def test_a_guard_on_a_sum_of_many_sizes_is_no_less_one(workspace, asked):
+    wide = [spec.replace("1..9", "1..8192") for spec in PAST]
+    with pytest.raises(SizesError, match=r"all of total=2\.\.16384"):
+        exported(workspace, Summed(asked), None, *wide)
+
+
 def test_a_guard_on_a_sum_of_dims_that_changes_nothing_is_compared(workspace):
     class Even(nn.Module):
         def forward(self, past, new, mask):

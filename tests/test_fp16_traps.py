@@ -102,3 +102,36 @@ def test_what_nodes_without_names_of_their_own_read(seed, workspace):
     for rows in (1, 5):
         assert ratios(before, after, {"x": random(rows, rows, 3) / 4}, workspace)["y"] > 45
     assert first_loss(after, [feeds], workspace) == ""
+
+
+# ---------------------------------------------------------------- what keeps a divisor from 0
+
+DIVISORS = {
+    "a norm, bounded": "n = ReduceL2(h, axis) d = Clip(n, eps) e = Expand(d, shape) y = Div(h, e)",
+    "the largest, bounded": "a = Abs(h) n = ReduceMax(a, axis) d = Max(n, eps) y = Div(h, d)",
+    "added": "a = Abs(h) n = ReduceMax(a, axis) d = Add(n, eps) y = Div(h, d)",
+    "a root": "a = Mul(h, h) n = ReduceMax(a, axis) d = Clip(n, eps) r = Sqrt(d) i = Reciprocal(r) y = Mul(h, i)",
+    "of a logarithm": "t = Tanh(h) k = Clip(t, low, high) y = Atanh(k)",
+}
+
+
+@pytest.mark.parametrize("form", DIVISORS)
+def test_what_keeps_a_divisor_from_0_is_kept(form, workspace):
+    """Of rows of zeros, and of what saturates, calibration has seen none."""
+    body = f"h = MatMul(x, w) {DIVISORS[form]}"
+    near = np.float32(1e-6)
+    held = read_by(
+        body, w=random(1, 8, 8) * np.float32(8), eps=np.float32(1e-12), axis=np.array([1]), shape=np.array([4, 8]),
+        low=near - 1, high=1 - near,
+    )  # fmt: skip
+    before = holding(f"g (float[4,8] x) => (float[4,8] y) {{ {body} }}", **held)
+    seen = {"x": random(3, 4, 8) / np.float32(32)}
+    after, change = halved(before, seen)
+    assert change.sites
+    unseen = {"x": np.stack([np.zeros(8), *random(4, 3, 8)]).astype(np.float32)}
+    expected = answers(before, unseen, workspace)["y"]
+    ran = strictly(after, unseen, workspace, baseline=before)
+    assert np.isfinite(expected).all()
+    assert np.isfinite(ran.outputs["y"]).all()
+    if form != "of a logarithm":
+        np.testing.assert_allclose(ran.outputs["y"], expected, rtol=0.02, atol=0.02)

@@ -11,6 +11,7 @@ from mlc.recipe import merge
 from mlc.registry import schedule
 from mlc.types import NodePlan, PassSpec, Plan
 from passes.int8_static import Int8Static
+from passes.int8_weights import Int8Weights
 from tests.quantizing import ANY_CPU, VNNI, build, weights
 
 ATTENTION = """agraph (float[2,7,16] x, float[2,1,7] mask) => (float[2,7,16] y)
@@ -268,6 +269,16 @@ def test_passes_run_in_the_order_of_formats_whatever_is_named_first(tmp_path):
     found = quantizing(asked).passes
     assert [spec.name for spec in found] == ["smooth-quant", "int8-static", "int8-dynamic"]
     assert found[-1] == dynamic
+    for form, beside in (("int8-static", "fp16"), ("fp16", "int8-static")):
+        found = quantizing(merge(None, {"source": "model.onnx", "to": form, "passes": [beside]})).passes
+        assert [spec.name for spec in found] == ["int8-static", "fp16"]
+
+
+def test_a_plan_may_give_the_format_of_its_weights_to_what_has_none(tmp_path):
+    text = '[[node]]\nname = "d"\nformat = "int8-weights"\n[[node]]\nname = "r"\nformat = "int8-weights"\n'
+    given = read_plan(written(tmp_path, text)).plan
+    plan = Planner(given=given).plan(attention(), [Int8Weights()], Context(ANY_CPU))
+    assert {entry.node for entry in plan.nodes if entry.format == "int8-weights"} == {"d", "r"}
 
 
 def test_a_pass_that_is_given_twice_beside_its_format_is_refused():

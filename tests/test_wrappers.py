@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import logging
 import types
 from collections import OrderedDict, UserDict, defaultdict
 from contextlib import redirect_stderr
@@ -503,14 +504,72 @@ def test_nothing_of_a_trace_stays_in_what_hooks_collect(workspace):
         def keep(self, _module, _inputs, output):
             self.seen.append(output)
 
-    module, by_name, recorder = layers(), dict[str, Tensor](), Recorder()
+    class Called(Recorder):
+        __call__ = Recorder.keep
+
+    def append(store, _module, _inputs, output):
+        store.append(output)
+
+    module, by_name = layers(), dict[str, Tensor]()
+    recorder, called, given, defaulted = Recorder(), Called(), list[Tensor](), list[Tensor]()
     module[0].register_forward_hook(lambda _module, _inputs, output: by_name.update(first=output))
     module[2].register_forward_hook(recorder.keep)
+    module[2].register_forward_hook(called)
+    module[2].register_forward_hook(functools.partial(append, given))
+    module[2].register_forward_hook(lambda _module, _inputs, output, store=defaulted: store.append(output))
     module.eval()(X)
     before = by_name["first"]
     assert not told(exported(workspace, module, X), "forward changes")
     assert by_name["first"] is before
-    assert len(recorder.seen) == 1
+    assert [len(seen) for seen in (recorder.seen, called.seen, given, defaulted)] == [1, 1, 1, 1]
+
+
+class Store(dict[str, Tensor]):
+    """A dict of the user's."""
+
+
+class Kept(nn.Module):
+    """Writes into tensors wherever they lie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store(k=torch.zeros(1, 6))
+        self.many = [torch.zeros(1, 6) for _ in range(1001)]
+        self.log = logging.getLogger("mlc.test")
+
+    def forward(self, x):
+        self.log.debug("called")
+        self.store["k"].add_(1)
+        self.many[-1].add_(1)
+        return x + self.store["k"] + self.many[-1]
+
+
+def test_tensors_in_containers_of_any_kind_are_put_back():
+    module = Kept()
+    original = load(module, (), X)
+    assert original.notes[-1].startswith("forward changes many, store: frozen as it is")
+    assert not module.store["k"].any()
+    assert not module.many[-1].any()
+
+
+def test_a_buffer_that_is_given_the_memory_of_a_weight_gets_its_own_again():
+    class Shares(nn.Module):
+        memory: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(6))
+            self.register_buffer("memory", torch.zeros(6))
+
+        def forward(self, x):
+            y = x + self.memory
+            self.memory.data = self.weight.data
+            return y
+
+    module = Shares()
+    load(module, (), X)
+    assert not module.memory.any()
+    assert bool((module.weight == 1).all())
 
 
 def test_a_weight_that_is_given_other_data_in_forward_is_named(workspace):

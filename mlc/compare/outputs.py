@@ -175,7 +175,8 @@ def sqnr(expected: Array, actual: Array) -> float:
 def powers(expected: Array, actual: Array) -> tuple[float, float]:
     """Return the summed squares of the expected value and of the error, over the finite elements of the former.
 
-    Elements of a mask do not count while they stay masked: beside them all else would be as nothing.
+    Elements of a mask do not count while they stay masked: beside them all else would be as nothing. Beside nothing but
+    zeros an error below the smallest normal float32 is none.
     """
     signal, noise, level = 0.0, 0.0, mask_level(expected)
     for wanted, given in zip(chunks(expected), chunks(actual), strict=True):
@@ -187,7 +188,8 @@ def powers(expected: Array, actual: Array) -> tuple[float, float]:
         still[masked] = np.abs(given[masked] / wanted[masked] - 1) <= 1 - ALIKE
         error = given[finite & ~still] - wanted[finite & ~still]
         noise += float(np.dot(error, error)) if np.isfinite(error).all() else math.inf
-    return signal, noise
+    least = float(np.finfo(np.float32).tiny) ** 2 * expected.size
+    return signal, 0.0 if signal == 0 and noise < least else noise
 
 
 def ratio_db(signal: float, noise: float) -> float:

@@ -7,12 +7,14 @@ export was compared on: where it did not, the export is refused.
 
 from __future__ import annotations
 
+import ast
 import itertools
 import linecache
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +30,9 @@ MOST = 100
 
 CALLED = ", called at "
 """What stands between a line and where it is called from."""
+
+SIMPLE = (ast.Expr, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Raise)
+"""Statements that have no branches of their own."""
 
 OURS, TORCH = Path(__file__).parents[1], Path(torch.__file__).parent
 
@@ -46,7 +51,7 @@ class Asked(TorchFunctionMode):
         self._given = given
         self.lines: dict[str, set[bool]] = {}
         self.checks: dict[str, str] = {}
-        self._last = ""
+        self._last: _Place | None = None
         self._visits: Counter[str] = Counter()
         self._answers: dict[int, tuple[Tensor, bool]] = {}  # held, since ids of what is gone come again
 
@@ -61,15 +66,15 @@ class Asked(TorchFunctionMode):
     ) -> Any:
         """Note questions over a whole mask, and answer them where a trace cannot."""
         name = getattr(func, "__name__", "")
-        if func is Tensor.__bool__ and id(args[0]) in self._answers and (line := _line()):
+        if func is Tensor.__bool__ and id(args[0]) in self._answers and (place := _place()):
             _, given = self._answers[id(args[0])]
-            self._visits[line] += 1
-            known = torch.compiler.is_exporting() and self._visits[line] <= MOST
-            self._last = f"{line}, {self._visits[line]}"
-            if known and self._last in self.checks:
+            self._visits[place.line] += 1
+            known = torch.compiler.is_exporting() and self._visits[place.line] <= MOST
+            self._last = place
+            if known and place.text in self.checks:
                 return not given
             answer = given if known else bool(func(*args))
-            self.lines.setdefault(self._last, set()).add(answer)
+            self.lines.setdefault(f"{place.line}, {self._visits[place.line]}", set()).add(answer)
             return answer
         returned = func(*args, **(kwargs or {}))
         if name in self._given and len(args) == 1 and not kwargs and getattr(args[0], "dtype", None) == torch.bool:
@@ -77,40 +82,79 @@ class Asked(TorchFunctionMode):
         return returned
 
     def is_check(self, raised: BaseException) -> bool:
-        """Whether a line of the model raised what stopped a trace because of the last answer, which is another now.
+        """Whether the line of the last answer does nothing but raise on it; from now on it gets the other one.
 
         Such a line checks what it is given: ``if torch.isnan(x).any(): raise ValueError``. No graph can.
         """
-        files = [Path(frame.filename) for frame in traceback.extract_tb(raised.__traceback__)]
-        if not self._last or self._last in self.checks or not files or _is_of(str(files[-1]), OURS, TORCH):
+        last, frames = self._last, traceback.extract_tb(raised.__traceback__)
+        if last is None or last.text in self.checks or not frames or frames[-1].filename != last.file:
             return False
-        self.checks[self._last] = f"{type(raised).__name__}: {first_line(raised)}"
-        self.lines.pop(self._last, None)
-        self._last = ""
+        if not _raises_alone(last.file, last.number, frames[-1].lineno or 0):
+            return False
+        self.raise_otherwise({last.text: f"{type(raised).__name__}: {first_line(raised)}"})
         return True
+
+    def raise_otherwise(self, checks: Mapping[str, str]) -> None:
+        """Take lines, and what each raises, for checks, of which no way but one is ever taken."""
+        self.checks.update(checks)
+        for line in [line for line in self.lines if line.partition(CALLED)[0] in checks]:
+            del self.lines[line]
 
 
 def asked_notes(asked: Asked) -> tuple[str, ...]:
     """Return a note where a trace was given answers, and one for each check that no graph makes."""
     told = " and ".join(dict.fromkeys(line.partition(CALLED)[0] for line in asked.lines))
     masked = f"traced as where something is masked, compared where nothing is too: {told}"
-    checks = dict.fromkeys((line.partition(CALLED)[0], what) for line, what in asked.checks.items())
-    left_out = (f"the exported model does not check what raises {what} at {line}" for line, what in checks)
+    left_out = (
+        f"the exported model does not check what raises {what} at {line}" for line, what in asked.checks.items()
+    )
     return (*((masked,) if told else ()), *left_out)
 
 
-def _line() -> str:
-    """Return the line that asks, and from where it is called, or nothing where it is none of the model.
+@dataclass(frozen=True)
+class _Place:
+    """A line that asks: as it is told, with where it is called from too, and in which file it stands where."""
+
+    text: str
+    line: str
+    file: str
+    number: int
+
+
+def _place() -> _Place | None:
+    """Return the line that asks, and from where it is called, or None where it is none of the model.
 
     One line may ask for the masks of an encoder and of a decoder, or for two at once, at other places of its bytecode:
     each has to be seen both ways.
     """
     stack = [(frame, frame.f_code.co_filename, number) for frame, number in traceback.walk_stack(sys._getframe(2))]  # noqa: SLF001
-    line = user_frame([(file, n, frame.f_code.co_name, linecache.getline(file, n)) for frame, file, n in stack[::-1]])
+    text = user_frame([(file, n, frame.f_code.co_name, linecache.getline(file, n)) for frame, file, n in stack[::-1]])
     asking = itertools.dropwhile(lambda one: _is_of(one[1], OURS, TORCH), stack)
-    calls = itertools.takewhile(lambda one: not _is_of(one[1], OURS), asking)
+    calls = [*itertools.takewhile(lambda one: not _is_of(one[1], OURS), asking)]
     places = [f"{Path(file).name}:{n}+{frame.f_lasti}" for frame, file, n in calls if not _is_of(file, TORCH)]
-    return f"{line}{CALLED}{', '.join(places)}" if line else ""
+    if not text or not calls:
+        return None
+    return _Place(text, f"{text}{CALLED}{', '.join(places)}", calls[0][1], calls[0][2])
+
+
+def _raises_alone(file: str, asking: int, raising: int) -> bool:
+    """Whether the statement that asks in a line of a file is an assertion, or an if of which a branch only raises."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except SyntaxError:
+        return False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert) and _holds([node], asking) and _holds([node], raising):
+            return True
+        if isinstance(node, ast.If) and _holds([node.test], asking):
+            branch = next((part for part in (node.body, node.orelse) if part and _holds(part, raising)), None)
+            if branch is not None:
+                return isinstance(branch[-1], ast.Raise) and all(isinstance(one, SIMPLE) for one in branch)
+    return False
+
+
+def _holds(nodes: Sequence[ast.expr | ast.stmt], number: int) -> bool:
+    return nodes[0].lineno <= number <= (nodes[-1].end_lineno or 0)
 
 
 def _is_of(file: str, *folders: Path) -> bool:

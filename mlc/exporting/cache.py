@@ -18,7 +18,7 @@ from mlc.exporting.translation import Doubt, Translation
 from mlc.manifest import digest
 from mlc.workspace import initializers
 
-SCHEMA = 4
+SCHEMA = 5
 
 LIMIT = 8 * 10**9
 """Bytes that all exports may take together; the ones that were not used for the longest time are removed."""

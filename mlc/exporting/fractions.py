@@ -29,6 +29,7 @@ def of_fractions() -> dict[Any, Callable[..., Any]]:
         operator.mul: _either("Mul"),
         operator.pow: _either("Pow"),
         operator.truediv: _quotient,
+        operator.mod: _rest,
         torch.sym_float: lambda number: _single(double(number)),
         math.ceil: lambda number: _whole(op.Ceil(double(number))),
         math.floor: lambda number: _whole(op.Floor(double(number))),
@@ -42,7 +43,8 @@ def double(number: Any) -> Any:
     if isinstance(number, int | float):
         return op.Constant(value=ir.tensor(float(number), dtype=DOUBLE))
     made_by = number.producer()
-    if made_by is not None and made_by.op_type == "Cast" and made_by.inputs[0].dtype == DOUBLE:
+    narrowed = made_by is not None and made_by.op_type == "Cast" and made_by.attributes["to"].as_int() == FLOAT
+    if narrowed and made_by.inputs[0].dtype == DOUBLE:
         return made_by.inputs[0]
     return op.Cast(number, to=DOUBLE)
 
@@ -70,6 +72,13 @@ def _either(name: str) -> Callable[..., Any]:
 
 def _quotient(left: Any, right: Any) -> Any:
     return _single(op.Div(double(left), double(right)))
+
+
+def _rest(left: Any, right: Any) -> Any:
+    """Return what a division leaves: of sizes, none of which is negative, Python's ``%`` and C's ``fmod`` are one."""
+    if _is_fraction(left) or _is_fraction(right):
+        return _single(op.Mod(double(left), double(right), fmod=1))
+    return op.Mod(left, right)
 
 
 def _rounded(number: Any, digits: Any = None) -> Any:

@@ -14,7 +14,7 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -138,7 +138,9 @@ class GuardLog(logging.Handler):
                 continue
             dims = {symbol: dim_of(self.sources[symbol], inputs) for symbol in symbols}
             names = sorted({name for dim in dims.values() for name in dim.terms or ((dim.name,) if dim.name else ())})
-            sizes = _breaking(guard.text, dims, {name: roots[name] for name in names})
+            own = {name: roots[name] for name in names}
+            total = _one_sum(dims, own)
+            sizes = _breaking(guard.text, dims, own) if total is None else _breaking_sum(guard.text, dims, total, own)
             if sizes is None or sizes:
                 found.append(Broken(guard, tuple(names), sizes))
         return found
@@ -149,6 +151,34 @@ def dim_of(axis: Axis, inputs: Sequence[InputSpec]) -> Dim:
     place, index = axis
     spec = inputs[int(place)] if place.isdecimal() else next(spec for spec in inputs if spec.name == place)
     return spec.dims[index]
+
+
+def _one_sum(symbols: Mapping[str, Dim], roots: Mapping[str, Dim]) -> Dim | None:
+    """Return the one sum of dims that a guard speaks of, whose every size is legal, or None where it is another."""
+    total, *others = dict.fromkeys(symbols.values())
+    whole = not others and len(set(total.terms)) == len(total.terms) > 1
+    return total if whole and all(dim.step == 1 for dim in roots.values()) else None
+
+
+def _breaking_sum(
+    text: str, symbols: Mapping[str, Dim], total: Dim, roots: Mapping[str, Dim]
+) -> tuple[Sizes, ...] | None:
+    """Return the legal sizes at which a guard on a sum is false: looked for among the sums, which are fewer."""
+    alone = replace(total, terms=())
+    false = _breaking(text, dict.fromkeys(symbols, alone), {str(total.name): alone})
+    if false is None:
+        return None
+    parts = (sizes for one in false for sizes in _parts(one[str(total.name)], total.terms, roots))
+    return tuple(itertools.islice(parts, ENOUGH))
+
+
+def _parts(size: int, terms: Sequence[str], roots: Mapping[str, Dim]) -> Iterator[Sizes]:
+    """Yield the legal sizes of dims that add up to a size."""
+    *first, last = terms
+    for chosen in itertools.product(*(range(roots[name].low, roots[name].high + 1) for name in first)):
+        left = size - sum(chosen)
+        if roots[last].low <= left <= roots[last].high:
+            yield {**dict(zip(first, chosen, strict=True)), last: left}
 
 
 def _breaking(text: str, symbols: Mapping[str, Dim], roots: Mapping[str, Dim]) -> tuple[Sizes, ...] | None:

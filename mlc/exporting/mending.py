@@ -93,13 +93,15 @@ def means_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
     for node in [node for node in program.graph.nodes if node.target in {aten.mean.dim, aten.mean.default}]:
         values = node.args[0]
         shape = values.meta["val"].shape
-        given = node.args[1] if len(node.args) > 1 and node.args[1] else range(len(shape))
+        given = node.args[1] if node.target is aten.mean.dim and node.args[1] else range(len(shape))
         axes = sorted(axis % len(shape) for axis in given)
-        if node.kwargs.get("dtype") or not any(free_unbacked_symbols(shape[axis]) for axis in axes):
+        if not any(free_unbacked_symbols(shape[axis]) for axis in axes):
             continue
+        dtype = {"dtype": node.meta["val"].dtype}
         with program.graph.inserting_before(node), values.meta["val"].fake_mode:
-            dtype = {"dtype": node.meta["val"].dtype}
-            total = program.graph.call_function(aten.sum.dim_IntList, (values, axes, *node.args[2:]))
+            wide = program.graph.call_function(aten._to_copy.default, (values,), dtype)  # noqa: SLF001
+            wide.meta = {**node.meta, "val": values.meta["val"].to(**dtype)}
+            total = program.graph.call_function(aten.sum.dim_IntList, (wide, axes, *node.args[2:]))
             total.meta = dict(node.meta)
             for axis in axes:
                 size = program.graph.call_function(aten.sym_size.int, (values, axis))

@@ -85,7 +85,7 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     with rolled(original.module) as called, nullcontext() if opset >= NEWER else zeros_where_masked():
         program, names, doubt, noted = _trace(original, sizes, coded, asked)
         if asked.lines:
-            _check_idle(original, sizes, coded, doubted=doubt is not None)
+            _check_idle(original, sizes, coded, asked, doubted=doubt is not None)
     mend(program)
     with _rolled(original.module):
         model = written(program, opset)
@@ -137,16 +137,17 @@ def _trace(
     return program, _names(program, stored), doubt, doubt_note(doubt, again.ways)
 
 
-def _check_idle(original: TorchOriginal, sizes: Sizes, coded: Sequence[Coded], *, doubted: bool) -> None:
+def _check_idle(original: TorchOriginal, sizes: Sizes, coded: Sequence[Coded], asked: Asked, *, doubted: bool) -> None:
     """Raise SourceError where the ways without a mask, of which no graph is made, branch on values, or on sizes too.
 
+    Lines that raise there are checks of what was ``asked``.
     Nothing would tell at which of them to compare. Where guards are ``doubted`` with a mask, most of them are the same.
     """
     inputs = original.signature.inputs
-    log = GuardLog()
+    log, idle = GuardLog(), Asked(IDLE)
     try:
         with suppress(SizesError):
-            _exported(original, probe(inputs, sizes, original.example, None, 0), coded, log, Asked(IDLE), put_off=True)
+            _exported(original, probe(inputs, sizes, original.example, None, 0), coded, log, idle, put_off=True)
     except SourceError as failed:
         raise SourceError(f"where nothing is masked, {failed.message}", failed.hint) from failed
     for one in () if doubted else log.broken(inputs):
@@ -156,6 +157,7 @@ def _check_idle(original: TorchOriginal, sizes: Sizes, coded: Sequence[Coded], *
             f"{f', because of {one.guard.line}' if one.guard.line else ''}",
             "make that line independent of the size, or compute with the mask there too",
         )
+    asked.raise_otherwise(idle.checks)
 
 
 def _again(
@@ -188,41 +190,55 @@ def _exported(
     *,
     put_off: bool = False,
 ) -> tuple[torch.export.ExportedProgram, Stored]:
-    """Return the program of torch.export, its guards only listened to where they are ``put_off``."""
+    """Return the program of torch.export, its guards only listened to where they are ``put_off``.
+
+    A line that checks what it is given stops a trace, and is passed in the next.
+    """
     inputs = original.signature.inputs
     device = device_of(original.module)
     tensors = tuple(torch.from_numpy(arrays[spec.name]).to(device) for spec in inputs)
     shapes = unrelated_shapes(inputs, arrays) if put_off else dynamic_shapes(inputs)
     options: dict[str, Any] = {"dynamic_shapes": (shapes,), "prefer_deferred_runtime_asserts_over_guards": put_off}
-    try:
-        with (
-            foreign("torch.export"),
-            frozen(original.module) as before,
-            torch.no_grad(),
-            quiet(),
-            _rolled(original.module),
-            over_four_axes(),
-            pooling_rows(),
-            plain_layers(),
-            inverse_by_products(),
-            settled(),
-            quotients_of_sizes(),
-            lengths_of_tensors(original.module),
-            unchecked_distributions(),
-            log.listening(),
-            traceable(original.module, stored_in(original.module)) as stored,
-        ):
-            program = torch.export.export(Flat(original, coded, stored, asked), tensors, strict=False, **options)
-            copies = {id(kept): nn.Parameter(kept.data) for kept, _ in before.parameters}
-            program.state_dict.update(
-                {name: copies[id(kept)] for name, kept in program.state_dict.items() if id(kept) in copies}
-            )
-    except SourceError as failed:
-        if failed.__cause__ is None:
-            raise
-        if asked.is_check(failed.__cause__):
-            return _exported(original, arrays, coded, log, asked, put_off=put_off)
-        raise tracing_error(failed.__cause__, inputs, log) from failed.__cause__
+    while True:
+        try:
+            with foreign("torch.export"):
+                return _program(original, tensors, coded, log, asked, options)
+        except SourceError as failed:
+            if failed.__cause__ is None:
+                raise
+            if not asked.is_check(failed.__cause__):
+                raise tracing_error(failed.__cause__, inputs, log) from failed.__cause__
+
+
+def _program(  # noqa: PLR0917 - one place calls it
+    original: TorchOriginal,
+    tensors: tuple[torch.Tensor, ...],
+    coded: Sequence[Coded],
+    log: GuardLog,
+    asked: Asked,
+    options: dict[str, Any],
+) -> tuple[torch.export.ExportedProgram, Stored]:
+    with (
+        frozen(original.module) as before,
+        torch.no_grad(),
+        quiet(),
+        _rolled(original.module),
+        over_four_axes(),
+        pooling_rows(),
+        plain_layers(),
+        inverse_by_products(),
+        settled(),
+        quotients_of_sizes(),
+        lengths_of_tensors(original.module),
+        unchecked_distributions(),
+        log.listening(),
+        traceable(original.module, stored_in(original.module)) as stored,
+    ):
+        program = torch.export.export(Flat(original, coded, stored, asked), tensors, strict=False, **options)
+        copies = {id(kept): nn.Parameter(kept.data) for kept, _ in before.parameters}
+        program.state_dict.update(
+            {name: copies[id(kept)] for name, kept in program.state_dict.items() if id(kept) in copies}
+        )
     return program, stored
 
 
@@ -237,17 +253,17 @@ def _names(program: torch.export.ExportedProgram, stored: Stored) -> dict[str, s
 
 
 def _check_sums(inputs: Sequence[InputSpec], log: GuardLog) -> None:
-    """Raise SizesError where a guard on a sum of dims is broken: torch knows no declared range of it."""
+    """Raise SizesError where a guard on a sum of dims is broken, or may be: torch knows no declared range of it."""
     for one in log.broken(inputs):
         dims = [dim_of(log.sources[symbol], inputs) for symbol in SYMBOL.findall(one.guard.text)]
         total = next((dim for dim in dims if dim.terms), None)
-        if total is None or not one.sizes:
+        if total is None:
             continue
+        least = min(one.sizes, key=lambda sizes: size_of(total, sizes)) if one.sizes else None
+        such = f", such as {total.name}={size_of(total, least)} ({sizes_text(least)})" if least else ""
         line = f", because of {one.guard.line}" if one.guard.line else ""
-        least = min(one.sizes, key=lambda sizes: size_of(total, sizes))
         raise SizesError(
-            f"the model does not compute the same way for all of {total.name}={range_text(total)}, "
-            f"such as {total.name}={size_of(total, least)} ({sizes_text(least)}){line}",
+            f"the model does not compute the same way for all of {total.name}={range_text(total)}{such}{line}",
             f"narrow {' and '.join(total.terms)}, or make that line independent of the size",
         )
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mlc.pipeline.data import Datasets
     from mlc.pipeline.run import Run
 
+HALVES = ("fp16", "bf16")
+"""Formats of what integers leave: their passes run behind all others, which read float32 alone."""
+
 NAMED = 3
 """So many nodes are named that a plan forgot."""
 
@@ -54,7 +57,7 @@ def quantizing(recipe: Recipe) -> Quantizing:
     passes = tuple(
         sorted(
             (*recipe.passes, *(spec for spec in chosen if spec.name not in named)),
-            key=lambda spec: formats.index(spec.name) if spec.name in formats else -1,
+            key=lambda spec: (spec.name in HALVES, formats.index(spec.name) if spec.name in formats else -1),
         )
     )
     lossy = lossy_of(passes)

@@ -148,7 +148,7 @@ def _checked(plan: Plan, model: ir.Model, passes: Sequence[Pass], context: Conte
         said = {entry.node: entry for entry in _entries(subject, model, context)}
         for entry in plan.nodes:
             found = said.get(entry.node)
-            able = found is not None and (found.format != FLOAT or nodes[entry.node].op_type not in DECIDING)
+            able = nodes[entry.node].op_type not in DECIDING or (found is not None and found.format != FLOAT)
             if entry.format == subject.name and said and not able and entry.node not in kept:
                 why = f"{subject.name} has no form for it" if found is None else found.reason
                 raise _unmet(replace(entry, op=nodes[entry.node].op_type), why)

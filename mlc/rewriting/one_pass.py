@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 CPU = Target()
 
-NONE_LEFT = "what it could convert is kept float, or another pass took it: leave one of them out"
+NONE_LEFT = (
+    "the model has none that is float32, large enough, in a form that the pass knows, not kept float and not taken by "
+    "another pass: mlc passes NAME says what it converts"
+)
 
 OVERRIDE = 1.25
 """What a float default that a caller may override is multiplied with, to see that a pass did not build on it."""

@@ -65,7 +65,7 @@ def bind(module: nn.Module, example: Any, wanted: Collection[str]) -> tuple[Bind
     if not names:
         raise _no_inputs(module, signature)
     for name, value in constants.items():
-        if any(isinstance(held, torch.Tensor) for held in within(value, set())):
+        if any(isinstance(held, torch.Tensor) for held in within(value, {})):
             raise SourceError(
                 f"{name} of the example is {kind_of(value)}, whose tensors would be constants of the model",
                 "give a module that takes them as inputs, and makes that object of them in forward",

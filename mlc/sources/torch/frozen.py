@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import numbers
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from mlc.errors import SourceError
-from mlc.sources.held import CONTAINERS, is_plain, within
+from mlc.sources.held import Seen, attributes, container, taken_in, within
 from mlc.sources.quantized.modules import resting
 
 OWN = frozenset(vars(nn.Module()))
@@ -59,7 +57,7 @@ class Snapshot:
         self.modes = [(part, part.training) for _, part in self.parts]
         self.attributes = [(name, part, dict(vars(part))) for name, part in self.parts]
         self.running = {id(part): attributes for _, part, attributes in self.attributes}
-        seen: set[int] = set()
+        seen: Seen = {}
         things = [
             (_path(name, key), key, one)
             for name, part in self.parts
@@ -67,18 +65,17 @@ class Snapshot:
             for one in (_reached(value, seen) if key in OWN else within(value, seen))
         ]
         self.containers = [
-            (path, key, held, held.copy())
+            (path, key, held, copied(held))
             for path, key, one in things
-            if (held := one if type(one) in CONTAINERS else vars(one) if is_plain(one) else None) is not None
+            for held in (one if container(one) else None, attributes(one))
+            if held is not None
         ]
         self.buffers = [
-            (_path(name, key), part, key, buffer, buffer.detach().clone())
+            (_path(name, key), part, key, buffer, Kept(buffer))
             for name, part in self.parts
             for key, buffer in part.named_buffers(recurse=False)
         ]
-        self.tensors = [
-            (path, one, one.detach().clone()) for path, key, one in things if key not in OWN and _is_written(one)
-        ]
+        self.tensors = [(path, one, Kept(one)) for path, key, one in things if key not in OWN and _is_written(one)]
         self.parameters: list[tuple[nn.Parameter, torch.Tensor]] = []
 
     def spare_parameters(self) -> None:
@@ -103,9 +100,9 @@ class Snapshot:
             parameter.data = data
         self._buffers(noted)
         self._tensors(noted)
-        for name, part, attributes in self.attributes:
+        for name, part, own in self.attributes:
             noted |= {_path(name, key) for key in _changed(part, self.running[id(part)])}
-            _put_back(part, attributes)
+            _put_back(part, own)
         for path, key, value, kept in self.containers:
             if not _same(value, kept):
                 _refill(value, kept)
@@ -120,36 +117,41 @@ class Snapshot:
             if getattr(part, key, None) is not buffer:
                 noted.add(path)
                 setattr(part, key, buffer)
-            if not _equal(buffer, kept):
+            if kept.put_back(buffer):
                 noted.add(path)
-                _write(buffer, kept)
 
     def _tensors(self, noted: set[str]) -> None:
-        for path, tensor, kept in self.tensors:
-            if not _equal(tensor, kept):
-                noted.add(path)
-                _write(tensor, kept)
+        noted |= {path for path, tensor, kept in self.tensors if kept.put_back(tensor)}
 
 
-def _reached(value: object, seen: set[int]) -> Iterator[Any]:
+class Kept:
+    """What a tensor held, and where: it may be given another's memory, shape or dtype as well as other numbers."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._data, self._values = tensor.data, tensor.detach().clone()
+
+    def put_back(self, tensor: torch.Tensor) -> bool:
+        """Give a tensor its own memory with its own numbers again; whether it had others."""
+        own = self._data
+        kinds = type(tensor.data) is type(own) and tensor.dtype == own.dtype and tensor.shape == own.shape
+        moved = not kinds or (own.layout is torch.strided and tensor.data_ptr() != own.data_ptr())
+        with torch.no_grad():
+            if moved:
+                tensor.data = own
+            if _equal(own, self._values):
+                return moved
+            own.copy_(self._values)
+        return True
+
+
+def _reached(value: object, seen: Seen) -> Iterator[Any]:
     """Yield an attribute that every module has, and what its hooks collect what they see in."""
-    if type(value) not in CONTAINERS:
+    if container(value) is None:
         return
     yield value
-    for hook in value.values() if isinstance(value, dict) else ():
-        yield from within(getattr(hook, "__self__", None), seen)
-        function = getattr(hook, "__func__", hook)
-        for one in _known(function) if isinstance(function, FunctionType) else ():
+    if isinstance(value, dict):
+        for one in (one for hook in value.values() if callable(hook) for one in taken_in(hook)):
             yield from within(one, seen)
-
-
-def _known(function: FunctionType) -> tuple[object, ...]:
-    """Return what a function takes from around it."""
-    try:
-        known = inspect.getclosurevars(function)
-    except ValueError:  # something that is not there yet
-        return ()
-    return (*known.nonlocals.values(), *known.globals.values())
 
 
 def _is_written(value: object) -> bool:
@@ -167,29 +169,28 @@ def _equal(tensor: torch.Tensor, other: torch.Tensor) -> bool:
     return tensor.shape == other.shape and bool(((tensor == other) | ((tensor != tensor) & (other != other))).all())  # noqa: PLR0124
 
 
-def _write(tensor: torch.Tensor, kept: torch.Tensor) -> None:
-    """Write back what a tensor held; one that was given another shape is given its own again."""
-    with torch.no_grad():
-        if tensor.shape == kept.shape:
-            tensor.copy_(kept)
-        else:
-            tensor.data = kept
+def copied(value: Any) -> Any:
+    """Return a copy of one of Python's containers, by Python's own methods, whatever a subclass makes of them."""
+    kind = container(value)
+    if kind is dict:
+        return dict(dict.items(value))
+    return set(value) if kind is set else list(value)
 
 
 def _same(value: Any, kept: Any) -> bool:
     if isinstance(value, dict):
-        return len(value) == len(kept) and all(key in kept and kept[key] is part for key, part in value.items())
+        held = dict.items(value)
+        return len(held) == len(kept) and all(key in kept and kept[key] is part for key, part in held)
     if isinstance(value, set):
         return bool(value == kept)
     return len(value) == len(kept) and all(part is other for part, other in zip(value, kept, strict=True))
 
 
 def _refill(value: Any, kept: Any) -> None:
-    value.clear()
-    if isinstance(value, dict | set):
-        value.update(kept)
-    else:
-        value.extend(kept)
+    kind: Any = container(value)
+    kind.clear(value)
+    fill = kind.update if kind in (dict, set) else kind.extend
+    fill(value, kept)
 
 
 def _changed(part: nn.Module, running: dict[str, object]) -> Iterator[str]:
@@ -216,7 +217,7 @@ def _is_state(value: object, now: object) -> bool:
         return value.shape != now.shape or not torch.equal(value, now)
     if isinstance(value, numbers.Number) and isinstance(now, numbers.Number):
         return value != now
-    if type(value) in CONTAINERS and type(value) is type(now):
+    if container(value) and type(value) is type(now):
         return not _same(value, now)
     return isinstance(value, numbers.Number | torch.Tensor) or isinstance(now, torch.Tensor)
 
