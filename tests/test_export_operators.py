@@ -131,6 +131,14 @@ def test_sizes_to_resize_to_may_vary(workspace):
     assert_alike(workspace, net, *(drawn(1, 2, n, 9) for n in (4, 7, 30)), atol=1e-3)
 
 
+def test_the_nearest_neighbours_of_a_number_of_sizes_are_torchs(workspace):
+    resize = Of(lambda x: (functional.interpolate(x, size=(7, 32)), functional.interpolate(x, size=(14, 28))))
+    net = exported(workspace, resize, None, "x=float32[1,2,n=4..70,14]")
+    assert_alike(workspace, net, *(drawn(1, 2, n, 14) for n in (4, 26, 49, 70)))
+    kinds = {node.op_type for node in net.model.graph}
+    assert {"Gather", "Resize"} <= kinds
+
+
 def drawn(*shape):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
