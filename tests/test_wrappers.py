@@ -552,6 +552,23 @@ def test_tensors_in_containers_of_any_kind_are_put_back():
     assert not module.many[-1].any()
 
 
+def test_an_ordered_dict_that_is_put_back_is_whole():
+    class Notes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept = OrderedDict[str, int](a=1, b=2)
+
+        def forward(self, x):
+            self.kept["c"] = self.kept.pop("a")
+            return x + 1
+
+    module = Notes()
+    load(module, (), X)
+    assert [*module.kept.items()] == [("a", 1), ("b", 2)]
+    module.kept.move_to_end("a")
+    assert [*reversed(module.kept)] == ["a", "b"]
+
+
 def test_a_buffer_that_is_given_the_memory_of_a_weight_gets_its_own_again():
     class Shares(nn.Module):
         memory: Tensor

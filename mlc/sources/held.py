@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
@@ -27,9 +27,9 @@ Seen: TypeAlias = dict[int, int]
 """How deep things were found, by their ids."""
 
 
-def container(value: object) -> type | None:
-    """Return which of Python's containers something is, a subclass too, or None."""
-    return next((kind for kind in (dict, list, set, deque) if isinstance(value, kind)), None)
+def container(value: object) -> Any:
+    """Return which of Python's containers something is, a subclass too, or None: its methods do what they should."""
+    return next((kind for kind in (OrderedDict, dict, list, set, deque) if isinstance(value, kind)), None)
 
 
 def attributes(value: object) -> dict[str, Any] | None:
@@ -68,9 +68,10 @@ def within(value: object, seen: Seen, depth: int = 0) -> Iterator[Any]:
                 yield from within(one, seen, depth + 1)
 
 
-def _contents(value: Any, kind: type | None) -> Collection[Any]:
-    if kind is dict:
-        return dict.values(value)
+def _contents(value: Any, kind: Any) -> Collection[Any]:
+    if isinstance(value, dict):
+        found: Collection[Any] = kind.values(value)
+        return found
     return value if kind is not None or isinstance(value, tuple) else ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -172,14 +173,14 @@ def _equal(tensor: torch.Tensor, other: torch.Tensor) -> bool:
 def copied(value: Any) -> Any:
     """Return a copy of one of Python's containers, by Python's own methods, whatever a subclass makes of them."""
     kind = container(value)
-    if kind is dict:
-        return dict(dict.items(value))
+    if isinstance(value, dict):
+        return dict(kind.items(value))
     return set(value) if kind is set else list(value)
 
 
 def _same(value: Any, kept: Any) -> bool:
     if isinstance(value, dict):
-        held = dict.items(value)
+        held = container(value).items(value)
         return len(held) == len(kept) and all(key in kept and kept[key] is part for key, part in held)
     if isinstance(value, set):
         return bool(value == kept)
@@ -187,10 +188,12 @@ def _same(value: Any, kept: Any) -> bool:
 
 
 def _refill(value: Any, kept: Any) -> None:
-    kind: Any = container(value)
+    kind = container(value)
     kind.clear(value)
-    fill = kind.update if kind in (dict, set) else kind.extend
-    fill(value, kept)
+    if isinstance(value, list | deque):
+        kind.extend(value, kept)
+    else:
+        kind.update(value, kept)
 
 
 def _changed(part: nn.Module, running: dict[str, object]) -> Iterator[str]:
