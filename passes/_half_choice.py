@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -43,7 +44,7 @@ CARRIED = "goes from one iteration to the next, and the range of the last one al
 BETWEEN = "it stands between operators that stay float32"
 DECIDES = "what it reads is float32, and no float32 comes of it"
 FORBIDDEN = "it is kept float"
-GUARDED = "a number next to 0 keeps from 0, which float16 may not hold"
+TOO_NEAR = f"below the smallest normal float16 of {FLOAT16.smallest:.2g}, before it divides"
 
 Ranges: TypeAlias = Callable[[ir.Value], "tuple[float, float] | None"]
 
@@ -77,8 +78,9 @@ class Rules:
     """What decides: collected ranges (None without statistics), how far they may go, and whether sums may change too.
 
     ``whole`` are values that were made of whole numbers alone, ``infinite`` those that may hold an infinity,
-    ``guarded`` those that a number next to 0 keeps from 0 and what they divide, and ``carried`` those that a loop takes
-    from one iteration to the next.
+    ``guarded`` those that a small number keeps from 0, with that number, ``divided`` those that reach a divisor,
+    ``inverted`` what is as large as float16 is not, divided by one, and ``carried`` those that a loop takes from one
+    iteration to the next.
     """
 
     model: ir.Model
@@ -87,7 +89,9 @@ class Rules:
     sensitive: bool
     whole: set[ir.Value] = field(default_factory=set)
     infinite: set[ir.Value] = field(default_factory=set)
-    guarded: set[ir.Value] = field(default_factory=set)
+    guarded: dict[ir.Value, float] = field(default_factory=dict)
+    divided: set[ir.Value] = field(default_factory=set)
+    inverted: set[ir.Value] = field(default_factory=set)
     carried: set[ir.Value] = field(default_factory=set)
 
 
@@ -95,6 +99,8 @@ def choices(rules: Rules) -> list[Choice]:
     """Return a choice for every node that reads or gives float32, outer graphs first, each judged by itself."""
     opset = opset_of(rules.model)
     found: list[Choice] = []
+    for _, graph in walk(rules.model):
+        _note_divisors(graph, rules)
     for prefix, graph in walk(rules.model):
         for node in graph:
             _note(node, rules)
@@ -181,17 +187,61 @@ def _note(node: ir.Node, rules: Rules) -> None:
         rules.whole.update(floats)
     if node.op_type in PASSING and any(value in rules.infinite or _holds_infinity(value) for value in reads):
         rules.infinite.update(floats)
-    near = any(value in rules.guarded for value in reads)
-    if keeps_from_zero(node) or (near and (node.op_type in MOVING or _inverts(node))):
-        rules.guarded.update(floats)
+    _note_guard(node, rules)
     if node.op_type in {"Loop", "Scan"} and is_standard(node):
         rules.carried.update(_carried(node))
 
 
-def _inverts(node: ir.Node) -> bool:
-    """Whether a node gives what is far from 0 for what is next to it."""
-    above = node.inputs[0] if node.op_type == "Div" else None
-    return node.op_type in {"Pow", "Reciprocal"} or (above is not None and is_constant(above))
+def _note_divisors(graph: ir.Graph | ir.Function, rules: Rules) -> None:
+    """Note which values reach a place at which nothing may be 0."""
+    for node in reversed(graph):
+        place = DIVIDING.get(node.op_type)
+        moves = node.op_type in MOVING and any(value in rules.divided for value in node.outputs)
+        rules.divided.update(
+            value for index, value in enumerate(node.inputs) if value is not None and (moves or index == place)
+        )
+
+
+def _note_guard(node: ir.Node, rules: Rules) -> None:
+    """Note what a small number keeps from 0 behind a node, and what such a divisor makes large."""
+    held = [rules.guarded[value] for value in node.inputs if value in rules.guarded]
+    least = min([*held, *filter(None, [keeps_from_zero(node)])], default=None)
+    if least is None:
+        if node.op_type in MOVING and any(value in rules.inverted for value in node.inputs) and node.op_type != "Mul":
+            rules.inverted.update(node.outputs)
+        return
+    if node.op_type in {"Reciprocal", "Pow"} or (node.op_type == "Div" and is_constant(node.inputs[0])):
+        if 1 / least > FLOAT16.highest and held:
+            rules.inverted.update(node.outputs)
+    elif node.op_type in MOVING or not held:
+        rules.guarded.update(dict.fromkeys(node.outputs, _moved(node, least)))
+
+
+def _moved(node: ir.Node, least: float) -> float:
+    """Return what keeps from 0 behind a node what ``least`` does before it."""
+    if node.op_type == "Sqrt":
+        return math.sqrt(least)
+    if node.op_type != "Mul":
+        return least
+    first, second = node.inputs
+    if first is second:
+        return least**2
+    factors = [np.abs(array_of(value)) for value in node.inputs if value is not None and is_constant(value)]
+    return least * float(factors[0].min(initial=1.0)) if factors else least
+
+
+def _guard_obstacle(choice: Choice, rules: Rules) -> str:
+    """Return why a node may not round what keeps a divisor from 0, or nothing."""
+    node = choice.node
+    large = next((value for _, value in choice.reads() if value in rules.inverted), None)
+    if large is not None:
+        return f"it reads {large.name}, which may be as large as float16 is not"
+    if any(value in rules.inverted for value in choice.gives()):
+        return "what it gives may be as large as float16 is not"
+    around = [value for value in (*node.inputs, *node.outputs) if value is not None and value in rules.divided]
+    lost = [value for value in around if rules.guarded.get(value, 1.0) < FLOAT16.smallest]
+    carries = node.op_type in MOVING or node.op_type in DIVIDING or any(value in lost for value in node.outputs)
+    return f"{lost[0].name} is kept from 0 by {rules.guarded[lost[0]]:.2g}, {TOO_NEAR}" if lost and carries else ""
 
 
 def _carried(node: ir.Node) -> Iterator[ir.Value]:
@@ -220,7 +270,12 @@ def _holds_infinity(value: ir.Value) -> bool:
 
 
 def _obstacle(choice: Choice, rules: Rules) -> str:
-    return _kind_obstacle(choice, rules) or _whole_obstacle(choice, rules) or _value_obstacle(choice, rules)
+    return (
+        _kind_obstacle(choice, rules)
+        or _whole_obstacle(choice, rules)
+        or _guard_obstacle(choice, rules)
+        or _value_obstacle(choice, rules)
+    )
 
 
 def _kind_obstacle(choice: Choice, rules: Rules) -> str:
@@ -271,8 +326,6 @@ def _whole_obstacle(choice: Choice, rules: Rules) -> str:
 def _value_obstacle(choice: Choice, rules: Rules) -> str:
     """Return why the numbers that a node reads or gives do not fit, or nothing."""
     for index, value in choice.reads():
-        if value in rules.guarded and (choice.node.op_type in MOVING or index in DIVIDING.get(choice.node.op_type, ())):
-            return f"it reads {value.name}, which {GUARDED}"
         masks = is_attention_mask(choice.node, index)
         problem = constant_obstacle(choice.node, index) if is_constant(value) else _range_obstacle(value, rules, masks)
         if problem:

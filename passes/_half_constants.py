@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.fusion import array_of, is_constant
-from passes._half import FLOAT16, number_obstacle, too_large
+from passes._half import FLOAT16, number_obstacle, rounded, too_large
 from passes._half_sensitive import PRODUCTS
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ be added to it without -inf, which would make NaN of a row that is wholly masked
 
 CLAMPED = f"masking numbers up to {MASKING:g} became {LOWEST:g}, since -inf makes NaN of rows that are wholly masked"
 """A note; the names of the masks follow."""
+
+NEAR = 2.0**-7
+"""Below it a number is taken for one that keeps others from 0: its square is below the smallest normal float16."""
 
 BIASED = 2
 """The place from which on the inputs of a product are added to it."""
@@ -78,20 +81,16 @@ def is_attention_mask(node: ir.Node, index: int) -> bool:
 def constant_obstacle(node: ir.Node, index: int) -> str:
     """Return why a constant cannot be read in float16 at this place, or nothing.
 
-    A bound beyond float16 is none, and may be its last number as well; a bound next to 0 keeps a divisor from it. Small
-    numbers in what is added to larger ones, as a bias, are no obstacle; a single one that is added is: it keeps a
-    divisor from 0.
+    A bound beyond float16 is none, and may be its last number as well. Small numbers in what is added to larger ones,
+    as a bias, are no obstacle; a single one that is added is: it keeps a divisor from 0.
     """
     value = node.inputs[index]
     assert value is not None
     array = array_of(value)
-    role = role_of(node, index, array)
-    if role in BOUNDS:
-        lost = array[(array != 0) & (np.abs(array) < FLOAT16.smallest)]
-        least = f"{FLOAT16.smallest:.2g}, the smallest normal {FLOAT16.name}"
-        return f"its bound {value.name} of {lost.flat[0]:g} is below {least}" if lost.size else ""
-    if role is Role.MASK:
+    if role_of(node, index, array) is not Role.PLAIN:
         return ""
+    if node.op_type in {"Add", "Sub"} and _becomes_whole(array):
+        return f"its constant {value.name} of {float(array.reshape(())):.8g} would be a whole number"
     added = (node.op_type in PRODUCTS and index >= BIASED) or (node.op_type == "Add" and array.size > 1)
     if added and too_large(array, FLOAT16) is None:
         return ""
@@ -99,15 +98,24 @@ def constant_obstacle(node: ir.Node, index: int) -> str:
     return f"its constant {value.name} {problem}" if problem else ""
 
 
-def keeps_from_zero(node: ir.Node) -> bool:
-    """Whether a node adds or bounds by a number next to 0, of which float16 holds few bits or none."""
-    places = {"Add": (0, 1), "Sum": range(len(node.inputs)), "Max": range(len(node.inputs)), "Clip": (1,)}
-    for index in places.get(node.op_type, ()):
+def _becomes_whole(array: Array) -> bool:
+    """Whether a number next to a whole one other than 0, such as 1 + 1e-6, is that one in float16."""
+    if array.size != 1:
+        return False
+    number, half = float(array.reshape(())), float(rounded(array, FLOAT16).reshape(()))
+    return half not in {number, 0} and half == round(half)
+
+
+def keeps_from_zero(node: ir.Node) -> float | None:
+    """Return the small number that a node adds, bounds by or chooses, whose results then are not below it; or None."""
+    places = {"Add": (0, 1), "Sum": range(len(node.inputs)), "Sub": (1,), "Max": range(len(node.inputs)), "Clip": (1,)}
+    for index in {**places, "Where": (1, 2)}.get(node.op_type, ()):
         value = node.inputs[index] if index < len(node.inputs) else None
         array = array_of(value) if value is not None and is_constant(value) else np.zeros(0)
-        if array.size == 1 and 0 < float(array.reshape(())) < FLOAT16.smallest:
-            return True
-    return False
+        numbers = -array if node.op_type == "Sub" else array
+        if numbers.size and bool((numbers > 0).all()) and float(numbers.max()) < NEAR:
+            return float(numbers.min())
+    return None
 
 
 def fitted(array: Array, role: Role) -> Array:

@@ -82,8 +82,13 @@ PASSING = frozenset(
 )  # fmt: skip
 """Operators that pass on what their inputs are made of: whole numbers, or infinities."""
 
-MOVING = frozenset({"Expand", "Flatten", "Identity", "Reshape", "Sqrt", "Squeeze", "Tile", "Transpose", "Unsqueeze"})
-"""Operators behind which what is next to 0, and not 0, is so still."""
+MOVING = frozenset(
+    {
+        "Abs", "Clip", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Max", "Min",
+        "Mul", "Neg", "Pad", "Reshape", "Slice", "Split", "Sqrt", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where",
+    }
+)  # fmt: skip
+"""Operators behind which what is next to 0, and not 0, may be so still."""
 
-DIVIDING = {"Div": (1,), "Log": (0,), "Mul": (0, 1), "Pow": (0,), "Reciprocal": (0,)}
-"""The places at which operators read what may not be 0, or multiply by its inverse."""
+DIVIDING = {"Div": 1, "Log": 0, "Pow": 0, "Reciprocal": 0}
+"""The places at which operators read what may not be 0."""

@@ -305,3 +305,17 @@ def test_what_raises_for_another_reason_is_told(workspace):
 
     with pytest.raises(SourceError, match="never right"):
         exported(workspace, Checked(refuses), None, "x=float32[n=1..9]")
+
+
+def test_a_check_that_the_model_itself_takes_back_is_none(workspace):
+    class Catches(nn.Module):
+        def forward(self, x, y):
+            try:
+                raises(x)
+            except ValueError:
+                x = torch.nan_to_num(x)
+            raises(y)
+            return x + y
+
+    with pytest.raises(SourceError, match="hangs on the values of its inputs"):
+        exported(workspace, Catches(), None, "x=float32[n=1..9]", "y=float32[n]")

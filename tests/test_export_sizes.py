@@ -265,6 +265,16 @@ def test_a_guard_on_a_sum_of_many_sizes_is_no_less_one(workspace, asked):
         exported(workspace, Summed(asked), None, *wide)
 
 
+def test_that_a_sum_is_the_sum_of_its_terms_is_no_question_of_sizes():
+    inputs = parse_inputs(["x=float32[past=1..8192]", "y=float32[new=1..8192]", "z=float32[total=past+new]"])
+    sources = {"s0": ("0", 0), "s1": ("1", 0), "s2": ("2", 0)}
+    assert GuardLog(sources, [Guard("Eq(s2, s0 + s1)", "")]).broken(inputs) == []
+    (unknown,) = GuardLog(sources, [Guard("Eq(s2, s0 + 2*s1)", "")]).broken(inputs)
+    assert unknown.sizes is None
+    (least,) = GuardLog(sources, [Guard("Ne(s2, 2)", "")]).broken(inputs)
+    assert least.sizes == ({"past": 1, "new": 1},)
+
+
 def test_a_guard_on_a_sum_of_dims_that_changes_nothing_is_compared(workspace):
     class Even(nn.Module):
         def forward(self, past, new, mask):

@@ -111,6 +111,12 @@ DIVISORS = {
     "the largest, bounded": "a = Abs(h) n = ReduceMax(a, axis) d = Max(n, eps) y = Div(h, d)",
     "added": "a = Abs(h) n = ReduceMax(a, axis) d = Add(n, eps) y = Div(h, d)",
     "a root": "a = Mul(h, h) n = ReduceMax(a, axis) d = Clip(n, eps) r = Sqrt(d) i = Reciprocal(r) y = Mul(h, i)",
+    "by a vector": "a = Abs(h) n = ReduceMax(a, axis) d = Add(n, all) y = Div(h, d)",
+    "chosen": "a = Abs(h) n = ReduceMax(a, axis) b = Less(n, eps) d = Where(b, eps, n) y = Div(h, d)",
+    "moved": "a = Abs(h) n = ReduceMax(a, axis) c = Clip(n, eps) e = Concat<axis = 1>(c, c) "
+    "d = Slice(e, zero, one, one) y = Div(h, d)",
+    "squared": "a = Abs(h) n = ReduceMax(a, axis) c = Clip(n, small) d = Mul(c, c) s = Mul(h, h) y = Div(s, d)",
+    "less a negative": "a = Abs(h) n = ReduceMax(a, axis) d = Sub(n, minus) y = Div(h, d)",
     "of a logarithm": "t = Tanh(h) k = Clip(t, low, high) y = Atanh(k)",
 }
 
@@ -122,7 +128,8 @@ def test_what_keeps_a_divisor_from_0_is_kept(form, workspace):
     near = np.float32(1e-6)
     held = read_by(
         body, w=random(1, 8, 8) * np.float32(8), eps=np.float32(1e-12), axis=np.array([1]), shape=np.array([4, 8]),
-        low=near - 1, high=1 - near,
+        low=near - 1, high=1 - near, all=np.full(8, 1e-8, np.float32), small=near, minus=np.float32(-1e-8),
+        zero=np.array([0]), one=np.array([1]),
     )  # fmt: skip
     before = holding(f"g (float[4,8] x) => (float[4,8] y) {{ {body} }}", **held)
     seen = {"x": random(3, 4, 8) / np.float32(32)}
@@ -135,3 +142,11 @@ def test_what_keeps_a_divisor_from_0_is_kept(form, workspace):
     assert np.isfinite(ran.outputs["y"]).all()
     if form != "of a logarithm":
         np.testing.assert_allclose(ran.outputs["y"], expected, rtol=0.02, atol=0.02)
+
+
+def test_a_gate_next_to_0_is_no_divisor():
+    held = {"w": random(1, 8, 8), "eps": np.float32(1e-6), "one": np.float32(1)}
+    body = "h = MatMul(x, w) g = Sigmoid(h) c = Clip(g, eps, one) m = Mul(h, c) y = MatMul(m, w)"
+    before = holding(f"g (float[4,8] x) => (float[4,8] y) {{ {body} }}", **held)
+    _, change = halved(before, {"x": random(3, 4, 8)})
+    assert set(change.sites) >= {"h", "g", "c", "m", "y"}

@@ -1,5 +1,6 @@
 """Modules as people wrap, call and change them: exported as they compute, left as they were, lost state is said."""
 
+import argparse
 import dataclasses
 import functools
 import io
@@ -550,6 +551,29 @@ def test_tensors_in_containers_of_any_kind_are_put_back():
     assert original.notes[-1].startswith("forward changes many, store: frozen as it is")
     assert not module.store["k"].any()
     assert not module.many[-1].any()
+
+
+def test_what_arguments_of_a_program_hold_is_put_back_and_no_input():
+    class Steps(nn.Module):
+        table: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.options = argparse.Namespace(step=0)
+            self.register_buffer("table", torch.arange(4.0).view(2, 2))
+
+        def forward(self, x, options=None):
+            self.options.step += 1
+            self.table.t_()
+            return x + self.table.sum() + (0 if options is None else options.scale)
+
+    module = Steps()
+    original = load(module, (), X)
+    assert original.notes[-1].startswith("forward changes options, table: frozen as it is")
+    assert module.options.step == 0
+    assert torch.equal(module.table, torch.arange(4.0).view(2, 2))
+    given = (X, argparse.Namespace(scale=torch.ones(1)))
+    assert "options of the example is a Namespace, whose tensors would be constants" in refused(Steps(), given)
 
 
 def test_an_ordered_dict_that_is_put_back_is_whole():

@@ -31,7 +31,10 @@ MOST = 100
 CALLED = ", called at "
 """What stands between a line and where it is called from."""
 
-SIMPLE = (ast.Expr, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Raise)
+SIMPLE = (
+    ast.Expr, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Raise, ast.Import, ast.ImportFrom, ast.Pass, ast.Assert,
+    ast.Delete,
+)  # fmt: skip
 """Statements that have no branches of their own."""
 
 OURS, TORCH = Path(__file__).parents[1], Path(torch.__file__).parent
@@ -71,7 +74,7 @@ class Asked(TorchFunctionMode):
             self._visits[place.line] += 1
             known = torch.compiler.is_exporting() and self._visits[place.line] <= MOST
             self._last = place
-            if known and place.text in self.checks:
+            if known and place.line in self.checks:
                 return not given
             answer = given if known else bool(func(*args))
             self.lines.setdefault(f"{place.line}, {self._visits[place.line]}", set()).add(answer)
@@ -87,18 +90,23 @@ class Asked(TorchFunctionMode):
         Such a line checks what it is given: ``if torch.isnan(x).any(): raise ValueError``. No graph can.
         """
         last, frames = self._last, traceback.extract_tb(raised.__traceback__)
-        if last is None or last.text in self.checks or not frames or frames[-1].filename != last.file:
+        if last is None or last.line in self.checks or not frames or frames[-1].filename != last.file:
             return False
         if not _raises_alone(last.file, last.number, frames[-1].lineno or 0):
             return False
-        self.raise_otherwise({last.text: f"{type(raised).__name__}: {first_line(raised)}"})
+        self.raise_otherwise({last.line: f"{type(raised).__name__}: {first_line(raised)}"})
         return True
 
     def raise_otherwise(self, checks: Mapping[str, str]) -> None:
         """Take lines, and what each raises, for checks, of which no way but one is ever taken."""
         self.checks.update(checks)
-        for line in [line for line in self.lines if line.partition(CALLED)[0] in checks]:
+        for line in [line for line in self.lines if without_visit(line) in checks]:
             del self.lines[line]
+
+
+def without_visit(line: str) -> str:
+    """Return a line with where it is called from, without how often it had asked."""
+    return line.rpartition(", ")[0]
 
 
 def asked_notes(asked: Asked) -> tuple[str, ...]:

@@ -75,10 +75,11 @@ def _quotient(left: Any, right: Any) -> Any:
 
 
 def _rest(left: Any, right: Any) -> Any:
-    """Return what a division leaves: of sizes, none of which is negative, Python's ``%`` and C's ``fmod`` are one."""
-    if _is_fraction(left) or _is_fraction(right):
-        return _single(op.Mod(double(left), double(right), fmod=1))
-    return op.Mod(left, right)
+    """Return what Python's ``%`` leaves, whose sign is the divisor's."""
+    if not (_is_fraction(left) or _is_fraction(right)):
+        return op.Mod(left, right)
+    divided, divisor = double(left), double(right)
+    return _single(op.Sub(divided, op.Mul(op.Floor(op.Div(divided, divisor)), divisor)))
 
 
 def _rounded(number: Any, digits: Any = None) -> Any:

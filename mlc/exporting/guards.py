@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
+import sympy
 from numpy.typing import NDArray
 
 from mlc.dims import largest, named, size_of
@@ -139,6 +140,8 @@ class GuardLog(logging.Handler):
             dims = {symbol: dim_of(self.sources[symbol], inputs) for symbol in symbols}
             names = sorted({name for dim in dims.values() for name in dim.terms or ((dim.name,) if dim.name else ())})
             own = {name: roots[name] for name in names}
+            if _always(guard.text, dims):
+                continue
             total = _one_sum(dims, own)
             sizes = _breaking(guard.text, dims, own) if total is None else _breaking_sum(guard.text, dims, total, own)
             if sizes is None or sizes:
@@ -174,11 +177,24 @@ def _breaking_sum(
 
 def _parts(size: int, terms: Sequence[str], roots: Mapping[str, Dim]) -> Iterator[Sizes]:
     """Yield the legal sizes of dims that add up to a size."""
-    *first, last = terms
-    for chosen in itertools.product(*(range(roots[name].low, roots[name].high + 1) for name in first)):
-        left = size - sum(chosen)
-        if roots[last].low <= left <= roots[last].high:
-            yield {**dict(zip(first, chosen, strict=True)), last: left}
+    first, *rest = terms
+    least, most = (sum(getattr(roots[name], end) for name in rest) for end in ("low", "high"))
+    for chosen in range(max(roots[first].low, size - most), min(roots[first].high, size - least) + 1):
+        for others in _parts(size - chosen, rest, roots) if rest else ({},):
+            yield {first: chosen, **others}
+
+
+def _always(text: str, symbols: Mapping[str, Dim]) -> bool:
+    """Whether a guard says of sums and their terms what is so by what they are: that both sides are one."""
+    own = {
+        symbol: sum(map(sympy.Symbol, dim.terms)) if dim.terms else sympy.Symbol(dim.name) if dim.name else dim.low
+        for symbol, dim in symbols.items()
+    }
+    known = {"__builtins__": {}, "Eq": lambda left, right: sympy.expand(left - right) == 0}
+    try:
+        return eval(text, known, own) is True  # noqa: S307 - arithmetic that torch wrote
+    except (SyntaxError, NameError, TypeError, ValueError, ArithmeticError):
+        return False
 
 
 def _breaking(text: str, symbols: Mapping[str, Dim], roots: Mapping[str, Dim]) -> tuple[Sizes, ...] | None:

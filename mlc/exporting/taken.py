@@ -13,7 +13,7 @@ import numpy as np
 from mlc.compare import Reference, is_float
 from mlc.dims import shapes, unique
 from mlc.errors import SourceError
-from mlc.exporting.asked import CALLED, Asked
+from mlc.exporting.asked import CALLED, Asked, without_visit
 from mlc.probes import probe
 from mlc.sources.original import Original
 
@@ -76,7 +76,7 @@ class _Ways:
             outputs = self.original.run(inputs)
         new = False
         for line, answer in ((line, answer) for line, answers in asked.lines.items() for answer in answers):
-            way = (line.partition(CALLED)[0] if line.partition(CALLED)[0] in self._checks else line), answer
+            way = (without_visit(line) if without_visit(line) in self._checks else line), answer
             if way not in self.inputs:
                 continue
             self.inputs[way].append(inputs)

@@ -262,8 +262,9 @@ def _check_sums(inputs: Sequence[InputSpec], log: GuardLog) -> None:
         least = min(one.sizes, key=lambda sizes: size_of(total, sizes)) if one.sizes else None
         such = f", such as {total.name}={size_of(total, least)} ({sizes_text(least)})" if least else ""
         line = f", because of {one.guard.line}" if one.guard.line else ""
+        ways = "the model does not compute" if least else "it cannot be told whether the model computes"
         raise SizesError(
-            f"the model does not compute the same way for all of {total.name}={range_text(total)}{such}{line}",
+            f"{ways} the same way for all of {total.name}={range_text(total)}{such}{line}",
             f"narrow {' and '.join(total.terms)}, or make that line independent of the size",
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 import sys
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -59,11 +58,12 @@ class Snapshot:
         self.attributes = [(name, part, dict(vars(part))) for name, part in self.parts]
         self.running = {id(part): attributes for _, part, attributes in self.attributes}
         seen: Seen = {}
+        own = {id(part) for _, part in self.parts}
         things = [
             (_path(name, key), key, one)
             for name, part in self.parts
             for key, value in vars(part).items()
-            for one in (_reached(value, seen) if key in OWN else within(value, seen))
+            for one in (_reached(value, seen, own) if key in OWN else within(value, seen))
         ]
         self.containers = [
             (path, key, held, copied(held))
@@ -135,7 +135,8 @@ class Kept:
         """Give a tensor its own memory with its own numbers again; whether it had others."""
         own = self._data
         kinds = type(tensor.data) is type(own) and tensor.dtype == own.dtype and tensor.shape == own.shape
-        moved = not kinds or (own.layout is torch.strided and tensor.data_ptr() != own.data_ptr())
+        strided = own.layout is torch.strided
+        moved = not kinds or (strided and (tensor.data_ptr(), tensor.stride()) != (own.data_ptr(), own.stride()))
         with torch.no_grad():
             if moved:
                 tensor.data = own
@@ -145,14 +146,15 @@ class Kept:
         return True
 
 
-def _reached(value: object, seen: Seen) -> Iterator[Any]:
-    """Yield an attribute that every module has, and what its hooks collect what they see in."""
+def _reached(value: object, seen: Seen, own: set[int]) -> Iterator[Any]:
+    """Yield an attribute that every module has, and what its hooks collect what they see in: another module, maybe."""
     if container(value) is None:
         return
     yield value
     if isinstance(value, dict):
         for one in (one for hook in value.values() if callable(hook) for one in taken_in(hook)):
-            yield from within(one, seen)
+            other = isinstance(one, nn.Module) and id(one) not in own
+            yield from within(vars(one) if other else one, seen)
 
 
 def _is_written(value: object) -> bool:
@@ -190,10 +192,13 @@ def _same(value: Any, kept: Any) -> bool:
 def _refill(value: Any, kept: Any) -> None:
     kind = container(value)
     kind.clear(value)
-    if isinstance(value, list | deque):
-        kind.extend(value, kept)
+    if isinstance(value, dict):
+        for key, one in kept.items():
+            kind.__setitem__(value, key, one)
+    elif kind is set:
+        set.update(value, kept)
     else:
-        kind.update(value, kept)
+        kind.extend(value, kept)
 
 
 def _changed(part: nn.Module, running: dict[str, object]) -> Iterator[str]:

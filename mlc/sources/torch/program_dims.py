@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import sympy  # type: ignore[import-untyped]
+import sympy
 import torch
 
 from mlc.dims import named, size_of, smallest, verified_sizes
