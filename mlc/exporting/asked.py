@@ -113,17 +113,15 @@ def asked_notes(asked: Asked) -> tuple[str, ...]:
     """Return a note where a trace was given answers, and one for each check that no graph makes."""
     told = " and ".join(dict.fromkeys(line.partition(CALLED)[0] for line in asked.lines))
     masked = f"traced as where something is masked, compared where nothing is too: {told}"
-    left_out = (
-        f"the exported model does not check what raises {what} at {line}" for line, what in asked.checks.items()
-    )
+    checks = dict.fromkeys((line.partition(CALLED)[0], what) for line, what in asked.checks.items())
+    left_out = (f"the exported model does not check what raises {what} at {line}" for line, what in checks)
     return (*((masked,) if told else ()), *left_out)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A line that asks: as it is told, with where it is called from too, and in which file it stands where."""
+    """A line that asks, as it is told, with where it is called from; and in which file it stands where."""
 
-    text: str
     line: str
     file: str
     number: int
@@ -142,7 +140,7 @@ def _place() -> _Place | None:
     places = [f"{Path(file).name}:{n}+{frame.f_lasti}" for frame, file, n in calls if not _is_of(file, TORCH)]
     if not text or not calls:
         return None
-    return _Place(text, f"{text}{CALLED}{', '.join(places)}", calls[0][1], calls[0][2])
+    return _Place(f"{text}{CALLED}{', '.join(places)}", calls[0][1], calls[0][2])
 
 
 def _raises_alone(file: str, asking: int, raising: int) -> bool:
