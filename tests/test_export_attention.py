@@ -223,19 +223,17 @@ class Padded(nn.Module):
 TOKENS = ("ids=int64[batch=1..3,length=2..9] in 0..19", "mask=int64[batch,length] in 0..1")
 
 
-@pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("layer", [True, False])
-def test_rows_that_attend_to_nothing_are_what_torch_gives(workspace, layer, opset):
-    found = exported(workspace, Padded(layer=layer), None, *TOKENS, opset=opset)
+def test_rows_that_attend_to_nothing_are_what_torch_gives(workspace, layer):
+    found = exported(workspace, Padded(layer=layer), None, *TOKENS)
     assert found.outputs == ["output"]
     assert [way.name for way in found.artifact.origin.ways] == ["as it is"]
 
 
 @pytest.mark.parametrize("opset", OPSETS)
-@pytest.mark.parametrize("layer", [True, False])
-def test_rows_that_attend_to_nothing_need_not_be_among_what_is_compared(workspace, layer, opset):
+def test_rows_that_attend_to_nothing_need_not_be_among_what_is_compared(workspace, opset):
     all_seen = TOKENS[1].replace("0..1", "1..1")
-    found = exported(workspace, Padded(layer=layer), None, TOKENS[0], all_seen, opset=opset)
+    found = exported(workspace, Padded(layer=True), None, TOKENS[0], all_seen, opset=opset)
     inputs = {"ids": np.arange(8).reshape(2, 4), "mask": np.array([[0, 0, 0, 0], [1, 0, 1, 0]])}
     with open_session(workspace.save(found.model, "masked"), Target(), optimize=False) as session:
         actual = session.run(inputs)

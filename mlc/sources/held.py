@@ -22,7 +22,7 @@ PLAIN_DATA = (bool, int, float, complex, str, bytes, type(None))
 FOREIGN = frozenset(
     {
         "_thread", "asyncio", "builtins", "concurrent", "contextlib", "enum", "functools", "inspect", "io", "logging",
-        "multiprocessing", "pathlib", "queue", "random", "re", "socket", "threading", "torch", "tqdm", "weakref",
+        "mlc", "multiprocessing", "pathlib", "queue", "random", "re", "socket", "threading", "torch", "tqdm", "weakref",
     }
 )  # fmt: skip
 """Where classes come from whose objects are no state of a model: loggers, locks, functions, bars of progress."""

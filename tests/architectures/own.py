@@ -240,7 +240,6 @@ OWN: dict[str, Own] = {
     "gru": Own(lambda: Recurrent(nn.GRU), (SEQUENCE,)),
     "rnn, both directions": Own(lambda: Recurrent(nn.RNN, num_layers=2, bidirectional=True), (SEQUENCE,)),
     "lstm, sequence first": Own(lambda: Recurrent(nn.LSTM, batch_first=False, num_layers=2), (STEPS,)),
-    "gru, sequence first": Own(lambda: Recurrent(nn.GRU, batch_first=False, bidirectional=True), (STEPS,)),
     "attention, causal and padded": Own(Attention, (SEQUENCE, "mask=int64[batch,length] in 0..1")),
     "transformer encoder": Own(
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2),
