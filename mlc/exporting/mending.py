@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
@@ -36,9 +38,7 @@ def promote_subtrahends(program: torch.export.ExportedProgram) -> None:
         subtrahend, dtype = node.args[0], node.meta["val"].dtype
         if subtrahend.meta["val"].dtype == dtype:
             continue
-        with program.graph.inserting_before(node):
-            cast = program.graph.call_function(torch.ops.aten._to_copy.default, (subtrahend,), {"dtype": dtype})  # noqa: SLF001
-        cast.meta = {**node.meta, "val": subtrahend.meta["val"].to(dtype)}
+        cast = _before(node, torch.ops.aten._to_copy.default, subtrahend, dtype=dtype)  # noqa: SLF001
         node.args = (cast, *node.args[1:])
 
 
@@ -48,11 +48,7 @@ def remainders_by_sizes(program: torch.export.ExportedProgram) -> None:
         divided, size = node.args
         if not isinstance(size, torch.fx.Node):
             continue
-        dtype = {"dtype": divided.meta["val"].dtype}
-        with program.graph.inserting_before(node):
-            divisor = program.graph.call_function(torch.ops.aten.scalar_tensor.default, (size,), dtype)
-        with node.meta["val"].fake_mode:
-            divisor.meta = {**node.meta, "val": torch.scalar_tensor(size.meta["val"], **dtype)}
+        divisor = _before(node, torch.ops.aten.scalar_tensor.default, size, dtype=divided.meta["val"].dtype)
         node.target, node.args = torch.ops.aten.remainder.Tensor, (divided, divisor)
 
 
@@ -64,11 +60,8 @@ def unsqueeze_complex(program: torch.export.ExportedProgram) -> None:
         if not value.is_complex():
             continue
         place = axis if axis >= 0 else axis + value.ndim + 1
-        with program.graph.inserting_before(node), value.fake_mode:
-            parts = program.graph.call_function(torch.ops.aten.view_as_real.default, (numbers,))
-            parts.meta = {**node.meta, "val": torch.view_as_real(value)}
-            longer = program.graph.call_function(torch.ops.aten.unsqueeze.default, (parts, place))
-            longer.meta = {**node.meta, "val": parts.meta["val"].unsqueeze(place)}
+        parts = _before(node, torch.ops.aten.view_as_real.default, numbers)
+        longer = _before(node, torch.ops.aten.unsqueeze.default, parts, place)
         node.target, node.args = torch.ops.aten.view_as_complex.default, (longer,)
 
 
@@ -97,19 +90,22 @@ def means_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
         axes = sorted(axis % len(shape) for axis in given)
         if not any(free_unbacked_symbols(shape[axis]) for axis in axes):
             continue
-        dtype = {"dtype": node.meta["val"].dtype}
-        with program.graph.inserting_before(node), values.meta["val"].fake_mode:
-            wide = program.graph.call_function(aten._to_copy.default, (values,), dtype)  # noqa: SLF001
-            wide.meta = {**node.meta, "val": values.meta["val"].to(**dtype)}
-            total = program.graph.call_function(aten.sum.dim_IntList, (wide, axes, *node.args[2:]))
-            total.meta = dict(node.meta)
-            for axis in axes:
-                size = program.graph.call_function(aten.sym_size.int, (values, axis))
-                size.meta = {**node.meta, "val": shape[axis]}
-                count = program.graph.call_function(aten.scalar_tensor.default, (size,), dtype)
-                count.meta = {**node.meta, "val": torch.scalar_tensor(shape[axis], **dtype)}
-                mean = program.graph.call_function(aten.div.Tensor, (total, count))
-                mean.meta = dict(node.meta)
-                total = mean
-        node.replace_all_uses_with(total)
+        dtype = node.meta["val"].dtype
+        wide = _before(node, aten._to_copy.default, values, dtype=dtype)  # noqa: SLF001
+        mean = _before(node, aten.sum.dim_IntList, wide, axes, *node.args[2:])
+        for axis in axes:
+            size = _before(node, aten.sym_size.int, values, axis)
+            count = _before(node, aten.scalar_tensor.default, size, dtype=dtype)
+            mean = _before(node, aten.div.Tensor, mean, count)
+        node.replace_all_uses_with(mean)
         program.graph.erase_node(node)
+
+
+def _before(node: torch.fx.Node, target: Any, *args: Any, **kwargs: Any) -> torch.fx.Node:
+    """Return a new call before a node, of the same line, with what it gives for what its inputs stand for."""
+    with node.graph.inserting_before(node):
+        made = node.graph.call_function(target, args, kwargs)
+    given = [one.meta["val"] if isinstance(one, torch.fx.Node) else one for one in args]
+    with node.meta["val"].fake_mode:
+        made.meta = {**node.meta, "val": target(*given, **kwargs)}
+    return made
