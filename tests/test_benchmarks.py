@@ -124,6 +124,7 @@ def test_big_graph(tmp_path):
 def test_cuda_on_the_target_that_every_machine_has(tmp_path, monkeypatch):
     monkeypatch.setattr(cuda, "TARGET", Target())
     monkeypatch.setattr(cuda, "OURS", cuda.OURS[:1])
+    monkeypatch.setattr(cuda, "AT", {"diffusion block": {"batch": 1}})
     monkeypatch.setattr(cuda, "_peers", lambda _source, _kind: {})
     monkeypatch.setattr(latency, "PROCESSES", 2)
     measured, said = kept(cuda.measure(True, quiet), cuda.summary, tmp_path)

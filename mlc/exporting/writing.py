@@ -46,7 +46,7 @@ def written(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the exporters' warnings and log lines: what matters of them is checked."""
-    loggers = [logging.getLogger(name) for name in (*NOISY, *_children())]
+    loggers = [*map(logging.getLogger, NOISY), *_with_levels()]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -59,6 +59,8 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _children() -> list[str]:
+def _with_levels() -> list[logging.Logger]:
+    """Return the loggers below the noisy ones that have levels of their own; the others go by those above them."""
     known = logging.Logger.manager.loggerDict
-    return [name for name in known if name.startswith(tuple(f"{top}." for top in NOISY))]
+    below = [known[name] for name in known if name.startswith(tuple(f"{top}." for top in NOISY))]
+    return [logger for logger in below if isinstance(logger, logging.Logger) and logger.level]

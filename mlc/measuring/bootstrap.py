@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -60,15 +61,24 @@ def ratio_interval(processes: Sequence[Float], seed: int = 0) -> Interval:
     """
     logs = [np.log(np.asarray(ratios, np.float64)) for ratios in processes]
     value = float(np.mean([np.median(rounds) for rounds in logs]))
-    rng = np.random.default_rng(seed)
-    lengths = np.array([len(rounds) for rounds in logs])
-    rounds = np.min(lengths)
-    padded = np.stack([np.pad(one, (0, lengths.max() - len(one))) for one in logs])
-    drawn = rng.integers(0, len(logs), (RESAMPLES, len(logs)))
-    within = (rng.random((RESAMPLES, len(logs), rounds)) * lengths[drawn][:, :, np.newaxis]).astype(np.intp)
-    draws = _medians(padded[drawn[:, :, np.newaxis], within]).mean(axis=1)
+    lengths = tuple(len(rounds) for rounds in logs)
+    padded = np.stack([np.pad(one, (0, max(lengths) - len(one))) for one in logs])
+    draws = _medians(padded.ravel()[_drawn(lengths, seed)]).mean(axis=1)
     interval = expanded_interval(value, draws, len(logs))
     return Interval(*(math.exp(end) for end in (interval.value, interval.low, interval.high)))
+
+
+@lru_cache(maxsize=1)
+def _drawn(lengths: tuple[int, ...], seed: int) -> NDArray[np.intp]:
+    """Return where the rounds of each draw are among all, padded to one length: [draws, processes, rounds].
+
+    Kept for the next ratio: those of one set are of as many rounds.
+    """
+    rng, processes = np.random.default_rng(seed), len(lengths)
+    drawn = rng.integers(0, processes, (RESAMPLES, processes))[:, :, np.newaxis]
+    parts = rng.random((RESAMPLES, processes, min(lengths)))
+    places: NDArray[np.intp] = drawn * max(lengths) + (parts * np.array(lengths)[drawn]).astype(np.intp)
+    return places
 
 
 def _medians(values: Float) -> Float:
