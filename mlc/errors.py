@@ -73,7 +73,7 @@ def foreign(what: str, error: type[MlcError] = SourceError, hint: str = "") -> I
         yield
     except MlcError:
         raise
-    except Exception as raised:
+    except (Exception, SystemExit) as raised:
         place = user_line(raised)
         at = f" at {place}" if place else ""
         raise error(f"{what} raised {type(raised).__name__}{at}: {first_line(raised)}", hint) from raised

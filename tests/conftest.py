@@ -1,14 +1,11 @@
 """Fixtures that several test files share, and the option that rewrites golden files."""
 
-import functools
-import gc
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlc.workspace import Workspace
+from tests.quicker import spare_time
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -18,16 +15,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_finish():
-    """Let tests take less time: nothing that is imported by now is garbage, and torch walks its operators once.
-
-    It does so 56 times in each export, to put what it finds where it already is.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
-    operators: Any = sys.modules.get("torch._export.utils")
-    if operators is not None:
-        operators._materialize_cpp_cia_ops = functools.cache(operators._materialize_cpp_cia_ops)
+    spare_time()
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,6 @@
 """Load and export in one call, as the tests of both rooms need it."""
 
-import functools
-
 import onnx_ir as ir
-import pytest
 
 from mlc.artifact import Artifact
 from mlc.compare import Check
@@ -13,17 +10,6 @@ from mlc.recipe import parse_inputs
 from mlc.sources.load import load
 from mlc.sources.original import Original
 from mlc.workspace import Workspace
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_registry():
-    """torch.onnx fills its registry of operators for every export, which takes longer than a small export itself."""
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    fill = ONNXRegistry.from_torchlib
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(fill)))
-        yield
 
 
 class Exported:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Target
 from mlc.workspace import Workspace
-from tests.exporting import exported, one_registry  # noqa: F401 - a fixture for all of this file
+from tests.exporting import exported
 
 pytestmark = pytest.mark.needs_onnxruntime
 

@@ -18,7 +18,7 @@ from mlc.recipe import parse_inputs
 from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.load import load
 from mlc.types import Target
-from tests.exporting import exported, one_registry  # noqa: F401 - a fixture for all of this file
+from tests.exporting import exported
 
 pytestmark = pytest.mark.needs_onnxruntime
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Target
-from tests.exporting import exported, one_registry  # noqa: F401 - a fixture for all of this file
+from tests.exporting import exported
 from tests.models_for_export import Of
 
 pytestmark = pytest.mark.needs_onnxruntime

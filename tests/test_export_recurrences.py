@@ -10,9 +10,7 @@ from mlc.exporting.recurrences.rolled import ROLLED, rolled
 from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Target
 from mlc.workspace import Workspace
-from tests.exporting import exported, one_registry
-
-__all__ = ["one_registry"]
+from tests.exporting import exported
 
 modeling = pytest.importorskip("transformers.models.qwen3_5.modeling_qwen3_5", reason="needs transformers")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")

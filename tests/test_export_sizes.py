@@ -25,7 +25,7 @@ from mlc.sources.load import load
 from mlc.sources.silence import silent
 from mlc.types import Target
 from mlc.workspace import Workspace
-from tests.exporting import exported, one_registry  # noqa: F401 - a fixture for all of this file
+from tests.exporting import exported
 from tests.models_for_export import Of
 
 pytestmark = pytest.mark.needs_onnxruntime

@@ -15,9 +15,7 @@ from torch.nn import functional
 from mlc.errors import SourceError
 from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Target
-from tests.exporting import exported, one_registry
-
-__all__ = ["one_registry"]
+from tests.exporting import exported
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
 

@@ -24,9 +24,7 @@ from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.load import load
 from mlc.sources.torch.module import TorchOriginal
 from mlc.types import Target
-from tests.exporting import exported, one_registry
-
-__all__ = ["one_registry"]
+from tests.exporting import exported
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:torch"),

@@ -21,9 +21,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from mlc.errors import SourceError
 from mlc.sources.load import load
 from mlc.sources.structure import fill, leaves, template
-from tests.exporting import exported, one_registry
-
-__all__ = ["one_registry"]
+from tests.exporting import exported
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
 

@@ -28,6 +28,7 @@ from mlc.exporting.quantized.trace import Taking
 from mlc.exporting.quantized.written import opset_for, widened, write_out
 from mlc.exporting.quotients import quotients_of_sizes
 from mlc.exporting.recurrences.elman import plain_layers
+from mlc.exporting.recurrences.projected import projected_layers
 from mlc.exporting.recurrences.rolled import rolled, rolled_note
 from mlc.exporting.settled import settled
 from mlc.exporting.shapes import dynamic_shapes, larger_sizes, traced_note, tracing_sizes, unrelated_shapes
@@ -226,6 +227,7 @@ def _program(  # noqa: PLR0917 - one place calls it
         over_four_axes(),
         pooling_rows(),
         plain_layers(),
+        projected_layers(),
         inverse_by_products(),
         settled(),
         quotients_of_sizes(),

@@ -89,7 +89,8 @@ class Recurrent(nn.Module):
     def __init__(self, kind: Callable[..., nn.Module], **options: bool | int) -> None:
         super().__init__()
         self.layer = kind(8, 12, **{"batch_first": True, **options})
-        self.head = nn.Linear(24 if options.get("bidirectional") else 12, 3)
+        width = options.get("proj_size", 12)
+        self.head = nn.Linear(2 * width if options.get("bidirectional") else width, 3)
 
     def forward(self, x):
         states, _ = self.layer(x)
@@ -239,6 +240,9 @@ OWN: dict[str, Own] = {
     "lstm, both directions": Own(lambda: Recurrent(nn.LSTM, bidirectional=True), (SEQUENCE,)),
     "gru": Own(lambda: Recurrent(nn.GRU), (SEQUENCE,)),
     "rnn, both directions": Own(lambda: Recurrent(nn.RNN, num_layers=2, bidirectional=True), (SEQUENCE,)),
+    "lstm, projected": Own(
+        lambda: Recurrent(nn.LSTM, num_layers=2, bidirectional=True, proj_size=4), (SEQUENCE,)
+    ),
     "lstm, sequence first": Own(lambda: Recurrent(nn.LSTM, batch_first=False, num_layers=2), (STEPS,)),
     "attention, causal and padded": Own(Attention, (SEQUENCE, "mask=int64[batch,length] in 0..1")),
     "transformer encoder": Own(

@@ -19,7 +19,6 @@ from tests.architectures.families import build, families
 from tests.architectures.matrix import OFTEN, PAGE, apart, kept, subjects
 from tests.architectures.own import OWN
 from tests.architectures.table import START, table
-from tests.exporting import one_registry  # noqa: F401 - a fixture for all of this file
 
 pytestmark = pytest.mark.needs_onnxruntime
 

@@ -6,7 +6,6 @@ import onnxruntime
 import pytest
 
 from passes.fuse_attention import FuseAttention
-from tests.exporting import one_registry  # noqa: F401
 from tests.graphs import answers, apply, graph, line, ops, random, same_numbers, text
 
 pytestmark = pytest.mark.needs_onnxruntime

@@ -9,10 +9,7 @@ from mlc.types import Target
 from passes.fuse_attention import FuseAttention
 from passes.fuse_long_attention import FuseLongAttention
 from passes.split_qkv import SplitQkv
-from tests.exporting import one_registry
 from tests.graphs import ANY_CPU, graph, ops, random, same_numbers, text
-
-__all__ = ["one_registry"]
 
 pytestmark = pytest.mark.needs_onnxruntime
 

@@ -7,7 +7,6 @@ import pytest
 from passes.fuse_attention import FuseAttention
 from passes.fuse_grouped_query import FuseGroupedQuery
 from passes.fuse_rotary_embedding import FuseRotaryEmbedding
-from tests.exporting import one_registry  # noqa: F401
 from tests.graphs import apply, graph, line, ops, random, same_numbers, text
 
 pytestmark = pytest.mark.needs_onnxruntime

@@ -12,11 +12,8 @@ from mlc.runtimes.cpu import capabilities
 from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Capabilities
 from passes.group_norm_to_instance_norm import KERNEL, WRITTEN, GroupNormToInstanceNorm
-from tests.exporting import one_registry
 from tests.graphs import apply, graph, line, ops, random, same_numbers, text
 from tests.targets import usable
-
-__all__ = ["one_registry"]
 
 pytestmark = pytest.mark.needs_onnxruntime
 

@@ -8,10 +8,7 @@ import pytest
 from mlc.fusion import dims_of, infer_shapes
 from mlc.rewriting.differences import same_graph
 from passes.split_qkv import SplitQkv
-from tests.exporting import one_registry
 from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
-
-__all__ = ["one_registry"]
 
 pytestmark = pytest.mark.needs_onnxruntime
 

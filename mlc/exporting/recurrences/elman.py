@@ -5,7 +5,7 @@ Elman, Finding Structure in Time (1990); torch.nn.RNN has its equations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mlc.exporting.recurrences.layers import Layer, through_layers
 from mlc.exporting.replaced import replaced
 
 
@@ -29,37 +30,26 @@ def plain_layers() -> Iterator[None]:
 
 def _layers(own: Callable[..., Any], activation: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
     def rnn(*given: Any) -> Any:
-        x, states, weights, has_biases, layers, _, _, both_ways, batch_first = given
+        x, state, weights, has_biases, _, _, _, both_ways, batch_first = given
         if not isinstance(has_biases, bool):  # its place holds the weights where sequences are packed
             return own(*given)
         steps, ways = x.transpose(0, 1) if batch_first else x, 2 if both_ways else 1
-        each = len(weights) // (layers * ways)
-        last: list[Tensor] = []
-        for layer in range(layers):
-            sides = []
-            for way in range(ways):
-                place = layer * ways + way
-                of_layer = weights[place * each : (place + 1) * each]
-                turned = steps.flip(0) if way else steps
-                end, answers = _steps(turned, states[place], of_layer, activation)
-                sides.append(answers.flip(0) if way else answers)
-                last.append(end)
-            steps = torch.cat(sides, -1) if both_ways else sides[0]
-        return steps.transpose(0, 1) if batch_first else steps, torch.stack(last)
+        answers, (last,) = through_layers(steps, [state], weights, ways, _layer(activation))
+        return answers.transpose(0, 1) if batch_first else answers, last
 
     return rnn
 
 
-def _steps(
-    steps: Tensor, state: Tensor, weights: list[Tensor], activation: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return the last state, [batch, width], and all of them, [length, batch, width]."""
-    of_inputs, of_state, *biases = weights
-    seen = functional.linear(steps, of_inputs, sum(biases[1:], biases[0]) if biases else None)
+def _layer(activation: Callable[[Tensor], Tensor]) -> Layer:
+    def layer(steps: Tensor, states: list[Tensor], weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        of_inputs, of_state, *biases = weights
+        seen = functional.linear(steps, of_inputs, sum(biases[1:], biases[0]) if biases else None)
 
-    def step(state: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        state = activation(x + functional.linear(state, weight))
-        return state, state.clone()  # a scan may not give one tensor twice
+        def step(state: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+            state = activation(x + functional.linear(state, weight))
+            return state, state.clone()  # a scan may not give one tensor twice
 
-    last, answers = torch.ops.higher_order.scan(step, [state], [seen], (of_state,))
-    return last, answers
+        last, answers = torch.ops.higher_order.scan(step, states, [seen], (of_state,))
+        return [last], answers
+
+    return layer
