@@ -21,10 +21,10 @@ LOGITS = np.array([[-90, -20, -1, 0, 1, 20, 90]], np.float32)
 
 def assert_alike(workspace, net, *arrays, atol=1e-6):
     """All outputs at every array; a coordinate in float32 allows a larger ``atol``."""
-    (name,) = net.inputs
     with open_session(workspace.save(net.model, "again"), Target(), optimize=False) as session:
         for array in arrays:
-            ours, theirs = session.run({name: array}), net.original.run({name: array})
+            feed = array if isinstance(array, dict) else {net.inputs[0]: array}
+            ours, theirs = session.run(feed), net.original.run(feed)
             assert ours.keys() == theirs.keys()
             for output, expected in theirs.items():
                 np.testing.assert_allclose(ours[output], expected, rtol=1e-5, atol=atol, err_msg=output)
@@ -139,6 +139,29 @@ def test_the_nearest_neighbours_of_a_number_of_sizes_are_torchs(workspace):
     assert {"Gather", "Resize"} <= kinds
 
 
+class Beside(nn.Module):
+    """Resizes to the size of another tensor, as beside a skip."""
+
+    def forward(self, x, y):
+        return functional.interpolate(x, size=y.shape[2:]) + y
+
+
+def test_the_nearest_neighbours_of_what_is_resized_to_another_size_are_torchs(workspace):
+    net = exported(workspace, Beside(), None, "x=float32[1,2,n=4..30,9]", "y=float32[1,2,m=4..70,9]")
+    sizes = ((14, 32), (20, 24), (21, 24), (28, 14), (30, 70), (7, 14))
+    assert_alike(workspace, net, *({"x": drawn(1, 2, n, 9), "y": drawn(1, 2, m, 9)} for n, m in sizes))
+    assert "Gather" in {node.op_type for node in net.model.graph}
+
+
+def test_to_go_back_to_sizes_before_is_a_resize(workspace):
+    def skip(x):
+        return x + functional.interpolate(functional.avg_pool2d(x, 2, ceil_mode=True), size=x.shape[2:])
+
+    net = exported(workspace, Of(skip), None, "x=float32[1,2,n=4..200,m=4..200]")
+    assert_alike(workspace, net, *(drawn(1, 2, n, n + 3) for n in (4, 7, 30, 150)))
+    assert [node.op_type for node in net.model.graph if node.op_type in {"Resize", "Gather"}] == ["Resize"]
+
+
 def drawn(*shape):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
@@ -154,10 +177,15 @@ NONE, SOME = -np.ones((6, 3), np.float32), np.random.default_rng(0).normal(size=
         lambda x: x[x > 0].mean(),
         lambda x: x[x[:, 0] > 0].double().mean(0),
         lambda x: (x[x[:, 0] > 0] * 5).long().mean(0, dtype=torch.float32),
+        lambda x: x[x[:, 0] > 0].var((0, -1), keepdim=True),
+        lambda x: x[x[:, 0] > 0].std(0, correction=0),
+        lambda x: torch.cat(torch.var_mean(x[x[:, 0] > 0], 0, correction=0)),
+        lambda x: torch.stack(torch.std_mean(x[x > 0], unbiased=False)),
     ],
-    ids=["an axis", "both", "all", "double", "of integers"],
+    ids=["an axis", "both", "all", "double", "of integers", "var", "std", "var_mean", "std_mean"],
 )
-def test_the_mean_of_nothing_is_no_number(workspace, mean):
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom:UserWarning")
+def test_the_moments_of_nothing_are_no_numbers(workspace, mean):
     net = exported(workspace, Of(mean), None, "x=float32[n=1..9,3]")
     assert np.isnan(net.original.run({"x": NONE})["output"]).all()
     assert_alike(workspace, net, NONE, SOME)

@@ -10,8 +10,9 @@ from torch.export import Dim
 
 from mlc.errors import SourceError, UsageError
 from mlc.recipe import parse_inputs
+from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.load import load
-from mlc.types import OutputSpec
+from mlc.types import OutputSpec, Target
 from tests import models_for_export as models
 from tests.exporting import exported
 
@@ -196,6 +197,24 @@ def test_a_program_in_training_mode(module):
     with pytest.raises(SourceError, match="exported in training mode: aten::") as caught:
         load(trained)
     assert "model.eval()" in caught.value.hint
+
+
+class Chosen(nn.Module):
+    """The mean of what is chosen, which may be nothing, and a number beside it."""
+
+    def forward(self, input):  # noqa: A002 - the name of a function of Python's, which a copied graph gives no node
+        return input[input[:, 0] > 0].mean(0), 3
+
+
+def test_what_torch_onnx_writes_otherwise_is_mended_in_a_copy(workspace):
+    own = program(Chosen(), torch.ones(4, 3), dims=({0: Dim("rows", min=1, max=9)},))
+    before = str(own.graph)
+    case = exported(workspace, own)
+    none = {"input": -np.ones((5, 3), np.float32)}
+    with open_session(workspace.save(case.model, "again"), Target()) as session:
+        (mean,) = session.run(none).values()
+    assert np.isnan(mean).all()
+    assert str(own.graph) == before
 
 
 def test_an_operator_without_a_counterpart(workspace):

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import logging
+import sys
 import types
 from collections import OrderedDict, UserDict, defaultdict
 from contextlib import redirect_stderr
@@ -806,6 +807,18 @@ def test_a_parametrized_weight_is_stored_by_its_own_name(workspace):
 # what cannot be
 
 
+class Sparse(nn.Module):
+    """Multiplies with a matrix that is mostly zeros."""
+
+    def __init__(self, held):
+        super().__init__()
+        if held is not None:
+            self.register_buffer("held", held)
+
+    def forward(self, x):
+        return torch.sparse.mm(self.held, x[:4])
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -814,12 +827,21 @@ def test_a_parametrized_weight_is_stored_by_its_own_name(workspace):
         (lambda: layers().half(), "float16, for which the CPU provider has no kernels: 0.weight"),
         (lambda: layers().bfloat16(), "bfloat16, for which the CPU provider has no kernels: 0.weight"),
         (lambda: nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3).half()), "1.weight, 1.bias; make them float32"),
+        (lambda: Sparse(torch.eye(4).to_sparse()), "weights that are sparse, for which ONNX has no operators: held"),
     ],
-    ids=["lazy", "meta", "float16", "bfloat16", "half of it"],
+    ids=["lazy", "meta", "float16", "bfloat16", "half of it", "sparse"],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
 def test_weights_that_cannot_be_used(make, said):
     assert said in refused(make(), X)
+
+
+def test_a_sparse_tensor_that_is_no_weight(workspace):
+    module = Sparse(None)
+    module.held = torch.eye(4).to_sparse()
+    assert "computes with sparse tensors, for which ONNX has no operators: held" in refused(
+        module, X, workspace=workspace
+    )
 
 
 def test_weights_made_in_inference_mode():
@@ -833,6 +855,19 @@ def test_a_module_is_exported_in_inference_mode(workspace):
     with torch.inference_mode():
         made = exported(workspace, module, X, "input=float32[batch=1..5,6]")
     assert made.outputs == ["output"]
+
+
+def test_a_module_that_ends_the_program_is_a_fault_of_its_own(workspace):
+    class Ends(nn.Module):
+        def forward(self, x):
+            if (x > 100).any():
+                sys.exit("too large")
+            return x * 2
+
+    for example in (X, X * 1000):
+        message = refused(Ends(), example, workspace=workspace)
+        assert "SystemExit" in message
+        assert "too large" in message
 
 
 def test_a_number_from_values_points_at_its_line(workspace):

@@ -210,14 +210,31 @@ def _breaking(text: str, symbols: Mapping[str, Dim], roots: Mapping[str, Dim]) -
         return None
 
 
+def over_sizes(
+    texts: Sequence[str], symbols: Mapping[str, Dim], roots: Mapping[str, Dim]
+) -> Iterator[list[NDArray[Any]]]:
+    """Yield what torch writes of symbols, as it is at all legal sizes of the dims: an array for each text in turn.
+
+    Raises SyntaxError, NameError, TypeError, ValueError or ArithmeticError where nothing here evaluates it.
+    """
+    codes = [compile(text, "size", "eval") for text in texts]
+    ranges = {name: np.arange(dim.low, largest(dim) + 1, dim.step) for name, dim in roots.items()}
+    for grid in _grids(ranges):
+        yield [np.broadcast_to(np.asarray(_evaluated(code, symbols, grid)), _length(grid)) for code in codes]
+
+
 def _false(code: Any, symbols: Mapping[str, Dim], grid: Mapping[str, NDArray[np.int64]]) -> Iterator[Sizes]:
     """Yield the sizes of a grid, one array for each dim, at which a guard is false."""
-    axes = {symbol: size_of(dim, grid) for symbol, dim in symbols.items()}  # type: ignore[arg-type]
-    with np.errstate(all="raise"):
-        held = eval(code, {"__builtins__": {}, **FUNCTIONS}, axes)  # noqa: S307 - arithmetic that torch wrote
+    held = _evaluated(code, symbols, grid)
     places = np.flatnonzero(~np.broadcast_to(np.asarray(held, dtype=bool), _length(grid)))
     for place in places.tolist():
         yield {name: int(np.broadcast_to(values, _length(grid))[place]) for name, values in grid.items()}
+
+
+def _evaluated(code: Any, symbols: Mapping[str, Dim], grid: Mapping[str, NDArray[np.int64]]) -> Any:
+    axes = {symbol: size_of(dim, grid) for symbol, dim in symbols.items()}  # type: ignore[arg-type]
+    with np.errstate(all="raise"):
+        return eval(code, {"__builtins__": {}, **FUNCTIONS}, axes)  # noqa: S307 - arithmetic that torch wrote
 
 
 def _length(grid: Mapping[str, NDArray[np.int64]]) -> int:

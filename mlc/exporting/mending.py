@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+from mlc.exporting.inserting import before
+from mlc.exporting.neighbours import own_neighbours
+from mlc.exporting.nothing import means_of_what_may_be_none, spreads_of_what_may_be_none
+from mlc.types import InputSpec
 
 
-def mend(program: torch.export.ExportedProgram) -> None:
+def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> None:
     """Write all of it anew in the program itself."""
     promote_subtrahends(program)
     remainders_by_sizes(program)
     unsqueeze_complex(program)
     all_for_asserted(program)
     without_idle_squeezes(program)
+    spreads_of_what_may_be_none(program)
     means_of_what_may_be_none(program)
+    own_neighbours(program, inputs)
     program.graph_module.recompile()
 
 
@@ -38,7 +44,7 @@ def promote_subtrahends(program: torch.export.ExportedProgram) -> None:
         subtrahend, dtype = node.args[0], node.meta["val"].dtype
         if subtrahend.meta["val"].dtype == dtype:
             continue
-        cast = _before(node, torch.ops.aten._to_copy.default, subtrahend, dtype=dtype)  # noqa: SLF001
+        cast = before(node, torch.ops.aten._to_copy.default, subtrahend, dtype=dtype)  # noqa: SLF001
         node.args = (cast, *node.args[1:])
 
 
@@ -48,7 +54,7 @@ def remainders_by_sizes(program: torch.export.ExportedProgram) -> None:
         divided, size = node.args
         if not isinstance(size, torch.fx.Node):
             continue
-        divisor = _before(node, torch.ops.aten.scalar_tensor.default, size, dtype=divided.meta["val"].dtype)
+        divisor = before(node, torch.ops.aten.scalar_tensor.default, size, dtype=divided.meta["val"].dtype)
         node.target, node.args = torch.ops.aten.remainder.Tensor, (divided, divisor)
 
 
@@ -60,8 +66,8 @@ def unsqueeze_complex(program: torch.export.ExportedProgram) -> None:
         if not value.is_complex():
             continue
         place = axis if axis >= 0 else axis + value.ndim + 1
-        parts = _before(node, torch.ops.aten.view_as_real.default, numbers)
-        longer = _before(node, torch.ops.aten.unsqueeze.default, parts, place)
+        parts = before(node, torch.ops.aten.view_as_real.default, numbers)
+        longer = before(node, torch.ops.aten.unsqueeze.default, parts, place)
         node.target, node.args = torch.ops.aten.view_as_complex.default, (longer,)
 
 
@@ -78,34 +84,3 @@ def without_idle_squeezes(program: torch.export.ExportedProgram) -> None:
         if node.meta["val"].ndim == squeezed.meta["val"].ndim > 0:
             node.replace_all_uses_with(squeezed)
             program.graph.erase_node(node)
-
-
-def means_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
-    """Divide a sum by how many there are, where values say how many: the mean of nothing is NaN, ReduceMean's is 0."""
-    aten = torch.ops.aten
-    for node in [node for node in program.graph.nodes if node.target in {aten.mean.dim, aten.mean.default}]:
-        values = node.args[0]
-        shape = values.meta["val"].shape
-        given = node.args[1] if node.target is aten.mean.dim and node.args[1] else range(len(shape))
-        axes = sorted(axis % len(shape) for axis in given)
-        if not any(free_unbacked_symbols(shape[axis]) for axis in axes):
-            continue
-        dtype = node.meta["val"].dtype
-        wide = _before(node, aten._to_copy.default, values, dtype=dtype)  # noqa: SLF001
-        mean = _before(node, aten.sum.dim_IntList, wide, axes, *node.args[2:])
-        for axis in axes:
-            size = _before(node, aten.sym_size.int, values, axis)
-            count = _before(node, aten.scalar_tensor.default, size, dtype=dtype)
-            mean = _before(node, aten.div.Tensor, mean, count)
-        node.replace_all_uses_with(mean)
-        program.graph.erase_node(node)
-
-
-def _before(node: torch.fx.Node, target: Any, *args: Any, **kwargs: Any) -> torch.fx.Node:
-    """Return a new call before a node, of the same line, with what it gives for what its inputs stand for."""
-    with node.graph.inserting_before(node):
-        made = node.graph.call_function(target, args, kwargs)
-    given = [one.meta["val"] if isinstance(one, torch.fx.Node) else one for one in args]
-    with node.meta["val"].fake_mode:
-        made.meta = {**node.meta, "val": target(*given, **kwargs)}
-    return made

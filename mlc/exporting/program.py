@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import onnx_ir as ir
 import torch
-from torch.export.graph_signature import ConstantArgument, OutputKind, TensorArgument
+from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
+from mlc.exporting.mending import mend
 from mlc.exporting.opset import checked_opset
 from mlc.exporting.quantized.written import widened
 from mlc.exporting.tidy import tidy
@@ -32,9 +33,12 @@ def translate(original: ProgramOriginal, traced: Sizes, opset: int | None) -> Tr
     program = original.program
     if quantizes(program.graph):
         return translate_module(original, traced, opset)
-    model = written(tensors_only(program), checked_opset(opset))
-    by_name = {one.name: value for one, value in zip(original.taken, list(model.graph.inputs), strict=True)}
     signature = original.signature
+    specs = {spec.name: spec for spec in signature.inputs}
+    program = tensors_only(program)
+    mend(program, [specs[one.name] for one in original.taken])
+    model = written(program, checked_opset(opset))
+    by_name = {one.name: value for one, value in zip(original.taken, list(model.graph.inputs), strict=True)}
     model.graph.inputs[:] = [by_name[spec.name] for spec in signature.inputs]
     fix_sizes(model, signature.inputs)
     tidy(model, signature.inputs, signature.outputs, "", weights=set(program.state_dict), doubted=_has_loops(program))
@@ -42,13 +46,15 @@ def translate(original: ProgramOriginal, traced: Sizes, opset: int | None) -> Tr
 
 
 def tensors_only(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Return the program without outputs that are numbers, for which torch.onnx has no value; weights are shared."""
+    """Return the program without outputs that are numbers, for which torch.onnx has no value.
+
+    It has a graph of its own, and shares the weights.
+    """
     specs = program.graph_signature.output_specs
     kept = [place for place, spec in enumerate(specs) if isinstance(spec.arg, TensorArgument)]
-    numbers = [spec.arg for spec in specs if not isinstance(spec.arg, TensorArgument)]
-    if all(isinstance(number, ConstantArgument) and number.value is None for number in numbers):
-        return program
     graph = copy.deepcopy(program.graph)
+    for node, own in zip(graph.nodes, program.graph.nodes, strict=True):
+        node.name = own.name  # by which the signature knows it; a copy has another where Python has that name
     (output,) = [node for node in graph.nodes if node.op == "output"]
     (returned,) = output.args
     assert isinstance(returned, tuple | list)

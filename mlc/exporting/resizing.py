@@ -1,8 +1,7 @@
 """``interpolate`` by a scale that float32 does not hold, such as 0.7: as long as torch makes it at every size.
 
 Resize multiplies a length by its scale in float32, torch in double precision: of 90 by 0.7 they make 63 and 62. Here it
-is resized by the next float32 above and cut to torch's length; the nearest neighbours are computed as torch does, by
-such a scale and to a number that need not be a multiple: Resize takes others where 14 become 32.
+is resized by the next float32 above and cut to torch's length; the nearest neighbours are computed as torch does.
 (ATen/native/UpSample.h: compute_output_size, nearest_neighbor_compute_source_index.)
 """
 
@@ -17,11 +16,9 @@ import onnxscript
 import torch
 
 from mlc.exporting.fractions import double
+from mlc.exporting.neighbours import LEAD
 
 op: Any = onnxscript.opset18
-
-LEAD = 2
-"""Axes before those that are resized: [batch, channels, ...]."""
 
 
 def of_resizing() -> dict[Any, Callable[..., Any]]:
@@ -39,7 +36,7 @@ def of_resizing() -> dict[Any, Callable[..., Any]]:
 def _nearest(x: Any, sizes: Any, scales: Sequence[float] | None = None) -> Any:
     settings = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     if scales is None:
-        return _nearest_by_sizes(x, sizes, settings)
+        return _to_sizes(x, sizes, settings)
     held = [scale if _is_held(scale) else 1.0 for scale in scales]
     resized = _by_scales(x, held, settings) if any(scale != 1 for scale in held) or held == list(scales) else x
     for axis, scale in enumerate(scales, LEAD):
@@ -47,33 +44,6 @@ def _nearest(x: Any, sizes: Any, scales: Sequence[float] | None = None) -> Any:
             length, step = op.Squeeze(_length(x, axis, scale)), op.Constant(value_float=float(np.float32(1 / scale)))
             resized = op.Gather(resized, _neighbours(x, axis, length, step), axis=axis)
     return resized
-
-
-def _nearest_by_sizes(x: Any, sizes: Any, settings: dict[str, Any]) -> Any:
-    """Return what is resized to sizes; to numbers that no size before need divide, by torch's own neighbours.
-
-    A size that is another tensor's, as beside a skip, is left to Resize, which takes the same neighbours of multiples.
-    """
-    if not isinstance(sizes, list | tuple):
-        return _to_sizes(x, sizes, settings)
-    own = [isinstance(size, int) and not _resizes_alike(x.shape[axis], size) for axis, size in enumerate(sizes, LEAD)]
-    before = [op.Shape(x, start=axis, end=axis + 1) for axis in range(LEAD, LEAD + len(sizes))]
-    rest = [size if taken else wanted for size, wanted, taken in zip(before, sizes, own, strict=True)]
-    resized = x if all(own) else _to_sizes(x, rest, settings)
-    for axis, (size, wanted, taken) in enumerate(zip(before, sizes, own, strict=True), LEAD):
-        if taken:
-            step = op.Div(op.Cast(size, to=ir.DataType.FLOAT), op.Constant(value_float=float(wanted)))
-            resized = op.Gather(resized, _neighbours(x, axis, op.Constant(value_int=wanted), step), axis=axis)
-    return resized
-
-
-def _resizes_alike(before: Any, after: int) -> bool:
-    """Whether Resize takes the neighbours that torch takes, of a size that is known and one that is asked for."""
-    if not isinstance(before, int):
-        return False
-    places = np.arange(after, dtype=np.float32)
-    theirs = np.floor(places / (np.float32(after) / np.float32(before)))
-    return bool((np.floor(places * (np.float32(before) / np.float32(after))) == theirs).all())
 
 
 def _between(mode: str, **more: Any) -> Callable[..., Any]:

@@ -87,7 +87,7 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
         program, names, doubt, noted = _trace(original, sizes, coded, asked)
         if asked.lines:
             _check_idle(original, sizes, coded, asked, doubted=doubt is not None)
-    mend(program)
+    mend(program, original.signature.inputs)
     with _rolled(original.module):
         model = written(program, opset)
     signature = original.signature
@@ -237,11 +237,24 @@ def _program(  # noqa: PLR0917 - one place calls it
         traceable(original.module, stored_in(original.module)) as stored,
     ):
         program = torch.export.export(Flat(original, coded, stored, asked), tensors, strict=False, **options)
+        _check_dense(program)
         copies = {id(kept): nn.Parameter(kept.data) for kept, _ in before.parameters}
         program.state_dict.update(
             {name: copies[id(kept)] for name, kept in program.state_dict.items() if id(kept) in copies}
         )
     return program, stored
+
+
+def _check_dense(program: torch.export.ExportedProgram) -> None:
+    """Raise SourceError for a tensor that is held as no weight, and is sparse."""
+    constants = {name: tensor for name, tensor in program.constants.items() if isinstance(tensor, torch.Tensor)}
+    sparse = [name for name, tensor in constants.items() if tensor.layout is not torch.strided]
+    if sparse:
+        names = ", ".join(name.removeprefix(PREFIX) for name in sparse)
+        raise SourceError(
+            f"the model computes with sparse tensors, for which ONNX has no operators: {names}",
+            "make them dense: tensor.to_dense()",
+        )
 
 
 def _names(program: torch.export.ExportedProgram, stored: Stored) -> dict[str, str]:

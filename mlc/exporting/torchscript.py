@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mlc.errors import SourceError, first_line, foreign
+from mlc.exporting.mending import mend
 from mlc.exporting.opset import checked_opset
 from mlc.exporting.program import fix_sizes, tensors_only
 from mlc.exporting.shapes import tracing_sizes
@@ -37,7 +38,9 @@ def translate(original: ScriptOriginal, traced: Sizes, opset: int | None) -> Tra
     sizes = tracing_sizes(signature.inputs, traced)
     program = _converted(original, sizes)
     _check_dims(program, signature.inputs)
-    model = written(tensors_only(program), checked_opset(opset))
+    program = tensors_only(program)
+    mend(program, signature.inputs)
+    model = written(program, checked_opset(opset))
     sides = ((model.graph.inputs, signature.inputs), (model.graph.outputs, signature.outputs))
     if any(len(values) != len(specs) for values, specs in sides):
         raise SourceError(f"{CONVERTER} lost an input or output of the model", HINT)

@@ -47,6 +47,12 @@ def check_weights(module: nn.Module) -> None:
     meta = [name for name, tensor in everything.items() if tensor.device.type == "meta"]
     if meta:
         raise SourceError(f"weights without data, on the meta device: {listed(meta)}", "load the weights first")
+    sparse = [name for name, tensor in plain_tensors(module) if tensor.layout is not torch.strided]
+    if sparse:
+        raise SourceError(
+            f"weights that are sparse, for which ONNX has no operators: {listed(sparse)}",
+            "make them dense: tensor.to_dense()",
+        )
     for dtype in (torch.bfloat16, torch.float16):
         half = [name for name, tensor in everything.items() if tensor.dtype == dtype]
         if half:

@@ -1,0 +1,77 @@
+"""The mean, the variance and the standard deviation of what may be nothing, where values say how many there are.
+
+Of nothing they are NaN; what ONNX makes of them is 0.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+from mlc.exporting.inserting import before
+
+aten: Any = torch.ops.aten
+
+ALONE = {aten.var_mean: aten.var, aten.std_mean: aten.std}
+"""What gives the first of two results alone."""
+
+
+def means_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
+    """Divide a sum by how many there are."""
+    for node in [node for node in program.graph.nodes if node.target in {aten.mean.dim, aten.mean.default}]:
+        values, axes, keeps = _reduced(node)
+        if not _may_be_none(values, axes):
+            continue
+        dtype = node.meta["val"].dtype
+        wide = before(node, aten._to_copy.default, values, dtype=dtype)  # noqa: SLF001
+        mean = before(node, aten.sum.dim_IntList, wide, axes, keeps)
+        for axis in axes:
+            size = before(node, aten.sym_size.int, values, axis)
+            count = before(node, aten.scalar_tensor.default, size, dtype=dtype)
+            mean = before(node, aten.div.Tensor, mean, count)
+        _replace(node, mean)
+
+
+def spreads_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
+    """Add nought times the mean to a variance or a standard deviation: where there is no mean there is neither."""
+    for node in [node for node in program.graph.nodes if _packet(node) in {*ALONE, *ALONE.values()}]:
+        values, axes, keeps = _reduced(node)
+        if not _may_be_none(values, axes):
+            continue
+        pair = _packet(node) in ALONE
+        for part in [user for user in node.users if user.target is operator.getitem] if pair else [node]:
+            mean = before(part, aten.mean.dim, values, axes, keeps)
+            if pair and part.args[1] == 1:
+                _replace(part, mean)
+                continue
+            alone = getattr(ALONE[_packet(node)], node.target._overloadname) if pair else node.target  # noqa: SLF001
+            spread = before(part, alone, *node.args, **node.kwargs)
+            _replace(part, before(part, aten.add.Tensor, spread, before(part, aten.mul.Tensor, mean, 0.0)))
+        if pair:
+            program.graph.erase_node(node)
+
+
+def _packet(node: torch.fx.Node) -> Any:
+    return getattr(node.target, "overloadpacket", None)
+
+
+def _reduced(node: torch.fx.Node) -> tuple[torch.fx.Node, list[int], bool]:
+    """Return what a call reduces, over which axes, and whether it keeps them."""
+    target: Any = node.target
+    given = {**dict(zip((one.name for one in target._schema.arguments), node.args, strict=False)), **node.kwargs}  # noqa: SLF001
+    values: Any = node.args[0]
+    rank = values.meta["val"].ndim
+    axes = sorted(axis % rank for axis in given.get("dim") or range(rank))
+    return values, axes, bool(given.get("keepdim"))
+
+
+def _may_be_none(values: torch.fx.Node, axes: list[int]) -> bool:
+    return any(free_unbacked_symbols(values.meta["val"].shape[axis]) for axis in axes)
+
+
+def _replace(node: torch.fx.Node, other: torch.fx.Node) -> None:
+    node.replace_all_uses_with(other)
+    node.graph.erase_node(node)
