@@ -63,6 +63,22 @@ def test_lengths_of_what_is_pooled_vary(workspace, pool):
     assert_alike(workspace, net, *(np.random.default_rng(n).normal(size=(2, 3, n)).astype(np.float32) for n in lengths))
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: functional.adaptive_avg_pool2d(x, (5, 7)),
+        lambda x: functional.adaptive_avg_pool2d(x, (None, 1)) + functional.adaptive_avg_pool2d(x[..., :9], (1, 1)),
+        lambda x: functional.interpolate(x, scale_factor=0.5, mode="area"),
+        nn.AdaptiveMaxPool2d((3, 11)),
+        lambda x: functional.adaptive_max_pool1d(x[0], 4) + functional.adaptive_avg_pool1d(x[0], 4),
+    ],
+    ids=["means", "to one place", "area", "largest", "a row"],
+)
+def test_lengths_of_what_is_pooled_to_a_size_vary(workspace, pool):
+    net = exported(workspace, Of(pool), None, "x=float32[1,2,n=3..40,m=9..30]")
+    assert_alike(workspace, net, *(drawn(1, 2, *size) for size in ((3, 9), (5, 14), (40, 30), (17, 11))))
+
+
 def test_places_of_the_largest_are_torchs_own(workspace):
     net = exported(workspace, Of(lambda x: functional.max_pool1d(x, 2, return_indices=True)[0]), None,
                    "x=float32[batch=1..3,3,8]")  # fmt: skip

@@ -12,6 +12,7 @@ from torch import nn
 
 from mlc.dims import range_text, size_of
 from mlc.errors import SourceError, foreign
+from mlc.exporting.adaptive import adaptive_pooling
 from mlc.exporting.asked import IDLE, Asked, asked_notes
 from mlc.exporting.attention import over_four_axes, zeros_where_masked
 from mlc.exporting.distributions import unchecked_distributions
@@ -226,6 +227,7 @@ def _program(  # noqa: PLR0917 - one place calls it
         _rolled(original.module),
         over_four_axes(),
         pooling_rows(),
+        adaptive_pooling(),
         plain_layers(),
         projected_layers(),
         inverse_by_products(),
