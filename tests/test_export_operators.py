@@ -155,6 +155,28 @@ def test_the_nearest_neighbours_of_a_number_of_sizes_are_torchs(workspace):
     assert {"Gather", "Resize"} <= kinds
 
 
+@pytest.mark.parametrize("p", [0.0, 1.0, 2.0, 3.0, math.inf])
+def test_distances_of_few_rows(workspace, p):
+    net = exported(workspace, Of(lambda x: torch.cdist(x[:, :5], x, p=p)), None, "x=float32[1,n=5..20,3]")
+    assert_alike(workspace, net, *(drawn(1, n, 3) for n in (5, 8, 20)))
+
+
+def test_distances_are_one_graph_for_few_rows_and_many(workspace):
+    net = exported(workspace, Of(lambda x: torch.cdist(x, x[:, :4] + 1)), None, "x=float32[1,n=5..60,3]")
+    assert_alike(workspace, net, *(drawn(1, n, 3) for n in (5, 25, 26, 60)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("hop", "width", "length"), [(4, None, True), (5, 12, False)])
+def test_frames_are_added_up_for_any_length(workspace, hop, width, length):
+    def shaped(x):
+        window = torch.hann_window(width or 16)
+        spectrum = torch.stft(x, 16, hop, width, window=window, return_complex=True)
+        return torch.istft(spectrum * 0.5, 16, hop, width, window=window, length=x.shape[-1] if length else None)
+
+    net = exported(workspace, Of(shaped), None, "x=float32[batch=1..2,n=20..90]")
+    assert_alike(workspace, net, *(drawn(2, n) for n in (20, 33, 90)), atol=1e-5)
+
+
 class Beside(nn.Module):
     """Resizes to the size of another tensor, as beside a skip."""
 

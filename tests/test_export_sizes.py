@@ -229,6 +229,33 @@ def test_a_library_is_pointed_at_where_no_line_is_the_users():
     assert user_frame([tracer]) == ""
 
 
+class Windows(nn.Module):
+    """Windows of four by four, as of Swin: an image is padded to whole ones, and cut again."""
+
+    def forward(self, image):
+        batch, high, wide, width = image.shape
+        padded = functional.pad(image, (0, 0, 0, (4 - wide % 4) % 4, 0, (4 - high % 4) % 4))
+        rows, columns = padded.shape[1] // 4, padded.shape[2] // 4
+        windows = padded.view(batch, rows, 4, columns, 4, width).permute(0, 1, 3, 2, 4, 5).reshape(-1, 16, width)
+        mixed = windows.softmax(1).view(batch, rows, columns, 4, 4, width)
+        whole = mixed.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows * 4, columns * 4, width)
+        return whole[:, :high, :wide]
+
+
+def test_how_a_value_lies_in_memory_is_no_way_of_its_own(workspace):
+    net = exported(workspace, Windows(), None, "image=float32[batch=1..3,high=8..30,wide=8..30,2]")
+    assert not any("compared" in note for note in net.artifact.origin.notes)
+    with open_session(workspace.save(net.model, "again"), Target()) as session:
+        for high, wide in ((8, 8), (9, 12), (12, 9), (30, 29)):
+            image = {"image": np.random.default_rng(0).normal(size=(2, high, wide, 2)).astype(np.float32)}
+            np.testing.assert_allclose(session.run(image)["output"], net.original.run(image)["output"], atol=1e-6)
+
+
+def test_guards_are_put_off_where_a_dim_is_two_at_most(workspace):
+    unfolded = Of(lambda x: functional.unfold(x[:, None], (3, 2), padding=1))
+    assert exported(workspace, unfolded, None, "x=float32[batch=1..2,6,n=6..30]").outputs == ["output"]
+
+
 def test_the_shift_of_relative_positions_holds_at_every_size(workspace):
     net = exported(workspace, Shifted(), None, "scores=float32[batch=1..3,n=1..16,total=n+n]")
     assert all(re.search("guards put off|", note) is not None for note in net.artifact.origin.notes)

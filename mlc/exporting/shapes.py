@@ -59,11 +59,11 @@ def dynamic_shapes(inputs: Sequence[InputSpec]) -> tuple[dict[int, Any], ...]:
 def unrelated_shapes(inputs: Sequence[InputSpec], arrays: Arrays) -> tuple[dict[int, Any], ...]:
     """Return for each input the axes that vary, each by itself: torch has no relation of theirs to solve.
 
-    An axis of 1 is none of them, since torch takes it for a constant.
+    An axis of 1 is none of them, since torch takes it for a constant; nor would one of 1 or 2 be: torch counts from 2.
     """
     return tuple(
         {
-            axis: torch.export.Dim.DYNAMIC(min=dim.low, max=dim.high)
+            axis: torch.export.Dim.DYNAMIC(min=dim.low, max=max(dim.high, 3))
             for axis, dim in enumerate(spec.dims)
             if dim.low != dim.high and arrays[spec.name].shape[axis] != 1
         }

@@ -12,31 +12,23 @@ from torch import nn
 
 from mlc.dims import range_text, size_of
 from mlc.errors import SourceError, foreign
-from mlc.exporting.adaptive import adaptive_pooling
 from mlc.exporting.asked import IDLE, Asked, asked_notes
-from mlc.exporting.attention import over_four_axes, zeros_where_masked
-from mlc.exporting.distributions import unchecked_distributions
+from mlc.exporting.attention import zeros_where_masked
 from mlc.exporting.errors import FixedError, SizesError, tracing_error
 from mlc.exporting.experts import AllExperts
-from mlc.exporting.fourier import inverse_by_products
 from mlc.exporting.guards import SYMBOL, GuardLog, dim_of
 from mlc.exporting.known import Known
-from mlc.exporting.lengths import lengths_of_tensors
 from mlc.exporting.mending import mend, without_asserts
 from mlc.exporting.opset import NEWER
-from mlc.exporting.pooling import pooling_rows
 from mlc.exporting.quantized.trace import Taking
 from mlc.exporting.quantized.written import opset_for, widened, write_out
-from mlc.exporting.quotients import quotients_of_sizes
-from mlc.exporting.recurrences.elman import plain_layers
-from mlc.exporting.recurrences.projected import projected_layers
 from mlc.exporting.recurrences.rolled import rolled, rolled_note
-from mlc.exporting.settled import settled
 from mlc.exporting.shapes import dynamic_shapes, larger_sizes, traced_note, tracing_sizes, unrelated_shapes
 from mlc.exporting.sides import Sided, sided
 from mlc.exporting.tidy import rename, tidy
 from mlc.exporting.translation import Doubt, Translation, doubt_note
 from mlc.exporting.writing import EXPORTER, quiet, written
+from mlc.exporting.written_otherwise import written_otherwise
 from mlc.figures import sizes_text
 from mlc.probes import probe
 from mlc.sources.quantized.modules import stored_in, traceable
@@ -225,16 +217,7 @@ def _program(  # noqa: PLR0917 - one place calls it
         torch.no_grad(),
         quiet(),
         _rolled(original.module),
-        over_four_axes(),
-        pooling_rows(),
-        adaptive_pooling(),
-        plain_layers(),
-        projected_layers(),
-        inverse_by_products(),
-        settled(),
-        quotients_of_sizes(),
-        lengths_of_tensors(original.module),
-        unchecked_distributions(),
+        written_otherwise(original.module),
         log.listening(),
         traceable(original.module, stored_in(original.module)) as stored,
     ):

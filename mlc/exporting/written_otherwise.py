@@ -1,0 +1,46 @@
+"""Functions that a trace takes wrongly, or for one size alone, and what they are replaced by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import nn
+
+from mlc.exporting.adaptive import adaptive_pooling
+from mlc.exporting.attention import over_four_axes
+from mlc.exporting.distances import distances
+from mlc.exporting.distributions import unchecked_distributions
+from mlc.exporting.fourier import inverse_by_products
+from mlc.exporting.layouts import without_layouts
+from mlc.exporting.lengths import lengths_of_tensors
+from mlc.exporting.pooling import pooling_rows
+from mlc.exporting.quotients import quotients_of_sizes
+from mlc.exporting.recurrences.elman import plain_layers
+from mlc.exporting.recurrences.projected import projected_layers
+from mlc.exporting.settled import settled
+from mlc.exporting.spectrograms import frames_added_up
+
+
+@contextmanager
+def written_otherwise(module: nn.Module) -> Iterator[None]:
+    """Trace the module inside the block by functions that compute the same."""
+    replacements = (
+        over_four_axes(),
+        pooling_rows(),
+        adaptive_pooling(),
+        distances(),
+        plain_layers(),
+        projected_layers(),
+        inverse_by_products(),
+        frames_added_up(),
+        settled(),
+        quotients_of_sizes(),
+        lengths_of_tensors(module),
+        unchecked_distributions(),
+        without_layouts(),
+    )
+    with ExitStack() as stack:
+        for replacement in replacements:
+            stack.enter_context(replacement)
+        yield
