@@ -21,6 +21,9 @@ SUMS = frozenset({"MatMul", "Einsum", "Gemm"})
 
 SCALING = frozenset({"Mul", "Div"})
 
+OF_SIZES = COPIES | SCALING | {"Cast", "Gather", "Pow", "Reciprocal", "Sqrt"}
+"""What scales are computed with from sizes."""
+
 
 @dataclass(frozen=True)
 class DropSoftmaxGuard(Fusion):
@@ -34,6 +37,7 @@ class DropSoftmaxGuard(Fusion):
 
     name: ClassVar[str] = "drop-softmax-guard"
     exactness: ClassVar[Exactness] = Exactness.EXACT
+    min_opset: ClassVar[int] = 13
 
     def pattern(self, op, z, zero):
         soft = op.Softmax(z, _outputs=["soft"])
@@ -72,12 +76,23 @@ def _plain(value: ir.Value | None) -> bool:
 
 
 def _is_scale(value: ir.Value | None) -> bool:
-    """Whether a value is one number for all scores, or a constant that leaves finite numbers finite."""
+    """Whether a value leaves finite numbers finite: a temperature that an input gives may be 0, one of sizes is not."""
     if value is None:
         return False
     if is_constant(value):
         return bool(np.isfinite(array_of(value)).all() and array_of(value).all())
-    return value.shape is not None and all(size == 1 for size in value.shape)
+    single = value.shape is not None and all(size == 1 for size in value.shape)
+    return single and _of_sizes(value)
+
+
+def _of_sizes(value: ir.Value | None) -> bool:
+    """Whether a value is computed from sizes and constants alone."""
+    if value is None or is_constant(value):
+        return value is not None
+    node = value.producer()
+    if node is None or not is_standard(node):
+        return False
+    return node.op_type == "Shape" or (node.op_type in OF_SIZES and all(map(_of_sizes, node.inputs)))
 
 
 def _finite(value: ir.Value | None) -> bool:

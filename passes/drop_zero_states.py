@@ -35,7 +35,7 @@ class DropZeroStates(Search):
         states = [value for value in given if value is not None and not value.is_graph_input()]
         if not states:
             return None
-        kept = [value for value in node.inputs if value is not None and not (value in states and _is_zero(value))]
+        kept = [value for value in _kept(node) if value is not None]
         outputs = [output for output in node.outputs if output.name]
         return Match(with_own_sources([node], kept), outputs, {"node": node, "states": states})
 
@@ -43,13 +43,23 @@ class DropZeroStates(Search):
         return None if any(map(_is_zero, states)) else f"{states[0].name} is not known to be zero"
 
     def rewrite(self, op, node, states):
-        inputs = [None if value in states and _is_zero(value) else value for value in node.inputs]
+        inputs = _kept(node)
         while inputs[-1] is None:
             inputs.pop()
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         made = getattr(op, node.op_type)(*inputs, **attributes, _outputs=len(node.outputs))
         outputs = made if isinstance(made, tuple) else (made,)
         return [new for new, old in zip(outputs, node.outputs, strict=True) if old.name]
+
+
+def _kept(node: ir.Node) -> list[ir.Value | None]:
+    """Return the inputs of a layer without initial states that are zero; another input may be the same zeros."""
+    return [
+        None
+        if place in INITIAL_STATES and value is not None and not value.is_graph_input() and _is_zero(value)
+        else value
+        for place, value in enumerate(node.inputs)
+    ]
 
 
 def _is_zero(value: ir.Value | None) -> bool:

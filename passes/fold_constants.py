@@ -105,7 +105,7 @@ class _Folding:
             self._refuse(self.prefix + str(node.outputs[0].name), growth)
             return False
         tensors = result(node, self.model, inputs)
-        if tensors is None:
+        if tensors is None or any(tensor.dtype == ir.DataType.STRING for tensor in tensors):
             return False
         self.known.update(zip([output for output in node.outputs if output.name], tensors, strict=True))
         return True

@@ -139,6 +139,14 @@ def test_what_stays_float32_is_told_with_the_reasons_of_a_plan(in_half, model, d
     assert [(each.node, each.reason) for each in again.kept] == [("s", ""), ("t", ""), ("z", "")]
 
 
+def test_a_weight_that_a_caller_may_override_is_no_value(data, told):
+    model = holding(
+        "g (float[n,16] x, float[16,8] w) => (float[n,8] y) { h = MatMul(x, w) y = Relu(h) }", **weights(0, w=(16, 8))
+    )
+    after, change = halved(model, *(batch.inputs for batch in data))
+    assert {tensor.value for tensor in told(model, after, data, planned(change)).tensors} >= {"x", "h", "y"}
+
+
 def test_what_is_converted_in_branches_is_named_with_its_format(in_half, model, data, told):
     found, after, _ = in_half
     ops = ["MatMul", "MatMul", "Neg"]

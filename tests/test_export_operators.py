@@ -19,7 +19,7 @@ pytestmark = pytest.mark.needs_onnxruntime
 LOGITS = np.array([[-90, -20, -1, 0, 1, 20, 90]], np.float32)
 
 
-def assert_alike(workspace, net, *arrays, atol=1e-6):
+def assert_alike(workspace, net, *arrays, atol=1e-6, rtol=1e-5):
     """All outputs at every array; a coordinate in float32 allows a larger ``atol``."""
     with open_session(workspace.save(net.model, "again"), Target(), optimize=False) as session:
         for array in arrays:
@@ -27,7 +27,7 @@ def assert_alike(workspace, net, *arrays, atol=1e-6):
             ours, theirs = session.run(feed), net.original.run(feed)
             assert ours.keys() == theirs.keys()
             for output, expected in theirs.items():
-                np.testing.assert_allclose(ours[output], expected, rtol=1e-5, atol=atol, err_msg=output)
+                np.testing.assert_allclose(ours[output], expected, rtol=rtol, atol=atol, err_msg=output)
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,10 @@ def assert_alike(workspace, net, *arrays, atol=1e-6):
     [
         functional.logsigmoid,
         lambda x: torch.logaddexp(x, -x),
+        lambda x: torch.log(torch.sigmoid(x.clamp(-80, 80))),
         lambda x: functional.binary_cross_entropy_with_logits(x, torch.ones_like(x), reduction="none"),
     ],
-    ids=["logsigmoid", "logaddexp", "cross entropy"],
+    ids=["logsigmoid", "logaddexp", "of a sigmoid", "cross entropy"],
 )
 def test_logarithms_of_what_float32_does_not_hold(workspace, function):
     net = exported(workspace, Of(function), None, "x=float32[batch=1..4,7]")
@@ -198,6 +199,81 @@ def test_to_go_back_to_sizes_before_is_a_resize(workspace):
     net = exported(workspace, Of(skip), None, "x=float32[1,2,n=4..200,m=4..200]")
     assert_alike(workspace, net, *(drawn(1, 2, n, n + 3) for n in (4, 7, 30, 150)))
     assert [node.op_type for node in net.model.graph if node.op_type in {"Resize", "Gather"}] == ["Resize"]
+
+
+SECONDS = np.array([1700000001.5, 1700000100, 0, -3.25])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x - 1700000001.0,
+        lambda x: (x > 1700000001.25).double() + x.clamp(max=1700000001.75),
+        lambda x: torch.where(x > 0, x * 0.001, 1700000001.5),
+        lambda x: (x.abs() + 1e-60).log(),
+        lambda x: x.add(x, alpha=0.1) + torch.full_like(x, 0.1),
+    ],
+    ids=["difference", "bounds", "where", "small", "filled"],
+)
+def test_numbers_are_in_double_precision_where_the_model_is(workspace, function):
+    net = exported(workspace, Of(function), None, "x=float64[n=1..9]")
+    assert_alike(workspace, net, SECONDS, rtol=1e-15, atol=0)
+
+
+LARGE = np.array([1999999999, -1999999999, 33554431, -7, 7, 0])
+TENTHS = np.array([1, 0.5, 0.3, 2, -1, 0, 100, -3], np.float32)
+
+
+@pytest.mark.parametrize("mode", ["floor", "trunc"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16])
+def test_integers_are_divided_as_integers(workspace, mode, dtype):
+    divided = Of(lambda x: torch.div(x.to(dtype), 1000, rounding_mode=mode) + torch.div(x.to(dtype), -7).floor())
+    net = exported(workspace, divided, None, "x=int64[n=1..9] in -9..9")
+    assert_alike(workspace, net, LARGE if dtype != torch.int16 else LARGE % 30000)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x // 0.1,
+        lambda x: x % 0.1,
+        lambda x: 1.0 // (x + 0.3),
+        lambda x: 1.0 % (x.abs() + 0.1),
+        lambda x: x % -2,
+    ],
+    ids=["quotient", "rest", "of a number", "rest of a number", "rest of an integer"],
+)
+def test_quotients_are_rounded_down_as_torch_does(workspace, function):
+    net = exported(workspace, Of(function), None, "x=float32[n=1..9]")
+    assert_alike(workspace, net, TENTHS)
+
+
+ROUND = np.array([[0.0, -1], [-0.0, -1], [0, 1], [-0.0, 1], [1, 0], [-1, -0.0], [0, 0], [2, -2], [-3, -4]], np.float32)
+
+
+def test_the_angle_of_a_point_has_the_sign_of_its_zero(workspace):
+    net = exported(workspace, Of(lambda x: torch.atan2(x[:, 0], x[:, 1])), None, "x=float32[n=1..9,2]")
+    assert_alike(workspace, net, ROUND)
+
+
+def test_the_angle_of_complex_numbers(workspace):
+    angle = Of(lambda x: torch.fft.rfft(x).angle())
+    net = exported(workspace, angle, None, "x=float32[batch=1..3,n=4..9]")
+    assert_alike(workspace, net, -np.ones((2, 7), np.float32) + 0.1 * drawn(2, 7), atol=1e-4)
+
+
+SMALL = np.array([1e-8, 1e-6, -1e-6, 0.1, -0.4, 0.6, 30, 0, -0.99], np.float32)
+
+
+@pytest.mark.parametrize("function", [torch.log1p, torch.expm1, lambda x: torch.log1p(torch.exp(-1e6 * x.abs() - 9))])
+def test_small_numbers_are_not_lost_beside_one(workspace, function):
+    net = exported(workspace, Of(function), None, "x=float32[n=1..9]")
+    assert_alike(workspace, net, SMALL, atol=0)
+
+
+def test_large_powers_of_two_are_added(workspace):
+    net = exported(workspace, Of(lambda x: torch.logaddexp2(x, x.flip(0))), None, "x=float32[n=1..9]")
+    assert_alike(workspace, net, np.array([200, -200, 1, 3], np.float32))
 
 
 def drawn(*shape):

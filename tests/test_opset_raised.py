@@ -71,6 +71,47 @@ def test_a_branch_forbids_it_which_is_told_where_it_matters(body, notes, workspa
     assert (done.model.opset_imports[""], done.origin.notes) == (20, notes)
 
 
+INSIDE = """g (float[n,2,5,4] q, float[n,2,6,4] x, float[n,2,6,4] v) => (float[n,2,5,4] y) <bool c = {1}> {
+    k = Transpose<perm = [0,1,3,2]>(x) b = own.either(c, v)
+    z = MatMul(q, k) w = Softmax<axis = -1>(z) y = MatMul(w, b) }
+<domain: "own", opset_import: ["" : 20]> either (c, v) => (b) {
+    b = If(c) <then_branch = t () => (p) { p = Neg(v) }, else_branch = e () => (p) { p = Abs(v) }> }"""
+RESIZED = """g (float[n,1,i] t, float[n,2,5,4] q, float[n,2,6,4] x, float[n,2,6,4] v)
+    => (float[n,1,w] r, float[n,2,5,4] y) <float[1] target = {24}, float[2] ones = {1,1}, int64[1] two = {2}> {
+    k = Transpose<perm = [0,1,3,2]>(x)
+    s = Shape(t) d = Gather(s, two) f = Cast<to = 1>(d) p = Div(target, f) scales = Concat<axis = 0>(ones, p)
+    r = Resize<mode = "nearest">(t, scales) z = MatMul(q, k) w = Softmax<axis = 3>(z) y = MatMul(w, v) }"""
+
+
+@pytest.mark.parametrize(
+    ("opsets", "body", "reason"),
+    [
+        ('"" : 20, "own" : 1', INSIDE, "it has branches or loops, which cannot be compared"),
+        ('"" : 10', RESIZED, "Resize r takes other neighbours from opset 11 on"),
+    ],
+    ids=["in a function", "resized"],
+)
+def test_what_no_run_may_show_forbids_it(opsets, body, reason, workspace):
+    """The converter of ONNX resizes otherwise at sizes of which none is compared: here all those that divide 24."""
+    model = graph(f"<ir_version: 8, opset_import: [{opsets}]> {body}")
+    feeds = [
+        {
+            "q": random(1, n, 2, 5, 4),
+            "x": random(2, n, 2, 6, 4),
+            "v": random(3, n, 2, 6, 4),
+            "t": random(4, n, 1, 4 * n),
+        }
+        for n in (1, 2)
+    ]
+    names = {value.name for value in model.graph.inputs}
+    given = [{name: array for name, array in feed.items() if name in names} for feed in feeds]
+    done = rewrite(
+        artifact(model), [PassSpec("fuse-attention")], references=references(model, given, workspace),
+        workspace=workspace, capabilities=ANY_CPU, raising=Raising.ANY,
+    )  # fmt: skip
+    assert any(note.endswith(reason) for note in done.origin.notes)
+
+
 def test_a_format_that_is_only_for_outliers_raises_nothing(workspace):
     """It would take every product; whether one needs it is not known before."""
     model = build("g (float[n,64] x) => (float[n,64] y) { y = MatMul(x, w) }", {"w": random(1, 64, 64)})

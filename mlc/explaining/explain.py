@@ -84,7 +84,7 @@ def explain(
         arithmetic=arithmetic,
         notes=(*unknown, *untried, *more, *_untold(formats, told)),
         inside=inside,
-        kept=kept_nodes(before, halves, plan) if in_half else (),
+        kept=kept_nodes(before, {*halves, *coded}, plan) if in_half else (),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -88,15 +88,15 @@ def half_errors(
     return (*_activations(before, after, found, batches, workspace), *_weights(found))
 
 
-def kept_nodes(before: ir.Model, found: Mapping[str, Halved], plan: Plan | None) -> tuple[Kept, ...]:
-    """Return the nodes that give float32 beside those in float16, with the reasons where a plan has them."""
+def kept_nodes(before: ir.Model, others: Collection[str], plan: Plan | None) -> tuple[Kept, ...]:
+    """Return the nodes that give float32 beside ``others``, with the reasons where a plan has them."""
     reasons = {} if plan is None else {entry.node: entry.reason for entry in plan.nodes if entry.format == FLOAT}
     return tuple(
         Kept(site, node.op_type, reasons.get(site, ""))
         for prefix, graph in walk(before)
         for node in graph
         if node.op_type != "Constant" and any(value.dtype == ir.DataType.FLOAT for value in node.outputs)
-        if (site := f"{prefix}{site_of(node)}") not in found
+        if (site := f"{prefix}{site_of(node)}") not in others
     )
 
 
@@ -152,7 +152,7 @@ def _activations(
 
 def _watched(before: ir.Model, after: ir.Model, found: Mapping[str, Halved]) -> dict[str, _Watched]:
     """Return what nodes of the main graph give in 16 bits, and what is narrowed for those that read it so, by name."""
-    floats = {value.name: value for value in before.graph.inputs}
+    floats = {value.name: value for value in before.graph.inputs if not value.is_initializer()}
     floats |= {value.name: value for node in before.graph for value in node.outputs}
     halves: dict[str | None, ir.DataType | None] = {}
     for node in after.graph:

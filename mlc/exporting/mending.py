@@ -15,7 +15,9 @@ from mlc.types import InputSpec
 def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> None:
     """Write all of it anew in the program itself."""
     promote_subtrahends(program)
-    remainders_by_sizes(program)
+    remainders_of_tensors(program)
+    logarithms_of_sigmoids(program)
+    angles(program)
     unsqueeze_complex(program)
     all_for_asserted(program)
     without_idle_squeezes(program)
@@ -48,14 +50,28 @@ def promote_subtrahends(program: torch.export.ExportedProgram) -> None:
         node.args = (cast, *node.args[1:])
 
 
-def remainders_by_sizes(program: torch.export.ExportedProgram) -> None:
-    """Make a tensor of the size in ``index % x.shape[0]``: torch.onnx takes it for a number that is known."""
-    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.remainder.Scalar):
-        divided, size = node.args
-        if not isinstance(size, torch.fx.Node):
-            continue
-        divisor = before(node, torch.ops.aten.scalar_tensor.default, size, dtype=divided.meta["val"].dtype)
-        node.target, node.args = torch.ops.aten.remainder.Tensor, (divided, divisor)
+def remainders_of_tensors(program: torch.export.ExportedProgram) -> None:
+    """Make tensors of the numbers in ``x % 0.1`` and ``index % x.shape[0]``: torch.onnx takes a size for a constant.
+
+    And of a number it computes what is left over by another way than of a tensor.
+    """
+    aten = torch.ops.aten
+    for node in program.graph.find_nodes(op="call_function", target=aten.remainder.Scalar):
+        divided, number = node.args
+        dtype = node.meta["val"].dtype
+        if isinstance(number, torch.fx.Node) or dtype.is_floating_point:
+            node.args = (_of_dtype(node, divided, dtype), before(node, aten.scalar_tensor.default, number, dtype=dtype))
+            node.target = aten.remainder.Tensor
+    for node in program.graph.find_nodes(op="call_function", target=aten.remainder.Scalar_Tensor):
+        number, divisor = node.args
+        dtype = node.meta["val"].dtype
+        node.args = (before(node, aten.scalar_tensor.default, number, dtype=dtype), _of_dtype(node, divisor, dtype))
+        node.target = aten.remainder.Tensor
+
+
+def _of_dtype(node: torch.fx.Node, value: torch.fx.Node, dtype: torch.dtype) -> torch.fx.Node:
+    same = value.meta["val"].dtype == dtype
+    return value if same else before(node, torch.ops.aten._to_copy.default, value, dtype=dtype)  # noqa: SLF001
 
 
 def unsqueeze_complex(program: torch.export.ExportedProgram) -> None:
@@ -69,6 +85,24 @@ def unsqueeze_complex(program: torch.export.ExportedProgram) -> None:
         parts = before(node, torch.ops.aten.view_as_real.default, numbers)
         longer = before(node, torch.ops.aten.unsqueeze.default, parts, place)
         node.target, node.args = torch.ops.aten.view_as_complex.default, (longer,)
+
+
+def logarithms_of_sigmoids(program: torch.export.ExportedProgram) -> None:
+    """Write ``log(sigmoid(x))`` as the one function that it is: a sigmoid in onnxruntime is 0 from -18.5 on."""
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.log.default):
+        inner = node.args[0]
+        if inner.target is torch.ops.aten.sigmoid.default and inner.args[0].meta["val"].is_floating_point():
+            node.target, node.args = torch.ops.aten.log_sigmoid.default, inner.args
+
+
+def angles(program: torch.export.ExportedProgram) -> None:
+    """Write the angle of complex numbers by their two real parts: torch.onnx turns that of negative ones around."""
+    aten = torch.ops.aten
+    for node in program.graph.find_nodes(op="call_function", target=aten.angle.default):
+        if node.args[0].meta["val"].is_complex():
+            parts = before(node, aten.view_as_real.default, node.args[0])
+            real, imaginary = (before(node, aten.select.int, parts, -1, part) for part in (0, 1))
+            node.target, node.args = aten.atan2.default, (imaginary, real)
 
 
 def all_for_asserted(program: torch.export.ExportedProgram) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import onnxscript
 import torch
 
 from mlc.exporting.fractions import of_fractions
+from mlc.exporting.quotients_of_values import of_quotients
 from mlc.exporting.resizing import of_resizing
 
 op: Any = onnxscript.opset18
@@ -21,7 +23,12 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.log_sigmoid.default: _log_sigmoid,
         torch.ops.aten.logaddexp.default: _logaddexp,
         torch.ops.aten.masked_select.default: _masked_select,
+        torch.ops.aten.logaddexp2.default: _logaddexp2,
+        torch.ops.aten.atan2.default: _atan2,
+        torch.ops.aten.log1p.default: _log1p,
+        torch.ops.aten.expm1.default: _expm1,
         **of_fractions(),
+        **of_quotients(),
         **of_resizing(),
     }
     if hasattr(torch.ops.transformers, "grouped_mm_fallback"):
@@ -58,6 +65,50 @@ def _logaddexp(x: Any, y: Any) -> Any:
     larger, apart = op.Max(x, y), op.Abs(op.Sub(x, y))
     smaller = op.Softplus(op.Neg(op.Where(op.IsNaN(apart), op.CastLike(0.0, apart), apart)))
     return op.Add(larger, smaller)
+
+
+def _logaddexp2(x: Any, y: Any) -> Any:
+    """Return ``log2(2 ** x + 2 ** y)``, likewise."""
+    two = op.CastLike(math.log(2), x)
+    return op.Div(_logaddexp(op.Mul(x, two), op.Mul(y, two)), two)
+
+
+def _atan2(y: Any, x: Any) -> Any:
+    """Return the angle of a point to the right, in (-pi, pi]; a zero has the sign that it has."""
+    high, wide = op.Abs(y), op.Abs(x)
+    none, one = op.CastLike(0.0, x), op.CastLike(1.0, x)
+    diagonal = op.Where(op.Equal(high, none), none, one)
+    angle = op.Atan(op.Where(op.Equal(high, wide), diagonal, op.Div(high, wide)))
+    angle = op.Where(_is_negative(x), op.Sub(op.CastLike(math.pi, x), angle), angle)
+    return op.Where(_is_negative(y), op.Neg(angle), angle)
+
+
+def _is_negative(x: Any) -> Any:
+    """Return where a number is less than 0, or -0."""
+    zero = op.CastLike(0.0, x)
+    return op.Or(op.Less(x, zero), op.Less(op.Div(op.CastLike(1.0, x), x), zero))
+
+
+def _log1p(x: Any) -> Any:
+    """Return ``log(1 + x)``, of small numbers by what their sum with 1 really is.
+
+    Kahan, as in Goldberg, What every computer scientist should know about floating-point arithmetic (1991), theorem 4.
+    """
+    one = op.CastLike(1.0, x)
+    sum_ = op.Add(one, x)
+    exact = op.Div(op.Mul(op.Log(sum_), x), op.Sub(sum_, one))
+    near = op.Where(op.Equal(sum_, one), x, exact)
+    return op.Where(op.Less(op.Abs(x), op.CastLike(0.5, x)), near, op.Log(sum_))
+
+
+def _expm1(x: Any) -> Any:
+    """Return ``exp(x) - 1``, of small numbers by the logarithm of what their power really is: Kahan, likewise."""
+    one = op.CastLike(1.0, x)
+    power = op.Exp(x)
+    less = op.Sub(power, one)
+    exact = op.Div(op.Mul(less, x), op.Log(power))
+    near = op.Where(op.Equal(power, one), x, exact)
+    return op.Where(op.Less(op.Abs(x), op.CastLike(0.5, x)), near, less)
 
 
 def _masked_select(x: Any, mask: Any) -> Any:

@@ -173,12 +173,16 @@ class Replacing(Pass):
             if reason:
                 run.refused.setdefault(site, reason)
             elif run.may(site):
-                self._replace(run, graph, node, match)
+                reason = self._replace(run, graph, node, match)
+                if reason:
+                    run.refused.setdefault(site, reason)
+                    continue
                 run.sites[site] = None
                 return True
         return False
 
-    def _replace(self, run: _Run, graph: ir.Graph, node: ir.Node, match: Match) -> None:
+    def _replace(self, run: _Run, graph: ir.Graph, node: ir.Node, match: Match) -> str | None:
+        """Put a replacement in the place of a match, or return why it cannot be."""
         able = run.ctx.capabilities
         op = Builder(able.kernels if able.cpu else ())
         replacements = self.rewrite(op, **match.bindings)
@@ -188,12 +192,27 @@ class Replacing(Pass):
             if value.producer() not in nodes or value in new_values[:index]:
                 nodes.append(ir.Node("", "Identity", [value]))
                 new_values[index] = nodes[-1].outputs[0]
+        read = _read_inside(match, nodes)
+        if read is not None:
+            return f"{read.name} is computed inside of what would be replaced, and read by what would replace it"
         for domain, version in op.opsets.items():
             run.model.opset_imports.setdefault(domain, version)
         _insert(run.names, graph, node, _Made(nodes, op.initializers, match.outputs, new_values))
         _remove(graph, match.nodes)
         if len(new_values) > 1:
             graph.sort()
+        return None
+
+
+def _read_inside(match: Match, made: Sequence[ir.Node]) -> ir.Value | None:
+    """Return a value of a match that new nodes read, which then are taken out again, or None."""
+    inside = {value for node in match.nodes for value in node.outputs}
+    read = next((value for node in made for value in node.inputs if value in inside), None)
+    if read is not None:
+        for node in made:
+            for index in range(len(node.inputs)):
+                node.replace_input_with(index, None)
+    return read
 
 
 def _spread(graph: ir.Graph, match: Match) -> str | None:

@@ -11,12 +11,15 @@ import onnx_ir as ir
 from mlc.compare import EXPORT_TOLERANCE, compare
 from mlc.compare.decisions import graph_values, with_outputs
 from mlc.errors import MlcError, PassError, foreign
-from mlc.fusion import opset_of, quiet
+from mlc.fusion import infer_shapes, opset_of, quiet
 from mlc.invariants import interface
 from mlc.rewriting.portions import portions
 from mlc.rewriting.sessions import Feeds, Runner
 
-HIDDEN = "it has branches or loops, which cannot be compared"
+RESIZE = 11
+"""The opset from which on Resize says how it takes its neighbours."""
+
+RESIZING = frozenset({"Resize", "Upsample"})
 
 
 def raised(
@@ -28,21 +31,53 @@ def raised(
 ) -> tuple[ir.Model, str]:
     """Return the model at a higher opset, or as it was, and a sentence that says which; none where it is not ``worth``.
 
-    ONNX's converter is wrong in places (Resize from 10 to 13), so every value that both graphs have is compared. What a
-    branch or the body of a loop computes may not be seen in these runs, so a model that has one stays as it is.
+    ONNX's converter is wrong in places, so every value that both graphs have is compared. What a branch or the body of
+    a loop computes may not be seen in these runs, so a model that has one stays as it is; so does one that resizes by
+    the rules before opset 11 at sizes that vary: as it is converted it may differ at those that are not compared.
     """
     old = opset_of(model)
     try:
         after = converted(model, opset)
         if opset_of(after) == opset and not worth(after):
             return model, ""
-        hidden = next(model.graph.subgraphs(), None) is not None
-        reason = HIDDEN if hidden else _difference(model, after, opset, runner, feeds)
+        reason = _hidden(after) or _resized(model, opset) or _difference(model, after, opset, runner, feeds)
     except MlcError as error:
         reason = error.message
     if reason:
         return model, f"opset {old} could not be raised to {opset}: {reason}"
     return after, f"opset {old} was raised to {opset}, which passes need; every value stayed what it was"
+
+
+def _hidden(after: ir.Model) -> str:
+    """Return what of a converted model its runs may not show, or nothing; functions were written out in it."""
+    hidden = next(after.graph.subgraphs(), None) is not None or after.functions
+    return "it has branches or loops, which cannot be compared" if hidden else ""
+
+
+def _resized(model: ir.Model, opset: int) -> str:
+    """Return which node resizes in another way from opset 11 on, at sizes that vary, or nothing."""
+    if opset_of(model) >= RESIZE or opset < RESIZE:
+        return ""
+    known = model.clone()
+    infer_shapes(known)
+    functions = (node for function in known.functions.values() for node in function)
+    inside = next((node for node in functions if node.op_type in RESIZING), None)
+    nodes = (node for node in known.graph if node.op_type in RESIZING)
+    varies = inside or next((node for node in nodes if not _of_one_size(node)), None)
+    return (
+        "" if varies is None else f"{varies.op_type} {varies.outputs[0].name} takes other neighbours from opset 11 on"
+    )
+
+
+def _of_one_size(node: ir.Node) -> bool:
+    """Whether a node reads and gives values of sizes that are numbers."""
+    values = (node.inputs[0], node.outputs[0])
+    return all(value is not None and value.shape is not None and _is_fixed(value.shape) for value in values)
+
+
+def _is_fixed(shape: ir.Shape) -> bool:
+    """Whether all axes that may be resized are numbers; a batch is none."""
+    return all(isinstance(size, int) for size in list(shape)[1:])
 
 
 def converted(model: ir.Model, opset: int) -> ir.Model:

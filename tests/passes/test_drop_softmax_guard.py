@@ -51,6 +51,7 @@ def test_the_same_bits_for_rows_that_are_wholly_masked_too(scores, rows, workspa
             for scaled in ("z = Div(w, half)", "z = Mul(half, w)", "e = Mul(w, half) z = Add(e, half)")
         ),
         (LOWEST, "p = MatMul(q, k) f = Cast<to=1>(m) l = Log(f) z = Mul(p, l)", MAY_BE_MASKED),
+        (LOWEST, "p = MatMul(q, k) t = ReduceMax<keepdims=0>(k) z = Div(p, t)", MAY_BE_MASKED),
         (LOWEST.replace("zero = {0}", "zero = {1}"), "z = MatMul(q, k)", "what stands for NaN is not one 0"),
     ],
 )

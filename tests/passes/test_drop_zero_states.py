@@ -55,6 +55,15 @@ def test_a_layer_that_reads_zeros_too(workspace):
     same_numbers(before, after, {"x": random(1, 5, 2, 3)}, workspace)
 
 
+def test_a_layer_whose_input_is_the_state_itself(workspace):
+    square = WEIGHTS.replace("float[1,8,3] w = {1,-2,3,-4,5,-6,7,-8,9,-1,2,-3,4,-5,6,-7,8,-9,1,-2,3,-4,5,-6}",
+                             "float[1,8,2] w = {1,-2,3,-4,5,-6,7,-8,9,-1,2,-3,4,-5,6,-7}")  # fmt: skip
+    before = graph(f"{HEAD.replace('[5,1,', '[1,1,')} {square} {{ {ZEROS['Expand']} {LSTM.replace('(x', '(h')} }}")
+    after, change = apply(DropZeroStates(), before)
+    assert change.sites == ("y",)
+    same_numbers(before, after, {"x": random(1, 5, 2, 3)}, workspace)
+
+
 def test_zeros_of_a_fixed_size(workspace):
     before = model(LSTM.replace("h, h", "fixed, fixed"), head=HEAD.replace("batch", "1"))
     after, _ = apply(DropZeroStates(), before)

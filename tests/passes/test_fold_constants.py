@@ -70,6 +70,16 @@ def test_random_operators_stay():
     assert same_graph(after.graph, model.graph)
 
 
+def test_strings_stay_and_the_rest_is_folded():
+    _, after, change = folded(
+        "c = Cast<to=8>(w) e = Exp(w) y = Add(x, e)",
+        "(float[n,3] x) => (float[n,3] y, string[3] c)",
+        "float[3] w = {1,2,3}",
+    )
+    assert change.sites == ("e",)
+    assert ops(after) == ["Cast", "Add"]
+
+
 def test_a_weight_that_a_caller_may_override_stays(workspace):
     head = "(float[n,3] x, float[3] w) => (float[n,3] y)"
     model, after, change = folded("c = Exp(w) y = Add(x, c)", head, "float[3] w = {1,2,3}")

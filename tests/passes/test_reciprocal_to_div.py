@@ -34,11 +34,15 @@ def test_numbers_whichever_way_the_operands_stand(body, rows, workspace):
         ("g (float[n,3] x) => (float[n,3] y, float[n,3] r) { r = Reciprocal(x) y = Mul(x, r) }", "r is a graph output"),
         ("g (float[n,3] x) => (float[n,3] y, float[n,3] v) { r = Reciprocal(x) y = Mul(x, r) v = Exp(r) }",
          "r is used elsewhere"),
+        ("g (float[n,3] x) => (float[n,3] y) { r = Reciprocal(x) y = Mul(r, r) }", "r is computed inside of what would"),
     ],
 )  # fmt: skip
 def test_refusals(text_, reason):
-    _, change = apply(ReciprocalToDiv(), graph(text_))
+    before = graph(text_)
+    after, change = apply(ReciprocalToDiv(), before)
     assert change.sites == ()
+    read = [[[value.name for value in node.inputs] for node in model.graph] for model in (before, after)]
+    assert read[0] == read[1]
     assert reason in change.refused[0].reason
 
 
