@@ -122,6 +122,19 @@ def test_nodes_are_kept_float(mixed):
         rewritten(mixed, to="int8", calibrate=DATA, keep_float=["conv3d"])
 
 
+@pytest.mark.usefixtures("quick")
+def test_what_loses_nothing_itself_and_a_plan_that_is_overruled_are_notes(tmp_path):
+    plan = plan_of(tmp_path, conv2d="int8-static", relu="int8-static", conv2d_1="int8-static")
+    report = mlc.compile(
+        Mixed().eval(), inputs=[IMAGES], passes=["none"], plan=plan, calibrate=DATA, keep_float=["relu", "conv2d_1"]
+    )
+    assert (
+        "kept float: Relu relu, which lose nothing themselves; keep those float that read what they give"
+        in report.notes
+    )
+    assert "relu, conv2d_1 stay float as asked, whatever the plan gives them" in report.notes
+
+
 def test_nothing_to_keep_float_is_an_error(mixed):
     with pytest.raises(UsageError, match="nothing is quantized"):
         rewritten(mixed, keep_float=["conv2d"])

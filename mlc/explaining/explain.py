@@ -24,7 +24,7 @@ from mlc.explaining.weights import weight_errors
 from mlc.figures import counted
 from mlc.formats.nodes import site_of
 from mlc.fusion import infer_shapes, opset_of
-from mlc.rewriting.chosen import quantized_nodes
+from mlc.rewriting.chosen import folded_nodes, quantized_nodes
 from mlc.rewriting.opset import raised
 from mlc.rewriting.sessions import Runner
 from mlc.types import FLOAT
@@ -75,7 +75,12 @@ def explain(
     untried = () if tried else (UNTRIED.format(nodes=counted(len(sites), "node")),)
     arithmetic, more = _arithmetic(path, few, workspace) if coded or codes else (None, ())
     costs = {node.node: node.sqnr for node in nodes}
-    told = {*sites, *(reader for tensor in tensors for reader in tensor.readers), *(each.node for each in inside)}
+    told = {
+        *sites,
+        *folded_nodes(before, after),
+        *(reader for tensor in tensors for reader in tensor.readers),
+        *(each.node for each in inside),
+    }
     return Explanation(
         samples=sum(batch.count for batch in few),
         tensors=tuple(_with_output(tensor, costs) for tensor in tensors),

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc.errors import PassError, UsageError
-from mlc.plan import ORDER, UNNAMED, Planner, naming_options, passes_for, read_plan, reserve_for
+from mlc.formats import FOLDING, INT8_STATIC
+from mlc.plan import ASKED_FLOAT, ORDER, UNNAMED, Planner, naming_options, passes_for, read_plan, reserve_for
 from mlc.recipe import Recipe
 from mlc.registry import build, lossy_of
 from mlc.types import FLOAT, PassSpec, Plan
@@ -110,9 +111,17 @@ def notes_of_plan(sets: Datasets, run: Run, planner: Planner) -> tuple[str, ...]
     unnamed = [node.node for node in done if node.reason == UNNAMED]
     if unnamed:
         notes.append(f"the plan does not name {_first(unnamed)}, which stay float")
+    clamps = [node for node in done if node.op in FOLDING and node.format == FLOAT and node.reason == ASKED_FLOAT]
+    if clamps and any(node.format == INT8_STATIC for node in done):
+        named = _first([f"{node.op} {node.node}" for node in clamps])
+        notes.append(f"kept float: {named}, which lose nothing themselves; keep those float that read what they give")
     wanted = () if planner.given is None else planner.given.nodes
     given = {entry.node: entry.format for entry in wanted if entry.format != FLOAT}
     others = [node for node in done if node.format == FLOAT and node.node in given]
+    asked = [node.node for node in others if node.reason == ASKED_FLOAT]
+    if asked:
+        notes.append(f"{_first(asked)} stay float as asked, whatever the plan gives them")
+    others = [node for node in others if node.reason != ASKED_FLOAT]
     if others:
         named = _first([f"{given[node.node]} to {node.op} {node.node} ({node.reason})" for node in others])
         notes.append(f"the plan gives {named}, which stay float: the form of nodes without weights follows from others")

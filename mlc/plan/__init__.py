@@ -3,9 +3,10 @@
 from mlc.plan.files import naming_options, plan_toml, read_plan
 from mlc.plan.formats import ORDER, formats_for, passes_for, reserve_for
 from mlc.plan.kept import kept_sites
-from mlc.plan.planner import EACH, UNNAMED, Planner, as_done, plan_for
+from mlc.plan.planner import ASKED_FLOAT, EACH, UNNAMED, Planner, as_done, plan_for
 
 __all__ = [
+    "ASKED_FLOAT",
     "EACH",
     "ORDER",
     "UNNAMED",

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.compare.decisions import used_values
+from mlc.formats import FOLDING
 from mlc.formats.nodes import site_of
 from mlc.formats.operators import ON_CODES
 from mlc.fusion import Names, Places, infer_shapes, walk
@@ -63,10 +64,26 @@ def choosable(before: ir.Model, after: ir.Model, sites: Iterable[str]) -> Choosa
 
 
 def quantized_nodes(before: ir.Model, after: ir.Model) -> tuple[str, ...]:
-    """Return the sites of the float graph's nodes whose values the graph after computes through codes."""
+    """Return the sites of the float graph's nodes whose values the graph after computes through codes.
+
+    A Relu or Clip that became part of a quantizer is none: what is lost there is lost for the nodes that read it.
+    """
     known = {str(value.name) for value in _moving(before.graph)}
     sites = [site for node in before.graph if (site := site_of(node))]
-    return tuple(twin.site for twin in _twins(before, after, sites) if computed_on_codes(twin.quantized, known))
+    twins = [twin for twin in _twins(before, after, sites) if not is_folded(twin.node, twin.quantized)]
+    return tuple(twin.site for twin in twins if computed_on_codes(twin.quantized, known))
+
+
+def folded_nodes(before: ir.Model, after: ir.Model) -> tuple[str, ...]:
+    """Return the sites of the float graph's nodes that became part of a quantizer, and compute nothing of their own."""
+    sites = [site for node in before.graph if (site := site_of(node))]
+    return tuple(twin.site for twin in _twins(before, after, sites) if is_folded(twin.node, twin.quantized))
+
+
+def is_folded(node: ir.Node, quantized: ir.Node) -> bool:
+    """Whether a Relu or Clip gives, quantized, what its quantizer leaves, and other nodes read it."""
+    inside = bool(node.outputs[0].uses()) and not node.outputs[0].is_graph_output()
+    return node.op_type in FOLDING and inside and quantized.op_type == "DequantizeLinear"
 
 
 def computed_on_codes(node: ir.Node, known: Collection[str]) -> bool:

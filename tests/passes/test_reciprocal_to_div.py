@@ -34,7 +34,7 @@ def test_numbers_whichever_way_the_operands_stand(body, rows, workspace):
         ("g (float[n,3] x) => (float[n,3] y, float[n,3] r) { r = Reciprocal(x) y = Mul(x, r) }", "r is a graph output"),
         ("g (float[n,3] x) => (float[n,3] y, float[n,3] v) { r = Reciprocal(x) y = Mul(x, r) v = Exp(r) }",
          "r is used elsewhere"),
-        ("g (float[n,3] x) => (float[n,3] y) { r = Reciprocal(x) y = Mul(r, r) }", "r is computed inside of what would"),
+        ("g (float[n,3] x) => (float[n,3] y) { r = Reciprocal(x) y = Mul(r, r) }", "r is computed inside of what"),
     ],
 )  # fmt: skip
 def test_refusals(text_, reason):
