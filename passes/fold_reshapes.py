@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mlc.fusion import Match, Search, Size, completed, constant, dims_of, is_constant, is_standard
+from mlc.fusion import Match, Search, Size, completed, constant, dims_of, is_constant, is_standard, may_be_none
 from mlc.graph_pass import Exactness
 from passes._attention import with_own_sources
 
@@ -28,7 +28,8 @@ class FoldReshapes(Search):
     for such a Transpose and a target that is computed.
 
     Refuses where the number of axes is not known, where an axis is empty, where the sizes of two axes are known only
-    when the model runs, and where one is beside another that may be empty: onnxruntime has no -1 there.
+    when the model runs, and where one is beside another that may be empty, or follows from values: onnxruntime has no
+    -1 there, and a size of 0 that is computed means another.
     """
 
     name: ClassVar[str] = "fold-reshapes"
@@ -57,6 +58,8 @@ class FoldReshapes(Search):
             return "an axis is empty"
         if target.count(COMPUTED) > 1:
             return "the sizes of two axes are known only when the model runs"
+        if COMPUTED in target and may_be_none(x, [*before, *after]):
+            return "the sizes follow from values, and an axis may be empty"
         if COMPUTED in target and COPIED in target:
             return "one size is known only when the model runs, and another axis may be empty"
         return None

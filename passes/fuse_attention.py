@@ -11,6 +11,7 @@ from mlc.fusion import (
     Search,
     Size,
     dims_of,
+    may_be_none,
     producer,
     product_of,
     scalar_of,
@@ -35,8 +36,9 @@ class FuseAttention(Search):
     where a softmax gives the mean. A row that is wholly -inf, which is NaN without a guard, becomes 0.
 
     Refuses where the softmax is not over the last axis, where q, k and v do not have four axes, one batch and as many
-    heads, where a mask is not known to fit, where it replaces scores with more than -1e9, where the scale is not
-    positive, and where a value inside, such as the probabilities, is used elsewhere or is an output.
+    heads, where there may be none of them, as many as values select, where a mask is not known to fit, where it
+    replaces scores with more than -1e9, where the scale is not positive, and where a value inside, such as the
+    probabilities, is used elsewhere or is an output.
     """
 
     name: ClassVar[str] = "fuse-attention"
@@ -211,4 +213,7 @@ def _misfit(attention: Attention) -> str | None:
         return "the queries, keys and values do not have as many heads"
     if not q[0] == k[0] == v[0]:
         return "the queries, keys and values are not known to be of one batch"
+    sides = ((attention.q, (q[0], q[2])), (attention.k, (k[2],)), (attention.v, (v[2],)))
+    if any(may_be_none(side.value if side.value is not None else side.split, sizes) for side, sizes in sides):
+        return "how many queries or keys there are follows from values, and of none the runtime's kernel refuses"
     return None

@@ -23,7 +23,7 @@ from mlc.fusion.pattern import Fusion
 from mlc.fusion.places import Places
 from mlc.fusion.products import Product, product_of, scalar_of
 from mlc.fusion.search import Search
-from mlc.fusion.sizes import Size, completed, dims_of, sizes_of
+from mlc.fusion.sizes import Size, completed, dims_of, may_be_none, sizes_of
 
 __all__ = [
     "Fusion",
@@ -46,6 +46,7 @@ __all__ = [
     "infer_shapes",
     "is_constant",
     "is_standard",
+    "may_be_none",
     "note_constants",
     "only_reader",
     "opset_of",

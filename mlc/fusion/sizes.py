@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -16,9 +18,14 @@ Size: TypeAlias = int | str
 MASKING = frozenset({"And", "Cast", "Equal", "Identity", "Not", "Or", "Trilu", "Where"})
 """What masks are made of: an element for each that the inputs broadcast to (the diagonal of Trilu is one number)."""
 
+SYMBOL = re.compile(r"[A-Za-z_]\w*")
+
 INFERRED = "unk__"
 """What begins the names that ONNX's shape inference gives to sizes that it cannot tell."""
 
+
+SELECTING = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
+"""What gives as many elements as values say, which may be none."""
 
 Known: TypeAlias = dict[ir.Value, list[Size] | None]
 """The sizes of values that were found on the way: along a chain each is asked for several times."""
@@ -159,3 +166,29 @@ def _part(node: ir.Node, sizes: list[Size]) -> list[Size] | None:
         return [sizes[index] for index in numbers[0]]
     (start,), (end,), *more = numbers
     return sizes[start:end] if more in ([], [[0]], [[0], [1]]) else None
+
+
+def may_be_none(value: ir.Value | None, sizes: Iterable[Size]) -> bool:
+    """Whether any of these sizes of a value may follow from other values, and be 0 in some run.
+
+    That is where something before it selects elements, and a size is neither a number nor one that inputs have.
+    """
+    names: set[str] = set()
+    seen: set[ir.Node] = set()
+    selects = False
+    stack = [] if value is None else [value]
+    while stack:
+        each = stack.pop()
+        node = each.producer()
+        if node is None:
+            names.update(*map(_symbols, each.shape or ()))
+        elif node not in seen:
+            seen.add(node)
+            selects = selects or node.op_type in SELECTING
+            stack += [given for given in node.inputs if given is not None]
+    return selects and any(isinstance(size, str) and not _symbols(size) <= names for size in sizes)
+
+
+def _symbols(size: object) -> set[str]:
+    name = size if isinstance(size, str) else getattr(size, "value", None)
+    return set(SYMBOL.findall(name)) if isinstance(name, str) else set()

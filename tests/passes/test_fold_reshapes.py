@@ -23,6 +23,10 @@ COMPUTED = "the sizes of two axes are known only when the model runs"
 EMPTY = "one size is known only when the model runs, and another axis may be empty"
 
 
+SELECTED = """k = Compress<axis = 1>(x, keep) s = Shape(k) n = Gather(s, o) sizes = Concat<axis = 0>(n, left)
+    v = Reshape(k, sizes) y = Relu(v)"""
+
+
 def model(head, body):
     return graph(f"g {head} {NUMBERS} {{ {body} }}")
 
@@ -167,6 +171,8 @@ def test_what_is_one_already_is_no_site(head, body):
         ("(float[a,0] x) => (float[0,a] y)",
          "s = Shape(x) n = Slice(s, z, o) m = Slice(s, o, t) sizes = Concat<axis = 0>(m, n) y = Reshape(x, sizes)", "y",
          "an axis is empty"),
+        ("(float[3,6] x, bool[6] keep) => (float[a,b] y)", SELECTED, "v",
+         "the sizes follow from values, and an axis may be empty"),
     ],
 )  # fmt: skip
 def test_refusals(head, body, site, reason):

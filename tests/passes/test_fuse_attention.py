@@ -303,6 +303,16 @@ def test_refusals_by_sizes_and_types(inputs, reason):
     assert [refusal.reason.endswith(reason) for refusal in change.refused] == [True]
 
 
+def test_as_many_keys_as_values_select_are_refused():
+    """Of none the original gives zeros, and the kernel of Attention fails."""
+    body = f"""k = Compress<axis = 2>(keys, keep) v = Compress<axis = 2>(values, keep)
+        kt = Transpose<perm = [0,1,3,2]>(k) z = MatMul(q, kt) {WEIGHTS} y = MatMul(w, v)"""
+    inputs = "float[batch,2,len,4] q, float[batch,2,6,4] keys, float[batch,2,6,4] values, bool[6] keep"
+    _, change = apply(FuseAttention(), graph(f"{VERSION} g ({inputs}) => (float[batch,2,len,4] y) {{ {body} }}"))
+    assert change.sites == ()
+    assert "there are follows from values" in change.refused[0].reason
+
+
 def test_matrices_without_heads_are_refused():
     body = f"kt = Transpose<perm = [0,2,1]>(k) z = MatMul(q, kt) {WEIGHTS} y = MatMul(w, v)"
     _, change = apply(FuseAttention(), graph(f"{VERSION} g ({INPUTS}) => (float[batch,len,12] y) {{ {body} }}"))
