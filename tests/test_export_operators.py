@@ -248,6 +248,20 @@ def test_quotients_are_rounded_down_as_torch_does(workspace, function):
     assert_alike(workspace, net, TENTHS)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.clamp(min=0.5) + x.clamp_max(3),
+        lambda x: x.clamp_min(0) - x.clamp(max=-0.5),
+        lambda x: x.clamp(-1, 2) + (x > 0).long().clamp(min=1),
+    ],
+    ids=["one bound", "zero", "both"],
+)
+def test_infinity_stays_where_a_bound_is_not_given(workspace, function):
+    net = exported(workspace, Of(function), None, "x=float32[n=1..9]")
+    assert_alike(workspace, net, np.array([np.inf, 3, 0.2], np.float32), np.array([-np.inf, -3, -0.2, 1], np.float32))
+
+
 ROUND = np.array([[0.0, -1], [-0.0, -1], [0, 1], [-0.0, 1], [1, 0], [-1, -0.0], [0, 0], [2, -2], [-3, -4]], np.float32)
 
 

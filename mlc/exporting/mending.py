@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> 
     """Write all of it anew in the program itself."""
     promote_subtrahends(program)
     remainders_of_tensors(program)
+    float_bounds(program)
     logarithms_of_sigmoids(program)
     angles(program)
     unsqueeze_complex(program)
@@ -85,6 +87,20 @@ def unsqueeze_complex(program: torch.export.ExportedProgram) -> None:
         parts = before(node, torch.ops.aten.view_as_real.default, numbers)
         longer = before(node, torch.ops.aten.unsqueeze.default, parts, place)
         node.target, node.args = torch.ops.aten.view_as_complex.default, (longer,)
+
+
+def float_bounds(program: torch.export.ExportedProgram) -> None:
+    """Write the bounds of ``clamp(min=0)`` as floats where the numbers are: torch.onnx takes its own function for 0."""
+    aten = torch.ops.aten
+    clamps = {aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default}
+    for node in [node for node in program.graph.nodes if node.target in clamps]:
+        if node.meta["val"].is_floating_point():
+            node.args = (node.args[0], *map(_as_float, node.args[1:]))
+            node.kwargs = {name: _as_float(bound) for name, bound in node.kwargs.items()}
+
+
+def _as_float(bound: Any) -> Any:
+    return float(bound) if isinstance(bound, int) else bound
 
 
 def logarithms_of_sigmoids(program: torch.export.ExportedProgram) -> None:

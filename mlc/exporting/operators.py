@@ -25,6 +25,9 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.masked_select.default: _masked_select,
         torch.ops.aten.logaddexp2.default: _logaddexp2,
         torch.ops.aten.atan2.default: _atan2,
+        torch.ops.aten.clamp.default: _clamp,
+        torch.ops.aten.clamp_min.default: _clamp_min,
+        torch.ops.aten.clamp_max.default: _clamp_max,
         torch.ops.aten.log1p.default: _log1p,
         torch.ops.aten.expm1.default: _expm1,
         **of_fractions(),
@@ -71,6 +74,26 @@ def _logaddexp2(x: Any, y: Any) -> Any:
     """Return ``log2(2 ** x + 2 ** y)``, likewise."""
     two = op.CastLike(math.log(2), x)
     return op.Div(_logaddexp(op.Mul(x, two), op.Mul(y, two)), two)
+
+
+def _clamp(x: Any, min: float | None = None, max: float | None = None) -> Any:  # noqa: A002 - torch's names
+    """Return numbers within bounds: where one is not given, that of Clip is the largest number, and infinity is not."""
+    low, high = (None if bound is None else op.CastLike(bound, x) for bound in (min, max))
+    if x.dtype.is_integer() or (low is not None and high is not None):
+        return op.Clip(x, low, high)
+    if high is None:
+        return op.Identity(x) if low is None else _clamp_min(x, min)
+    return op.Min(x, high)
+
+
+def _clamp_min(x: Any, min: float | None = None) -> Any:  # noqa: A002 - torch's name
+    if x.dtype.is_integer():
+        return op.Clip(x, op.CastLike(min, x), None)
+    return op.Relu(x) if min == 0 else op.Max(x, op.CastLike(min, x))
+
+
+def _clamp_max(x: Any, max: float | None = None) -> Any:  # noqa: A002 - torch's name
+    return op.Clip(x, None, op.CastLike(max, x)) if x.dtype.is_integer() else op.Min(x, op.CastLike(max, x))
 
 
 def _atan2(y: Any, x: Any) -> Any:

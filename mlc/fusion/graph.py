@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from mlc.fusion.misinferred import is_misinferred
+
 if TYPE_CHECKING:
     from mlc.types import Array
 
@@ -78,7 +80,10 @@ def array_of(value: ir.Value) -> Array:
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Give values without one a dtype and shape, as far as ONNX can tell; what is known stays, the interface too."""
+    """Give values without one a dtype and shape, as far as ONNX can tell; what is known stays, the interface too.
+
+    Where ONNX infers another size than onnxruntime gives, only the number of axes is told, behind it too.
+    """
     if all(_is_known(value) for graph in model.graphs() for node in graph for value in node.outputs):
         return
     from onnx_ir.passes.common import ShapeInferencePass
@@ -87,14 +92,19 @@ def infer_shapes(model: ir.Model) -> None:
     with quiet("onnx_ir.passes.common.shape_inference"):
         ShapeInferencePass(check_type=False, strict_mode=False)(inferred)
     sequences: set[ir.Value] = set()
+    doubted: set[ir.Value] = set()
     for graph, twin in zip(model.graphs(), inferred.graphs(), strict=True):
         for node, other in zip(graph, twin, strict=True):
             if _may_give_sequences(node, sequences):
                 sequences.update(node.outputs)
                 continue
+            if is_misinferred(other) or not doubted.isdisjoint(node.inputs):
+                doubted.update(value for value in node.outputs if value.shape is None)
             for value, known in zip(node.outputs, other.outputs, strict=True):
                 value.type = value.type if value.type is not None else known.type
-                value.shape = value.shape if value.shape is not None else known.shape
+                if value.shape is None and known.shape is not None:
+                    rank = known.shape.rank()
+                    value.shape = ir.Shape([None] * rank) if value in doubted else known.shape
     for graph in inferred.graphs():  # it waits for the collector, the weights that it shares must not
         for value in graph.initializers.values():
             value.const_value = None

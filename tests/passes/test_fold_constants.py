@@ -70,6 +70,33 @@ def test_random_operators_stay():
     assert same_graph(after.graph, model.graph)
 
 
+@pytest.mark.parametrize(
+    ("made", "length"),
+    [
+        ("t = MaxPool<ceil_mode = 1, kernel_shape = [1], strides = [3]>(x)", 5),
+        ('d = Resize<mode = "nearest">(x, , scales) t = Relu(d)', 10),
+    ],
+    ids=["pooled", "resized"],
+)
+def test_a_size_that_onnx_infers_otherwise_than_the_runtime_gives_is_no_constant(made, length, workspace):
+    model, after, change = folded(
+        f"{made} s = Shape<start = 2, end = 3>(t) y = Expand(t, s)", f"(float[n,1,{length}] x) => (float[n,1,k] y)",
+        "float[3] scales = {1, 1, 0.7}",
+    )  # fmt: skip
+    assert change.sites == ()
+    assert "Shape" in ops(after)
+    same_numbers(model, after, {"x": random(1, 2, 1, length)}, workspace)
+
+
+def test_a_size_of_pooling_that_both_tell_alike_is_a_constant():
+    _, after, change = folded(
+        "t = MaxPool<ceil_mode=1, kernel_shape=[2], strides=[2]>(x) s = Shape<start = 2, end = 3>(t) y = Expand(t, s)",
+        "(float[n,1,9] x) => (float[n,1,k] y)",
+    )
+    assert change.sites == ("s",)
+    assert "Shape" not in ops(after)
+
+
 def test_strings_stay_and_the_rest_is_folded():
     _, after, change = folded(
         "c = Cast<to=8>(w) e = Exp(w) y = Add(x, e)",
