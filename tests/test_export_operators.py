@@ -262,6 +262,48 @@ def test_infinity_stays_where_a_bound_is_not_given(workspace, function):
     assert_alike(workspace, net, np.array([np.inf, 3, 0.2], np.float32), np.array([-np.inf, -3, -0.2, 1], np.float32))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.cat([part * 2 for part in x.chunk(3, dim=-1)][::-1], -1),
+        lambda x: torch.fft.ifftshift(torch.fft.fftshift(x)[:, 1:]),
+        lambda x: torch.take_along_dim(x, x[:1].argsort(1), 1) + torch.take_along_dim(x, x.argmax(1, keepdim=True), 1),
+        lambda x: x.cumprod(1) + x.long().cumprod(0),
+        lambda x: torch.hypot(x, x.flip(1)) + torch.copysign(x, x.flip(1)),
+        lambda x: functional.relu(x.round().long()) + torch.round(x.long()),
+    ],
+    ids=["parts", "shifted", "taken", "products", "sides", "integers"],
+)
+def test_what_hangs_on_sizes_that_vary_or_torch_onnx_does_not_know(workspace, function):
+    net = exported(workspace, Of(function), None, "x=float32[batch=1..4,n=5..20]")
+    assert_alike(workspace, net, *(drawn(*size) for size in ((2, 5), (1, 8), (4, 20), (3, 7))), atol=1e-5)
+
+
+def test_each_part_of_a_batch_that_varies(workspace):
+    net = exported(workspace, Of(lambda x: x.chunk(2)[0] - x.chunk(2)[1]), None, "x=float32[batch=2..8/2,3]")
+    assert_alike(workspace, net, *(drawn(size, 3) for size in (2, 4, 8)))
+
+
+def test_means_by_another_divisor(workspace):
+    pool = Of(lambda x: functional.avg_pool2d(x, (2, 3), padding=(1, 1), divisor_override=5))
+    net = exported(workspace, pool, None, "x=float32[1,2,6,n=4..9]")
+    assert_alike(workspace, net, *(drawn(1, 2, 6, size) for size in (4, 7, 9)))
+
+
+def test_running_sums_of_powers_keep_what_is_far_below_the_largest(workspace):
+    net = exported(workspace, Of(lambda x: x.logcumsumexp(-1)), None, "x=float32[n=1..9]")
+    assert_alike(
+        workspace, net, *(np.array(row, np.float32) for row in ([0, 100], [-200, 0], [0, -100, 200], [-np.inf, 1]))
+    )
+
+
+def test_the_larger_of_two_numbers_where_one_is_none(workspace):
+    net = exported(
+        workspace, Of(lambda x: torch.fmax(x, x.flip(0)) - torch.fmin(x, x.flip(0))), None, "x=float32[n=1..9]"
+    )
+    assert_alike(workspace, net, np.array([np.nan, 1, 2, 3], np.float32), np.array([1, 5, -2], np.float32))
+
+
 ROUND = np.array([[0.0, -1], [-0.0, -1], [0, 1], [-0.0, 1], [1, 0], [-1, -0.0], [0, 0], [2, -2], [-3, -4]], np.float32)
 
 

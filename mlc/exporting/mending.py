@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> 
     promote_subtrahends(program)
     remainders_of_tensors(program)
     float_bounds(program)
+    parts_of_what_varies(program)
+    integers_as_they_are(program)
+    sums_by_a_divisor(program)
     logarithms_of_sigmoids(program)
     angles(program)
     unsqueeze_complex(program)
@@ -101,6 +105,49 @@ def float_bounds(program: torch.export.ExportedProgram) -> None:
 
 def _as_float(bound: Any) -> Any:
     return float(bound) if isinstance(bound, int) else bound
+
+
+def parts_of_what_varies(program: torch.export.ExportedProgram) -> None:
+    """Slice each part that is read of ``chunk`` along an axis that varies: torch.onnx counts parts of known sizes."""
+    aten = torch.ops.aten
+    for node in program.graph.find_nodes(op="call_function", target=aten.chunk.default):
+        values, count, *more = node.args
+        axis = more[0] if more else 0
+        if isinstance(values.meta["val"].shape[axis], int) or any(
+            user.target != operator.getitem for user in node.users
+        ):
+            continue
+        for part in list(node.users):
+            size = before(part, aten.sym_size.int, values, axis)
+            each = before(part, operator.floordiv, before(part, operator.add, size, count - 1), count)
+            start, end = (before(part, operator.mul, each, part.args[1] + edge) for edge in (0, 1))
+            part.replace_all_uses_with(before(part, aten.slice.Tensor, values, axis, start, end))
+            program.graph.erase_node(part)
+        program.graph.erase_node(node)
+
+
+def integers_as_they_are(program: torch.export.ExportedProgram) -> None:
+    """Write ``relu`` of integers as a bound, and ``round`` of them as nothing: onnxruntime has neither."""
+    aten = torch.ops.aten
+    for node in [node for node in program.graph.nodes if node.target in {aten.relu.default, aten.round.default}]:
+        if node.meta["val"].is_floating_point():
+            continue
+        same = node.target is aten.round.default
+        node.replace_all_uses_with(node.args[0] if same else before(node, aten.clamp_min.default, node.args[0], 0))
+        program.graph.erase_node(node)
+
+
+def sums_by_a_divisor(program: torch.export.ExportedProgram) -> None:
+    """Write what ``avg_pool2d`` divides by another number as the mean times their ratio: ONNX divides by the window."""
+    aten = torch.ops.aten
+    for node in program.graph.find_nodes(op="call_function", target=aten.avg_pool2d.default):
+        given = dict(zip(("x", "window", "stride", "padding", "ceil", "pads", "divisor"), node.args, strict=False))
+        if given.get("divisor") is None or given.get("ceil"):
+            continue
+        high, wide = (given["window"] * 2)[:2]
+        mean = before(node, node.target, *node.args[:5], True)  # noqa: FBT003 - zeros around it count
+        node.replace_all_uses_with(before(node, aten.mul.Tensor, mean, high * wide / given["divisor"]))
+        program.graph.erase_node(node)
 
 
 def logarithms_of_sigmoids(program: torch.export.ExportedProgram) -> None:

@@ -28,6 +28,10 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.clamp.default: _clamp,
         torch.ops.aten.clamp_min.default: _clamp_min,
         torch.ops.aten.clamp_max.default: _clamp_max,
+        torch.ops.prims.hypot.default: _hypot,
+        torch.ops.prims.fmax.default: lambda x, y: _but_nan(x, y, op.Max(x, y)),
+        torch.ops.prims.fmin.default: lambda x, y: _but_nan(x, y, op.Min(x, y)),
+        torch.ops.prims.signbit.default: _is_negative,
         torch.ops.aten.log1p.default: _log1p,
         torch.ops.aten.expm1.default: _expm1,
         **of_fractions(),
@@ -110,6 +114,20 @@ def _is_negative(x: Any) -> Any:
     """Return where a number is less than 0, or -0."""
     zero = op.CastLike(0.0, x)
     return op.Or(op.Less(x, zero), op.Less(op.Div(op.CastLike(1.0, x), x), zero))
+
+
+def _hypot(x: Any, y: Any) -> Any:
+    """Return the length of two sides, by the ratio of the shorter to the longer: squares may be infinite."""
+    one, other = op.Abs(x), op.Abs(y)
+    longer, zero = op.Max(one, other), op.CastLike(0.0, x)
+    ratio = op.Div(op.Min(one, other), op.Where(op.Equal(longer, zero), op.CastLike(1.0, x), longer))
+    ratio = op.Where(op.Equal(one, other), op.Where(op.Equal(one, zero), zero, op.CastLike(1.0, x)), ratio)
+    return op.Mul(longer, op.Sqrt(op.Add(op.Mul(ratio, ratio), op.CastLike(1.0, x))))
+
+
+def _but_nan(x: Any, y: Any, found: Any) -> Any:
+    """Return what was found of two, and the other one where one is NaN."""
+    return op.Where(op.IsNaN(x), y, op.Where(op.IsNaN(y), x, found))
 
 
 def _log1p(x: Any) -> Any:

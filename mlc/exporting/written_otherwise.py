@@ -16,6 +16,7 @@ from mlc.exporting.layouts import without_layouts
 from mlc.exporting.lengths import lengths_of_tensors
 from mlc.exporting.pooling import pooling_rows
 from mlc.exporting.quotients import quotients_of_sizes
+from mlc.exporting.rearranging import rearranging
 from mlc.exporting.recurrences.elman import plain_layers
 from mlc.exporting.recurrences.projected import projected_layers
 from mlc.exporting.settled import settled
@@ -34,6 +35,7 @@ def written_otherwise(module: nn.Module) -> Iterator[None]:
         projected_layers(),
         inverse_by_products(),
         frames_added_up(),
+        rearranging(),
         settled(),
         quotients_of_sizes(),
         lengths_of_tensors(module),
