@@ -138,17 +138,17 @@ def _package_module(name: str, folder: Path, error: type[MlcError]) -> ModuleTyp
 @contextmanager
 def _imported(place: str, error: type[MlcError]) -> Iterator[None]:
     """Turn what importing raises into ``error``: a syntax error with its line, an exit too."""
-    try:
-        with foreign(f"importing {place}", error), redirect_stdout(sys.stderr):
-            try:
-                yield
-            except SyntaxError as bad:
-                where = f"{Path(bad.filename).name}:{bad.lineno}" if bad.filename else place
-                raise error(f"{where} is not valid Python: {bad.msg}", "correct the file") from bad
-            except UnicodeDecodeError as bad:
-                raise error(f"{place} is not a text file in UTF-8", "name a Python source file") from bad
-    except SystemExit as left:
-        raise error(f"importing {place} ended the program", "guard the script with if __name__ == '__main__'") from left
+    with foreign(f"importing {place}", error), redirect_stdout(sys.stderr):
+        try:
+            yield
+        except SyntaxError as bad:
+            where = f"{Path(bad.filename).name}:{bad.lineno}" if bad.filename else place
+            raise error(f"{where} is not valid Python: {bad.msg}", "correct the file") from bad
+        except UnicodeDecodeError as bad:
+            raise error(f"{place} is not a text file in UTF-8", "name a Python source file") from bad
+        except SystemExit as left:
+            guard = "guard the script with if __name__ == '__main__'"
+            raise error(f"importing {place} ended the program", guard) from left
 
 
 @contextmanager

@@ -279,6 +279,20 @@ def test_what_hangs_on_sizes_that_vary_or_torch_onnx_does_not_know(workspace, fu
     assert_alike(workspace, net, *(drawn(*size) for size in ((2, 5), (1, 8), (4, 20), (3, 7))), atol=1e-5)
 
 
+def test_a_diagonal_beside_infinity(workspace):
+    net = exported(workspace, Of(lambda x: x.diagonal(1, -1, 0)), None, "x=float32[n=2..5,3,m=2..5]")
+    assert_alike(workspace, net, np.where(drawn(4, 3, 5) > 0.5, -np.inf, drawn(4, 3, 5)), drawn(5, 3, 2))
+
+
+def test_no_more_is_scattered_than_there_are_indices(workspace):
+    def scattered(x):
+        first = torch.zeros(x.shape[0], 1, dtype=torch.int64)
+        return torch.zeros_like(x).scatter_add(1, first, x) + x.scatter(1, first + 1, x * 3)
+
+    net = exported(workspace, Of(scattered), None, "x=float32[batch=1..4,n=2..9]")
+    assert_alike(workspace, net, drawn(2, 3), drawn(4, 9), drawn(1, 2))
+
+
 def test_each_part_of_a_batch_that_varies(workspace):
     net = exported(workspace, Of(lambda x: x.chunk(2)[0] - x.chunk(2)[1]), None, "x=float32[batch=2..8/2,3]")
     assert_alike(workspace, net, *(drawn(size, 3) for size in (2, 4, 8)))

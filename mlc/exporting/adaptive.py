@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ def adaptive_pooling() -> Iterator[None]:
 
 def _pooling(axes: int, pool: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any], Callable[..., Any]]:
     def replacement(own: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(own)  # what quantizes knows functions by their names
         def adaptive_pool(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:  # noqa: A002 - torch's
             given = output_size if isinstance(output_size, list | tuple) else (output_size,) * axes
             wanted = dict(zip(range(-axes, 0), given, strict=True))

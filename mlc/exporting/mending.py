@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from mlc.exporting.inserting import before
 from mlc.exporting.neighbours import own_neighbours
@@ -22,6 +23,8 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> 
     parts_of_what_varies(program)
     integers_as_they_are(program)
     sums_by_a_divisor(program)
+    diagonals_alone(program)
+    sources_of_scatters(program)
     logarithms_of_sigmoids(program)
     angles(program)
     unsqueeze_complex(program)
@@ -148,6 +151,41 @@ def sums_by_a_divisor(program: torch.export.ExportedProgram) -> None:
         mean = before(node, node.target, *node.args[:5], True)  # noqa: FBT003 - zeros around it count
         node.replace_all_uses_with(before(node, aten.mul.Tensor, mean, high * wide / given["divisor"]))
         program.graph.erase_node(node)
+
+
+def diagonals_alone(program: torch.export.ExportedProgram) -> None:
+    """Put zeros beside a diagonal: torch.onnx multiplies with them, and of infinity that is no zero."""
+    aten = torch.ops.aten
+    for node in program.graph.find_nodes(op="call_function", target=aten.diagonal.default):
+        values: Any = node.args[0]
+        known = values.meta["val"]
+        if not known.is_floating_point():
+            continue
+        given: list[Any] = [*node.args[1:], *(0, 0, 1)[len(node.args) - 1 :]]
+        offset, *axes = given
+        places = []
+        for axis in (each % known.ndim for each in axes):
+            size = known.shape[axis]
+            size = size if isinstance(size, int) else before(node, aten.sym_size.int, values, axis)
+            shape = [-1 if each == axis else 1 for each in range(known.ndim)]
+            places.append(before(node, aten.view.default, before(node, aten.arange.default, size), shape))
+        on = before(node, aten.eq.Tensor, before(node, aten.add.Tensor, places[0], offset), places[1])
+        node.args = (before(node, aten.where.ScalarOther, on, values, 0.0), *node.args[1:])
+
+
+def sources_of_scatters(program: torch.export.ExportedProgram) -> None:
+    """Take of what is scattered no more than there are indices, as torch does: ONNX wants as many."""
+    aten = torch.ops.aten
+    scatters = {aten.scatter.src, aten.scatter_add.default, aten.scatter_reduce.two}
+    for node in [node for node in program.graph.nodes if node.target in scatters]:
+        given: list[Any] = list(node.args)
+        values, dim, index, source, *more = given
+        sizes = zip(index.meta["val"].shape, source.meta["val"].shape, strict=True)
+        for axis, (wanted, given) in enumerate(sizes):
+            if not statically_known_true(wanted == given):
+                end = wanted if isinstance(wanted, int) else before(node, aten.sym_size.int, index, axis)
+                source = before(node, aten.slice.Tensor, source, axis, 0, end)
+        node.args = (values, dim, index, source, *more)
 
 
 def logarithms_of_sigmoids(program: torch.export.ExportedProgram) -> None:

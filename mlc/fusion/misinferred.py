@@ -16,6 +16,8 @@ def is_misinferred(node: ir.Node) -> bool:
 
     A window that begins behind the input is counted before opset 22; scales multiply in float32 in a run.
     """
+    if node.domain not in ("", "ai.onnx"):
+        return False
     if node.op_type in POOLING:
         return "ceil_mode" in node.attributes and node.attributes["ceil_mode"].as_int() == 1 and _pools_otherwise(node)
     if node.op_type in ("Resize", "Upsample"):

@@ -70,14 +70,10 @@ def _resized(model: ir.Model, opset: int) -> str:
 
 
 def _of_one_size(node: ir.Node) -> bool:
-    """Whether a node reads and gives values of sizes that are numbers."""
-    values = (node.inputs[0], node.outputs[0])
-    return all(value is not None and value.shape is not None and _is_fixed(value.shape) for value in values)
-
-
-def _is_fixed(shape: ir.Shape) -> bool:
-    """Whether all axes that may be resized are numbers; a batch is none."""
-    return all(isinstance(size, int) for size in list(shape)[1:])
+    """Whether a node goes from sizes that are numbers, the batch aside, by constants: in every run as in these."""
+    x, *others = node.inputs
+    fixed = x is not None and x.shape is not None and all(isinstance(size, int) for size in list(x.shape)[1:])
+    return fixed and all(value is None or value.const_value is not None for value in others)
 
 
 def converted(model: ir.Model, opset: int) -> ir.Model:
