@@ -1,4 +1,4 @@
-"""A call put into a program of torch.export."""
+"""A call put into a program of torch.export, and what takes the place of another."""
 
 from __future__ import annotations
 
@@ -16,3 +16,15 @@ def before(node: torch.fx.Node, target: Any, *args: Any, **kwargs: Any) -> torch
     with node.meta["val"].fake_mode, enable_python_dispatcher():
         made.meta = {**node.meta, "val": target(*given, **kwargs)}
     return made
+
+
+def size_of(node: torch.fx.Node, values: torch.fx.Node, axis: int) -> Any:
+    """Return the size of an axis: the number, or a new call before a node that asks for it where it varies."""
+    size = values.meta["val"].shape[axis]
+    return size if isinstance(size, int) else before(node, torch.ops.aten.sym_size.int, values, axis)
+
+
+def replace(node: torch.fx.Node, other: torch.fx.Node) -> None:
+    """Let what reads a node read another, and take the node out."""
+    node.replace_all_uses_with(other)
+    node.graph.erase_node(node)

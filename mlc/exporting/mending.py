@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from mlc.exporting.inserting import before
+from mlc.exporting.inserting import before, replace, size_of
 from mlc.exporting.neighbours import own_neighbours
 from mlc.exporting.nothing import means_of_what_may_be_none, spreads_of_what_may_be_none
 from mlc.types import InputSpec
@@ -52,11 +52,7 @@ def _is_needed(node: torch.fx.Node) -> bool:
 def promote_subtrahends(program: torch.export.ExportedProgram) -> None:
     """Cast the integers of ``1.0 - mask`` to the dtype of the difference: torch.onnx takes the number for a tensor."""
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.rsub.Scalar):
-        subtrahend, dtype = node.args[0], node.meta["val"].dtype
-        if subtrahend.meta["val"].dtype == dtype:
-            continue
-        cast = before(node, torch.ops.aten._to_copy.default, subtrahend, dtype=dtype)  # noqa: SLF001
-        node.args = (cast, *node.args[1:])
+        node.args = (_of_dtype(node, node.args[0], node.meta["val"].dtype), *node.args[1:])
 
 
 def remainders_of_tensors(program: torch.export.ExportedProgram) -> None:
@@ -124,8 +120,7 @@ def parts_of_what_varies(program: torch.export.ExportedProgram) -> None:
             size = before(part, aten.sym_size.int, values, axis)
             each = before(part, operator.floordiv, before(part, operator.add, size, count - 1), count)
             start, end = (before(part, operator.mul, each, part.args[1] + edge) for edge in (0, 1))
-            part.replace_all_uses_with(before(part, aten.slice.Tensor, values, axis, start, end))
-            program.graph.erase_node(part)
+            replace(part, before(part, aten.slice.Tensor, values, axis, start, end))
         program.graph.erase_node(node)
 
 
@@ -136,8 +131,7 @@ def integers_as_they_are(program: torch.export.ExportedProgram) -> None:
         if node.meta["val"].is_floating_point():
             continue
         same = node.target is aten.round.default
-        node.replace_all_uses_with(node.args[0] if same else before(node, aten.clamp_min.default, node.args[0], 0))
-        program.graph.erase_node(node)
+        replace(node, node.args[0] if same else before(node, aten.clamp_min.default, node.args[0], 0))
 
 
 def sums_by_a_divisor(program: torch.export.ExportedProgram) -> None:
@@ -149,8 +143,7 @@ def sums_by_a_divisor(program: torch.export.ExportedProgram) -> None:
             continue
         high, wide = (given["window"] * 2)[:2]
         mean = before(node, node.target, *node.args[:5], True)  # noqa: FBT003 - zeros around it count
-        node.replace_all_uses_with(before(node, aten.mul.Tensor, mean, high * wide / given["divisor"]))
-        program.graph.erase_node(node)
+        replace(node, before(node, aten.mul.Tensor, mean, high * wide / given["divisor"]))
 
 
 def diagonals_alone(program: torch.export.ExportedProgram) -> None:
@@ -165,10 +158,9 @@ def diagonals_alone(program: torch.export.ExportedProgram) -> None:
         offset, *axes = given
         places = []
         for axis in (each % known.ndim for each in axes):
-            size = known.shape[axis]
-            size = size if isinstance(size, int) else before(node, aten.sym_size.int, values, axis)
+            count = before(node, aten.arange.default, size_of(node, values, axis))
             shape = [-1 if each == axis else 1 for each in range(known.ndim)]
-            places.append(before(node, aten.view.default, before(node, aten.arange.default, size), shape))
+            places.append(before(node, aten.view.default, count, shape))
         on = before(node, aten.eq.Tensor, before(node, aten.add.Tensor, places[0], offset), places[1])
         node.args = (before(node, aten.where.ScalarOther, on, values, 0.0), *node.args[1:])
 
@@ -183,8 +175,7 @@ def sources_of_scatters(program: torch.export.ExportedProgram) -> None:
         sizes = zip(index.meta["val"].shape, source.meta["val"].shape, strict=True)
         for axis, (wanted, given) in enumerate(sizes):
             if not statically_known_true(wanted == given):
-                end = wanted if isinstance(wanted, int) else before(node, aten.sym_size.int, index, axis)
-                source = before(node, aten.slice.Tensor, source, axis, 0, end)
+                source = before(node, aten.slice.Tensor, source, axis, 0, size_of(node, index, axis))
         node.args = (values, dim, index, source, *more)
 
 
@@ -217,5 +208,4 @@ def without_idle_squeezes(program: torch.export.ExportedProgram) -> None:
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.squeeze.dim):
         squeezed = node.args[0]
         if node.meta["val"].ndim == squeezed.meta["val"].ndim > 0:
-            node.replace_all_uses_with(squeezed)
-            program.graph.erase_node(node)
+            replace(node, squeezed)

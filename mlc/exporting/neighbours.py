@@ -8,7 +8,7 @@ do not. (ATen/native/UpSample.h: nearest_neighbor_compute_source_index; ONNX, Re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 
 from mlc.dims import largest, named
 from mlc.exporting.guards import over_sizes
-from mlc.exporting.inserting import before
+from mlc.exporting.inserting import before, replace, size_of
 from mlc.types import Dim, InputSpec
 
 aten: Any = torch.ops.aten
@@ -44,17 +44,16 @@ def own_neighbours(program: torch.export.ExportedProgram, inputs: Sequence[Input
         wanted = dict(zip(axes, asked, strict=True))
         resized = x
         if len(own) < len(axes):
-            rest = [_size(node, x, axis) if axis in own else wanted[axis] for axis in axes]
+            rest = [size_of(node, x, axis) if axis in own else wanted[axis] for axis in axes]
             resized = before(node, node.target, x, rest, None)
         for axis in own:
             resized = _gathered(node, resized, axis, wanted[axis])
-        node.replace_all_uses_with(resized)
-        program.graph.erase_node(node)
+        replace(node, resized)
 
 
 def _gathered(node: torch.fx.Node, x: torch.fx.Node, axis: int, wanted: Any) -> torch.fx.Node:
     """Return what is resized along one axis to so many, by torch's own arithmetic."""
-    length = before(node, aten.scalar_tensor.default, _size(node, x, axis), dtype=torch.float32)
+    length = before(node, aten.scalar_tensor.default, size_of(node, x, axis), dtype=torch.float32)
     count = before(node, aten.scalar_tensor.default, wanted, dtype=torch.float32)
     step = before(node, aten.div.Tensor, length, count)
     places = before(node, aten.arange.default, wanted, dtype=torch.float32)
@@ -63,11 +62,6 @@ def _gathered(node: torch.fx.Node, x: torch.fx.Node, axis: int, wanted: Any) -> 
     found = before(node, aten.minimum.default, before(node, aten.floor.default, exact), last)
     index = before(node, aten._to_copy.default, found, dtype=torch.int64)  # noqa: SLF001
     return before(node, aten.index_select.default, x, axis, index)
-
-
-def _size(node: torch.fx.Node, x: torch.fx.Node, axis: int) -> Any:
-    size = x.meta["val"].shape[axis]
-    return size if isinstance(size, int) else before(node, aten.sym_size.int, x, axis)
 
 
 def _declared(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> dict[str, Dim]:
@@ -91,10 +85,10 @@ def _resizes_alike(length: Any, wanted: Any, declared: Mapping[str, Dim], roots:
 
 def _pairs(
     length: Any, wanted: Any, declared: Mapping[str, Dim], roots: Mapping[str, Dim]
-) -> Iterator[tuple[int, int]] | None:
-    """Yield the lengths before and after at all legal sizes, each pair once; None where they cannot be told."""
+) -> set[tuple[int, int]] | None:
+    """Return the lengths before and after at all legal sizes, or None where they cannot be told."""
     if isinstance(length, int) and isinstance(wanted, int):
-        return iter([(length, wanted)])
+        return {(length, wanted)}
     names = {str(symbol) for size in (length, wanted) for symbol in _symbols(size)}
     if not names <= set(declared):
         return None
@@ -105,7 +99,7 @@ def _pairs(
         return None
     try:
         found = over_sizes([str(length), str(wanted)], symbols, own)
-        return iter({pair for lengths, counts in found for pair in zip(lengths.tolist(), counts.tolist(), strict=True)})
+        return {pair for lengths, counts in found for pair in zip(lengths.tolist(), counts.tolist(), strict=True)}
     except (SyntaxError, NameError, TypeError, ValueError, ArithmeticError):
         return None
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from mlc.exporting.inserting import before
+from mlc.exporting.inserting import before, replace
 
 aten: Any = torch.ops.aten
 
@@ -32,7 +32,7 @@ def means_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
             size = before(node, aten.sym_size.int, values, axis)
             count = before(node, aten.scalar_tensor.default, size, dtype=dtype)
             mean = before(node, aten.div.Tensor, mean, count)
-        _replace(node, mean)
+        replace(node, mean)
 
 
 def spreads_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
@@ -45,11 +45,11 @@ def spreads_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
         for part in [user for user in node.users if user.target is operator.getitem] if pair else [node]:
             mean = before(part, aten.mean.dim, values, axes, keeps)
             if pair and part.args[1] == 1:
-                _replace(part, mean)
+                replace(part, mean)
                 continue
             alone = getattr(ALONE[_packet(node)], node.target._overloadname) if pair else node.target  # noqa: SLF001
             spread = before(part, alone, *node.args, **node.kwargs)
-            _replace(part, before(part, aten.add.Tensor, spread, before(part, aten.mul.Tensor, mean, 0.0)))
+            replace(part, before(part, aten.add.Tensor, spread, before(part, aten.mul.Tensor, mean, 0.0)))
         if pair:
             program.graph.erase_node(node)
 
@@ -70,8 +70,3 @@ def _reduced(node: torch.fx.Node) -> tuple[torch.fx.Node, list[int], bool]:
 
 def _may_be_none(values: torch.fx.Node, axes: list[int]) -> bool:
     return any(free_unbacked_symbols(values.meta["val"].shape[axis]) for axis in axes)
-
-
-def _replace(node: torch.fx.Node, other: torch.fx.Node) -> None:
-    node.replace_all_uses_with(other)
-    node.graph.erase_node(node)

@@ -1,4 +1,4 @@
-"""Operators for which torch.onnx has no function, written with those of ONNX."""
+"""Operators for which torch.onnx has no function, or a wrong one, written with those of ONNX."""
 
 from __future__ import annotations
 
@@ -82,12 +82,11 @@ def _logaddexp2(x: Any, y: Any) -> Any:
 
 def _clamp(x: Any, min: float | None = None, max: float | None = None) -> Any:  # noqa: A002 - torch's names
     """Return numbers within bounds: where one is not given, that of Clip is the largest number, and infinity is not."""
-    low, high = (None if bound is None else op.CastLike(bound, x) for bound in (min, max))
-    if x.dtype.is_integer() or (low is not None and high is not None):
-        return op.Clip(x, low, high)
-    if high is None:
-        return op.Identity(x) if low is None else _clamp_min(x, min)
-    return op.Min(x, high)
+    if min is not None and max is not None:
+        return op.Clip(x, op.CastLike(min, x), op.CastLike(max, x))
+    if min is not None:
+        return _clamp_min(x, min)
+    return op.Identity(x) if max is None else _clamp_max(x, max)
 
 
 def _clamp_min(x: Any, min: float | None = None) -> Any:  # noqa: A002 - torch's name
@@ -103,9 +102,7 @@ def _clamp_max(x: Any, max: float | None = None) -> Any:  # noqa: A002 - torch's
 def _atan2(y: Any, x: Any) -> Any:
     """Return the angle of a point to the right, in (-pi, pi]; a zero has the sign that it has."""
     high, wide = op.Abs(y), op.Abs(x)
-    none, one = op.CastLike(0.0, x), op.CastLike(1.0, x)
-    diagonal = op.Where(op.Equal(high, none), none, one)
-    angle = op.Atan(op.Where(op.Equal(high, wide), diagonal, op.Div(high, wide)))
+    angle = op.Atan(_ratio(high, wide))
     angle = op.Where(_is_negative(x), op.Sub(op.CastLike(math.pi, x), angle), angle)
     return op.Where(_is_negative(y), op.Neg(angle), angle)
 
@@ -119,10 +116,16 @@ def _is_negative(x: Any) -> Any:
 def _hypot(x: Any, y: Any) -> Any:
     """Return the length of two sides, by the ratio of the shorter to the longer: squares may be infinite."""
     one, other = op.Abs(x), op.Abs(y)
-    longer, zero = op.Max(one, other), op.CastLike(0.0, x)
-    ratio = op.Div(op.Min(one, other), op.Where(op.Equal(longer, zero), op.CastLike(1.0, x), longer))
-    ratio = op.Where(op.Equal(one, other), op.Where(op.Equal(one, zero), zero, op.CastLike(1.0, x)), ratio)
+    longer = op.Max(one, other)
+    ratio = _ratio(op.Min(one, other), longer)
     return op.Mul(longer, op.Sqrt(op.Add(op.Mul(ratio, ratio), op.CastLike(1.0, x))))
+
+
+def _ratio(one: Any, other: Any) -> Any:
+    """Return the ratio of two lengths: of infinite ones 1, of two that are 0 nothing."""
+    zero = op.CastLike(0.0, one)
+    alike = op.Where(op.Equal(one, zero), zero, op.CastLike(1.0, one))
+    return op.Where(op.Equal(one, other), alike, op.Div(one, other))
 
 
 def _but_nan(x: Any, y: Any, found: Any) -> Any:
