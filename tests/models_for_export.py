@@ -70,9 +70,9 @@ class ValueBranch(nn.Module):
         return x
 
 
-class Median(nn.Module):
+class Mode(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.median(x, 1)[0]
+        return torch.mode(x, 1)[0]
 
 
 class Cache(nn.Module):

@@ -387,3 +387,66 @@ def test_the_moments_of_nothing_are_no_numbers(workspace, mean):
 def test_what_a_mask_selects(workspace, chosen):
     net = exported(workspace, Of(chosen), None, "x=float32[n=1..9,3]")
     assert_alike(workspace, net, NONE, SOME, SOME[:1])
+
+
+ORDERED = [
+    np.array([[3, 1, 2, 1], [0.5, -7, np.inf, -np.inf]], np.float32),
+    np.array([[1, np.nan, 0, 5, 2], [np.nan] * 5], np.float32),
+    np.array([[4, 4]], np.float32),
+]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.median(1)[0] + x.gather(1, x.median(1, keepdim=True)[1])[:, 0],
+        lambda x: x - x.median(),
+        lambda x: torch.nanmedian(x, -1, keepdim=True)[0],
+        lambda x: x.nanmedian(),
+        lambda x: x.kthvalue(2)[0],
+        lambda x: x.kthvalue(1, 0, keepdim=True)[0],
+    ],
+    ids=["median", "of all", "but NaN", "of all but NaN", "second", "smallest by column"],
+)
+def test_order_statistics(workspace, function):
+    net = exported(workspace, Of(function), None, "x=float32[batch=1..4,n=2..7]")
+    assert_alike(workspace, net, *ORDERED)
+
+
+def test_the_middle_of_integers(workspace):
+    net = exported(
+        workspace, Of(lambda x: (x.median(1)[0], x.nanmedian(0)[0], x.median())), None, "x=int64[b=1..4,5] in -9..9"
+    )
+    assert_alike(workspace, net, np.array([[3, 1, 2, 2, 9], [0, 0, -5, 7, 1]]))
+
+
+EDGES = torch.tensor([-1.0, 0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.searchsorted(EDGES, x),
+        lambda x: torch.searchsorted(EDGES, x, right=True, out_int32=True),
+        lambda x: torch.searchsorted(EDGES, x, side="right"),
+        lambda x: x + torch.searchsorted(EDGES, 0.5),
+        lambda x: torch.searchsorted(x.nan_to_num().sort(1)[0], x),
+        lambda x: torch.searchsorted(x.nan_to_num(), x, sorter=x.nan_to_num().argsort(1)),
+    ],
+    ids=["left", "right", "of a side", "a number", "rows", "by a sorter"],
+)
+def test_places_in_sorted_rows(workspace, function):
+    net = exported(workspace, Of(function), None, "x=float32[batch=1..4,n=2..7]")
+    assert_alike(workspace, net, *ORDERED)
+
+
+def test_values_that_are_copied_are_broadcast(workspace):
+    net = exported(workspace, Of(lambda x: torch.zeros_like(x).copy_(x[0])), None, "x=float32[batch=1..4,3]")
+    assert_alike(workspace, net, np.arange(9, dtype=np.float32).reshape(3, 3))
+
+
+def test_a_product_of_three_factors_of_any_batch(workspace):
+    net = exported(
+        workspace, Of(lambda x: torch.einsum("bij,bkj,bkl->bil", x, x + 1, x)), None, "x=float32[batch=1..3,2,4]"
+    )
+    assert_alike(workspace, net, *(np.arange(8.0 * n, dtype=np.float32).reshape(n, 2, 4) / 9 for n in (1, 3)))

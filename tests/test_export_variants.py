@@ -167,8 +167,8 @@ def test_a_value_that_decides_is_told_with_its_line(forward, workspace):
 
 
 OPERATORS = {
-    "nanmedian": lambda x: x.nanmedian(1)[0],
-    "kthvalue": lambda x: x.kthvalue(2, 1)[0],
+    "mode": lambda x: x.mode(1)[0],
+    "_int_mm": lambda x: torch._int_mm(x.to(torch.int8), x.to(torch.int8).T),
 }
 
 

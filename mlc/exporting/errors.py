@@ -19,9 +19,6 @@ from mlc.types import Dim, InputSpec
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n\s*([^\n]*)')
 
 REWRITES = {
-    "median": "torch.sort, then the middle element",
-    "nanmedian": "torch.sort, then the middle element",
-    "kthvalue": "torch.topk(largest=False), then the last element",
     "_int_mm": "a product of floats, or give the live module that was quantized: its codes are taken over",
     "mode": "torch.bincount or a one-hot sum, then argmax",
 }

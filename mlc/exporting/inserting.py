@@ -13,7 +13,8 @@ def before(node: torch.fx.Node, target: Any, *args: Any, **kwargs: Any) -> torch
     with node.graph.inserting_before(node):
         made = node.graph.call_function(target, args, kwargs)
     given: Any = torch.fx.map_arg(list(args), lambda one: one.meta["val"])
-    with node.meta["val"].fake_mode, enable_python_dispatcher():
+    value = node.meta["val"]
+    with (value[0] if isinstance(value, (list, tuple)) else value).fake_mode, enable_python_dispatcher():
         made.meta = {**node.meta, "val": target(*given, **kwargs)}
     return made
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from mlc.exporting.complex_numbers import by_real_parts
 from mlc.exporting.inserting import before, replace, size_of
 from mlc.exporting.neighbours import own_neighbours
 from mlc.exporting.nothing import means_of_what_may_be_none, spreads_of_what_may_be_none
@@ -27,7 +28,7 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> 
     sources_of_scatters(program)
     logarithms_of_sigmoids(program)
     angles(program)
-    unsqueeze_complex(program)
+    by_real_parts(program)
     all_for_asserted(program)
     without_idle_squeezes(program)
     spreads_of_what_may_be_none(program)
@@ -77,19 +78,6 @@ def remainders_of_tensors(program: torch.export.ExportedProgram) -> None:
 def _of_dtype(node: torch.fx.Node, value: torch.fx.Node, dtype: torch.dtype) -> torch.fx.Node:
     same = value.meta["val"].dtype == dtype
     return value if same else before(node, torch.ops.aten._to_copy.default, value, dtype=dtype)  # noqa: SLF001
-
-
-def unsqueeze_complex(program: torch.export.ExportedProgram) -> None:
-    """Insert an axis into complex numbers by their two real parts: torch.onnx writes it of real numbers alone."""
-    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.unsqueeze.default):
-        numbers, axis = node.args
-        value = numbers.meta["val"]
-        if not value.is_complex():
-            continue
-        place = axis if axis >= 0 else axis + value.ndim + 1
-        parts = before(node, torch.ops.aten.view_as_real.default, numbers)
-        longer = before(node, torch.ops.aten.unsqueeze.default, parts, place)
-        node.target, node.args = torch.ops.aten.view_as_complex.default, (longer,)
 
 
 def float_bounds(program: torch.export.ExportedProgram) -> None:

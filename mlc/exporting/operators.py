@@ -10,6 +10,7 @@ import onnxscript
 import torch
 
 from mlc.exporting.fractions import of_fractions
+from mlc.exporting.order_statistics import of_order
 from mlc.exporting.quotients_of_values import of_quotients
 from mlc.exporting.resizing import of_resizing
 
@@ -23,6 +24,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.log_sigmoid.default: _log_sigmoid,
         torch.ops.aten.logaddexp.default: _logaddexp,
         torch.ops.aten.masked_select.default: _masked_select,
+        torch.ops.aten.copy.default: _copy,
         torch.ops.aten.logaddexp2.default: _logaddexp2,
         torch.ops.aten.atan2.default: _atan2,
         torch.ops.aten.clamp.default: _clamp,
@@ -35,6 +37,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.log1p.default: _log1p,
         torch.ops.aten.expm1.default: _expm1,
         **of_fractions(),
+        **of_order(),
         **of_quotients(),
         **of_resizing(),
     }
@@ -160,6 +163,13 @@ def _masked_select(x: Any, mask: Any) -> Any:
     row = op.Constant(value_ints=[-1])
     chosen = op.Reshape(op.Expand(mask, op.Shape(x)), row)
     return op.Compress(op.Reshape(op.Expand(x, op.Shape(mask)), row), chosen)
+
+
+def _copy(x: Any, values: Any, non_blocking: bool = False) -> Any:  # noqa: ARG001
+    """Return values in the place of others, broadcast to their shape."""
+    values = op.CastLike(values, x)
+    same = x.shape is not None and values.shape == x.shape
+    return values if same else op.Expand(values, op.Shape(x))
 
 
 def _stable_sort(x: Any, stable: Any = None, dim: int = -1, descending: bool = False) -> Any:  # noqa: ARG001

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from torch import nn
+from torch.backends import opt_einsum
 
 from mlc.exporting.adaptive import adaptive_pooling
 from mlc.exporting.attention import over_four_axes
@@ -19,6 +20,7 @@ from mlc.exporting.quotients import quotients_of_sizes
 from mlc.exporting.rearranging import rearranging
 from mlc.exporting.recurrences.elman import plain_layers
 from mlc.exporting.recurrences.projected import projected_layers
+from mlc.exporting.replaced import replaced
 from mlc.exporting.settled import settled
 from mlc.exporting.spectrograms import frames_added_up
 
@@ -41,6 +43,7 @@ def written_otherwise(module: nn.Module) -> Iterator[None]:
         lengths_of_tensors(module),
         unchecked_distributions(),
         without_layouts(),
+        replaced(opt_einsum, "enabled", lambda _own: False),  # it asks for the sizes, and ONNX has no such order
     )
     with ExitStack() as stack:
         for replacement in replacements:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -152,6 +153,44 @@ class Step(nn.Module):
         return self.head(seen.transpose(1, 2).flatten(2)), keys, values
 
 
+class Spectral(nn.Module):
+    """The layer of a Fourier neural operator: the lowest frequencies by weights, the others are 0.
+
+    Li and others, Fourier Neural Operator for Parametric Partial Differential Equations (2021), section 4.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = nn.Parameter(torch.randn(2, 3, 3, 3, dtype=torch.cfloat))
+        self.high = nn.Parameter(torch.randn(2, 3, 3, 3, dtype=torch.cfloat))
+
+    def forward(self, x):
+        spectrum = torch.fft.rfft2(x)
+        kept = torch.zeros(x.shape[0], 3, x.size(-2), x.size(-1) // 2 + 1, dtype=torch.cfloat)
+        kept[:, :, :3, :3] = torch.einsum("bixy,ioxy->boxy", spectrum[:, :, :3, :3], self.low)
+        kept[:, :, -3:, :3] = torch.einsum("bixy,ioxy->boxy", spectrum[:, :, -3:, :3], self.high)
+        return torch.fft.irfft2(kept, s=(x.size(-2), x.size(-1)))
+
+
+class StateSpace(nn.Module):
+    """A convolution with the kernel of a diagonal state space: Gu and others, S4D (2022), section 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.real, self.imaginary = nn.Parameter(torch.rand(4, 3)), nn.Parameter(math.pi * torch.arange(3.0))
+        self.output = nn.Parameter(torch.randn(4, 3, 2))
+
+    def forward(self, x):
+        steps = 0.1 * (-torch.exp(self.real) + 1j * self.imaginary)
+        powers = torch.exp(steps.unsqueeze(-1) * torch.arange(x.size(-1)))
+        kernel = (
+            2 * torch.einsum("hn,hnl->hl", torch.view_as_complex(self.output) * (torch.exp(steps) - 1), powers).real
+        )
+        length = 2 * x.size(-1)
+        product = torch.fft.rfft(x, n=length) * torch.fft.rfft(kernel, n=length)
+        return torch.fft.irfft(product, n=length)[..., : x.size(-1)]
+
+
 def fourier(x: Tensor) -> Tensor:
     """A filter in the frequency domain along an axis whose length varies."""
     filtered: Tensor = torch.fft.irfft(torch.fft.rfft(x, dim=1) * 0.5, n=x.shape[1], dim=1)
@@ -265,6 +304,9 @@ OWN: dict[str, Own] = {
     ),
     "fft": Own(lambda: Called(fourier), ("x=float32[batch=1..5,16,8]",)),
     "fft, any length": Own(lambda: Called(fourier), (SEQUENCE,)),
+    "fourier neural operator": Own(Spectral, ("x=float32[batch=1..5,2,8,10]",)),
+    "fourier neural operator, any grid": Own(Spectral, ("x=float32[batch=1..5,2,height=8..20,width=8..20]",)),
+    "state space, diagonal": Own(StateSpace, ("x=float32[batch=1..5,4,length=1..24]",)),
     "stft": Own(lambda: Called(spectrogram), ("x=float32[batch=1..4,samples=64..256]",)),
     "in-place updates": Own(lambda: Called(updated), (SEQUENCE,)),
     "in-place, by one step": Own(lambda: Called(shifted), (SEQUENCE,)),

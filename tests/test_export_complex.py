@@ -1,0 +1,76 @@
+"""Models that compute with complex numbers: by spectra, state spaces and in-place parts of them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mlc.runtimes.onnxruntime import open_session
+from mlc.types import Target
+from tests.architectures.own import Spectral, StateSpace
+from tests.exporting import exported
+from tests.models_for_export import Of
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+
+def compared(workspace, module, spec, *shapes):
+    net = exported(workspace, module, None, spec)
+    drawn = np.random.default_rng(3)
+    with open_session(workspace.save(net.model, "again"), Target(), optimize=False) as session:
+        for shape in shapes:
+            feed = {"x": drawn.standard_normal(shape).astype(np.float32)}
+            for output, expected in net.original.run(feed).items():
+                np.testing.assert_allclose(session.run(feed)[output], expected, rtol=1e-3, atol=1e-4, err_msg=output)
+
+
+def test_a_fourier_neural_operator(workspace):
+    compared(workspace, Spectral(), "x=float32[batch=1..3,2,8,8]", (1, 2, 8, 8), (3, 2, 8, 8))
+
+
+def test_a_diagonal_state_space_of_any_length(workspace):
+    compared(workspace, StateSpace(), "x=float32[batch=1..3,4,n=4..20]", (1, 4, 4), (2, 4, 11), (3, 4, 20))
+
+
+def pairs(x):
+    return torch.complex(x, x.flip(-1) * 0.5)
+
+
+def without_the_highest(x):
+    spectrum = torch.fft.rfft(x)
+    spectrum[:, :, 3:] = 0
+    return torch.fft.irfft(spectrum)
+
+
+def one_row_real(x):
+    rows = torch.zeros_like(pairs(x))
+    rows[:, 1] = x[:, 0]
+    return rows.abs()
+
+
+OPERATIONS = {
+    "where": lambda x: torch.where(x > 0, pairs(x), pairs(x) * 2).abs(),
+    "expand": lambda x: pairs(x)[:, :, None].expand(-1, -1, 3, -1).abs(),
+    "repeat": lambda x: pairs(x).repeat(1, 2, 1).imag,
+    "index": lambda x: pairs(x)[:, [2, 0]].imag,
+    "the last": lambda x: pairs(x)[..., -1].abs(),
+    "pad": lambda x: nn.functional.pad(pairs(x), (1, 2)).imag,
+    "bmm": lambda x: torch.bmm(pairs(x), pairs(x).mT).real,
+    "mm": lambda x: torch.mm(pairs(x)[0], pairs(x)[0].mT).imag,
+    "tensordot": lambda x: torch.tensordot(pairs(x), pairs(x)[0], dims=([2], [1])).imag,
+    "three factors": lambda x: torch.einsum("bij,bij,bij->bi", pairs(x), pairs(x), pairs(x)).imag,
+    "exp": lambda x: torch.exp(pairs(x)).imag,
+    "cumsum": lambda x: pairs(x).cumsum(-1).imag,
+    "times 1j": lambda x: (x * 1j + pairs(x)).abs(),
+    "square": lambda x: (pairs(x) ** 2).imag,
+    "chunk": lambda x: torch.cat([part.abs() for part in pairs(x).chunk(2, -1)], 1),
+    "unbind": lambda x: torch.stack(pairs(x).unbind(1), 1).real,
+    "part of zeros": without_the_highest,
+    "real part": one_row_real,
+    "linear": lambda x: nn.functional.linear(pairs(x), pairs(x)[0], pairs(x)[0, :, 0]).imag,
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_operations_on_complex_numbers(workspace, operation):
+    compared(workspace, Of(OPERATIONS[operation]), "x=float32[batch=1..3,4,8]", (1, 4, 8), (3, 4, 8))
