@@ -135,6 +135,18 @@ def test_what_loses_nothing_itself_and_a_plan_that_is_overruled_are_notes(tmp_pa
     assert "relu, conv2d_1 stay float as asked, whatever the plan gives them" in report.notes
 
 
+@pytest.mark.usefixtures("quick")
+def test_options_of_a_plan_that_are_overruled_are_a_note(tmp_path):
+    plan = plan_of(tmp_path, conv2d="int8-static")
+    plan.write_text('[options]\nint8-static = "method=mse"\n' + plan.read_text())
+    for passes, told in (
+        (["none", "int8-static:method=percentile"], True),
+        (["none", "int8-static:method=mse"], False),
+    ):
+        report = mlc.compile(Mixed().eval(), inputs=[IMAGES], passes=passes, plan=plan, calibrate=DATA)
+        assert ("--pass overrules the plan's options int8-static:method=mse" in report.notes) == told
+
+
 def test_nothing_to_keep_float_is_an_error(mixed):
     with pytest.raises(UsageError, match="nothing is quantized"):
         rewritten(mixed, keep_float=["conv2d"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlc.errors import PassError, UsageError
 from mlc.formats import FOLDING, INT8_STATIC
+from mlc.grammar.values import pass_text
 from mlc.plan import ASKED_FLOAT, ORDER, UNNAMED, Planner, naming_options, passes_for, read_plan, reserve_for
 from mlc.recipe import Recipe
 from mlc.registry import build, lossy_of
@@ -30,12 +31,14 @@ NAMED = 3
 class Quantizing:
     """All passes that a recipe asks for, those of its formats among them, and the planner of the lossy ones.
 
-    Those in ``reserve`` nobody asked for: they are for nodes that lose too much in the formats that were.
+    Those in ``reserve`` nobody asked for: they are for nodes that lose too much in the formats that were. Those that
+    are ``overruled`` have other options in the plan's file than those that they were asked for with.
     """
 
     passes: tuple[PassSpec, ...]
     planner: Planner
     reserve: tuple[PassSpec, ...] = ()
+    overruled: tuple[PassSpec, ...] = ()
 
     @property
     def all(self) -> tuple[PassSpec, ...]:
@@ -73,7 +76,8 @@ def quantizing(recipe: Recipe) -> Quantizing:
     reserve = tuple(name for name in able if name not in named)
     mixed = given is None and len(formats) > 1
     planner = Planner(recipe.keep_float, given, mixed=mixed, reserve=reserve)
-    return Quantizing(passes, planner, tuple(map(PassSpec, reserve)))
+    overruled = tuple(spec for spec in chosen if given and spec.options and spec.name in named and spec not in passes)
+    return Quantizing(passes, planner, tuple(map(PassSpec, reserve)), overruled)
 
 
 def _read(path: Path) -> tuple[Plan, tuple[PassSpec, ...]]:
@@ -99,9 +103,9 @@ def telling_of_probes(sets: Datasets) -> Iterator[None]:
         raise PassError(error.message, f"{drawn}; {error.hint}") from error
 
 
-def notes_of_plan(sets: Datasets, run: Run, planner: Planner) -> tuple[str, ...]:
+def notes_of_plan(sets: Datasets, run: Run, asked: Quantizing) -> tuple[str, ...]:
     """Say what of the calibration data, of statistics and of a plan from a file came to nothing."""
-    notes = []
+    notes = [f"--pass overrules the plan's options {pass_text(spec)}" for spec in asked.overruled]
     unused = "no node has a scale known beforehand"
     if sets.calibration is not None and run.statistics is None:
         notes.append(f"the calibration data {sets.calibration.name} was not used: {unused}")
@@ -115,7 +119,7 @@ def notes_of_plan(sets: Datasets, run: Run, planner: Planner) -> tuple[str, ...]
     if clamps and any(node.format == INT8_STATIC for node in done):
         named = _first([f"{node.op} {node.node}" for node in clamps])
         notes.append(f"kept float: {named}, which lose nothing themselves; keep those float that read what they give")
-    wanted = () if planner.given is None else planner.given.nodes
+    wanted = () if asked.planner.given is None else asked.planner.given.nodes
     given = {entry.node: entry.format for entry in wanted if entry.format != FLOAT}
     others = [node for node in done if node.format == FLOAT and node.node in given]
     asked = [node.node for node in others if node.reason == ASKED_FLOAT]
