@@ -20,6 +20,7 @@ FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n\s*([^\n]*)')
 
 REWRITES = {
     "_int_mm": "a product of floats, or give the live module that was quantized: its codes are taken over",
+    "linalg_pinv": "torch.linalg.solve(a.mT @ a, a.mT), where the columns of a do not depend on each other",
     "mode": "torch.bincount or a one-hot sum, then argmax",
 }
 """What to write in the place of operators that have no counterpart in ONNX."""
@@ -184,6 +185,8 @@ def translation_error(failed: BaseException, program: torch.export.ExportedProgr
             f"register it: self.register_buffer({written[1].rpartition('.')[2]!r}, tensor)",
         )
     innermost = next((link for link in reversed(chain) if str(link).strip()), failed)
+    if isinstance(innermost, NotImplementedError):  # by one of our own translations
+        return SourceError(f"the model{at} has {first_line(innermost)}", "write it with other operators")
     return SourceError(
         f"torch.onnx cannot write the model at opset {opset}{at}: {type(innermost).__name__}: {first_line(innermost)}",
         "rewrite that line, or try another --opset",

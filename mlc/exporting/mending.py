@@ -11,6 +11,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from mlc.exporting.complex_numbers import by_real_parts
 from mlc.exporting.inserting import before, replace, size_of
+from mlc.exporting.linear_algebra import unchecked_matrices
 from mlc.exporting.neighbours import own_neighbours
 from mlc.exporting.nothing import means_of_what_may_be_none, spreads_of_what_may_be_none
 from mlc.types import InputSpec
@@ -29,6 +30,7 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> 
     logarithms_of_sigmoids(program)
     angles(program)
     by_real_parts(program)
+    unchecked_matrices(program)
     all_for_asserted(program)
     without_idle_squeezes(program)
     spreads_of_what_may_be_none(program)

@@ -10,6 +10,7 @@ import onnxscript
 import torch
 
 from mlc.exporting.fractions import of_fractions
+from mlc.exporting.linear_algebra import of_matrices
 from mlc.exporting.order_statistics import of_order
 from mlc.exporting.quotients_of_values import of_quotients
 from mlc.exporting.resizing import of_resizing
@@ -37,6 +38,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.log1p.default: _log1p,
         torch.ops.aten.expm1.default: _expm1,
         **of_fractions(),
+        **of_matrices(),
         **of_order(),
         **of_quotients(),
         **of_resizing(),

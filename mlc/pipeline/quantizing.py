@@ -122,9 +122,9 @@ def notes_of_plan(sets: Datasets, run: Run, asked: Quantizing) -> tuple[str, ...
     wanted = () if asked.planner.given is None else asked.planner.given.nodes
     given = {entry.node: entry.format for entry in wanted if entry.format != FLOAT}
     others = [node for node in done if node.format == FLOAT and node.node in given]
-    asked = [node.node for node in others if node.reason == ASKED_FLOAT]
-    if asked:
-        notes.append(f"{_first(asked)} stay float as asked, whatever the plan gives them")
+    kept = [node.node for node in others if node.reason == ASKED_FLOAT]
+    if kept:
+        notes.append(f"{_first(kept)} stay float as asked, whatever the plan gives them")
     others = [node for node in others if node.reason != ASKED_FLOAT]
     if others:
         named = _first([f"{given[node.node]} to {node.op} {node.node} ({node.reason})" for node in others])

@@ -1,0 +1,99 @@
+"""Inverses, solutions and factors of small matrices, which ONNX has no operators for."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mlc.errors import SourceError
+from mlc.runtimes.onnxruntime import open_session
+from mlc.types import Target
+from tests.exporting import exported
+from tests.models_for_export import Of
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+MATRICES = "x=float32[batch=1..4,4,4]"
+
+
+def compared(workspace, module, spec, *arrays):
+    net = exported(workspace, module, None, spec)
+    with open_session(workspace.save(net.model, "again"), Target(), optimize=False) as session:
+        for array in arrays:
+            for output, expected in net.original.run({"x": array}).items():
+                ours = session.run({"x": array})[output]
+                np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=1e-3, err_msg=output)
+
+
+def matrices():
+    """Drawn ones, one that is solved by exchanging rows alone, and one of very different pivots."""
+    drawn = np.random.default_rng(5).standard_normal((3, 4, 4)).astype(np.float32)
+    exchanged = np.stack([np.eye(4)[[1, 0, 3, 2]], np.diag([1e-2, 1e2, 2, -1])]).astype(np.float32)
+    return drawn, exchanged
+
+
+def positive(x):
+    return x @ x.mT + 0.5 * torch.eye(4)
+
+
+def above(x):
+    return x.triu() + 3 * torch.eye(4)
+
+
+OPERATIONS = {
+    "inv": torch.linalg.inv,
+    "inverse": lambda x: x.inverse() @ x[:, :, :1],
+    "solve": lambda x: torch.linalg.solve(x, x[:, :, :2] * 2 + 1),
+    "solve, vectors": lambda x: torch.linalg.solve(x, x[:, :, 0] + 1),
+    "solve, one of each": lambda x: torch.linalg.solve(x[0], torch.ones(4)),
+    "solve, from the right": lambda x: torch.linalg.solve(x, x[:, :2] + 1, left=False),
+    "cholesky": lambda x: torch.linalg.cholesky(positive(x)),
+    "cholesky, upper": lambda x: torch.linalg.cholesky(positive(x), upper=True),
+    "cholesky_solve": lambda x: torch.cholesky_solve(x[:, :, :1], torch.linalg.cholesky(positive(x))),
+    "cholesky_solve, upper": lambda x: torch.cholesky_solve(x[:, :, :1], torch.linalg.cholesky(positive(x)).mT, True),
+    "triangular": lambda x: torch.linalg.solve_triangular(above(x), x[:, :, :2], upper=True),
+    "triangular, lower": lambda x: torch.linalg.solve_triangular(above(x).mT, torch.ones(4, 3), upper=False),
+    "triangular, of ones": lambda x: torch.linalg.solve_triangular(above(x), x, upper=True, unitriangular=True),
+    "triangular, right": lambda x: torch.linalg.solve_triangular(above(x), x[:, :2], upper=True, left=False),
+    "slogdet": lambda x: torch.stack(torch.linalg.slogdet(x)),
+    "density": lambda x: torch.distributions.MultivariateNormal(torch.zeros(4), positive(x)).log_prob(torch.ones(4)),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_small_matrices(workspace, operation):
+    compared(workspace, Of(OPERATIONS[operation]), MATRICES, *matrices())
+
+
+class Kalman(nn.Module):
+    """A filter over six observations: Kalman, A New Approach to Linear Filtering and Prediction Problems (1960)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Parameter(torch.eye(4) + 0.1 * torch.randn(4, 4))
+        self.seen = nn.Parameter(torch.randn(2, 4))
+
+    def forward(self, x):
+        state, spread = torch.zeros(x.shape[0], 4), torch.eye(4).expand(x.shape[0], 4, 4)
+        for time in range(x.shape[1]):
+            state, spread = state @ self.step.T, self.step @ spread @ self.step.T + torch.eye(4)
+            gain = spread @ self.seen.T @ torch.linalg.inv(self.seen @ spread @ self.seen.T + torch.eye(2))
+            state += (gain @ (x[:, time] - state @ self.seen.T).unsqueeze(-1)).squeeze(-1)
+            spread = (torch.eye(4) - gain @ self.seen) @ spread
+        return state, spread
+
+
+def test_a_kalman_filter(workspace):
+    drawn = np.random.default_rng(6).standard_normal((3, 6, 2)).astype(np.float32)
+    compared(workspace, Kalman(), "x=float32[batch=1..4,6,2]", drawn, drawn[:1])
+
+
+def test_a_large_matrix_is_refused_in_a_sentence(workspace):
+    with pytest.raises(SourceError, match="has 40 rows in a matrix to be inverted or factorized, and at most 32 can"):
+        exported(workspace, Of(torch.linalg.inv), None, "x=float32[40,40]")
+
+
+def test_a_pseudo_inverse_is_refused_with_a_rewrite(workspace):
+    with pytest.raises(SourceError, match=r"aten\.linalg_pinv at .* has no counterpart") as caught:
+        exported(workspace, Of(torch.linalg.pinv), None, "x=float32[batch=1..3,4,2]")
+    assert "torch.linalg.solve" in caught.value.hint
