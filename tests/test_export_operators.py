@@ -450,3 +450,28 @@ def test_a_product_of_three_factors_of_any_batch(workspace):
         workspace, Of(lambda x: torch.einsum("bij,bkj,bkl->bil", x, x + 1, x)), None, "x=float32[batch=1..3,2,4]"
     )
     assert_alike(workspace, net, *(np.arange(8.0 * n, dtype=np.float32).reshape(n, 2, 4) / 9 for n in (1, 3)))
+
+
+GROUPS = torch.tensor([0, 2, 2, 1, 0, 2])
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+def test_means_of_what_is_scattered(workspace, include_self):
+    def means(x):
+        groups = GROUPS.expand(x.shape[0], 6)
+        written = torch.ones(x.shape[0], 5)
+        written.scatter_reduce_(1, groups, x, "mean", include_self=include_self)
+        return written + torch.ones(x.shape[0], 5).scatter_reduce(1, groups, x, "mean", include_self=include_self)
+
+    net = exported(workspace, Of(means), None, "x=float32[batch=1..4,6]")
+    assert_alike(workspace, net, *(np.arange(6.0 * n, dtype=np.float32).reshape(n, 6) for n in (1, 4)))
+
+
+def test_what_is_scattered_in_place_may_have_fewer_indices(workspace):
+    def scattered(x):
+        rows = torch.zeros(x.shape[0], 5)
+        rows.scatter_add_(1, GROUPS[:4].expand(x.shape[0], 4), x)
+        return rows
+
+    net = exported(workspace, Of(scattered), None, "x=float32[batch=1..4,6]")
+    assert_alike(workspace, net, np.arange(18, dtype=np.float32).reshape(3, 6))
