@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from mlc.exporting.complex_numbers import by_real_parts
 from mlc.exporting.inserting import before, replace, size_of
 from mlc.exporting.linear_algebra import unchecked_matrices
 from mlc.exporting.neighbours import own_neighbours
 from mlc.exporting.nothing import means_of_what_may_be_none, spreads_of_what_may_be_none
+from mlc.exporting.scatters import means_of_scatters, sources_of_scatters
 from mlc.types import InputSpec
 
 
@@ -154,43 +154,6 @@ def diagonals_alone(program: torch.export.ExportedProgram) -> None:
             places.append(before(node, aten.view.default, count, shape))
         on = before(node, aten.eq.Tensor, before(node, aten.add.Tensor, places[0], offset), places[1])
         node.args = (before(node, aten.where.ScalarOther, on, values, 0.0), *node.args[1:])
-
-
-def sources_of_scatters(program: torch.export.ExportedProgram) -> None:
-    """Take of what is scattered no more than there are indices, as torch does: ONNX wants as many."""
-    aten = torch.ops.aten
-    scatters = {aten.scatter.src, aten.scatter_add.default, aten.scatter_reduce.two}
-    in_place = {aten.scatter_.src, aten.scatter_add_.default, aten.scatter_reduce_.two}
-    for node in [node for node in program.graph.nodes if node.target in scatters | in_place]:
-        given: list[Any] = list(node.args)
-        values, dim, index, source, *more = given
-        sizes = zip(index.meta["val"].shape, source.meta["val"].shape, strict=True)
-        for axis, (wanted, given) in enumerate(sizes):
-            if not statically_known_true(wanted == given):
-                source = before(node, aten.slice.Tensor, source, axis, 0, size_of(node, index, axis))
-        node.args = (values, dim, index, source, *more)
-
-
-def means_of_scatters(program: torch.export.ExportedProgram) -> None:
-    """Write what ``scatter_reduce`` has a mean of as a sum over how many there are: torch.onnx leaves the sum."""
-    aten = torch.ops.aten
-    means = {aten.scatter_reduce.two, aten.scatter_reduce_.two}
-    for node in [node for node in program.graph.nodes if node.target in means and node.args[4] == "mean"]:
-        values, dim, index, source, _ = node.args
-        if not node.meta["val"].is_floating_point():
-            continue
-        counted_too = node.kwargs.get("include_self", True)
-        start = values if counted_too else before(node, aten.zeros_like.default, values)
-        sums = before(node, aten.scatter_add.default, start, dim, index, source)
-        started, ones = before(node, aten.ones_like.default, values), before(node, aten.ones_like.default, source)
-        none = started if counted_too else before(node, aten.zeros_like.default, values)
-        count = before(node, aten.scatter_add.default, none, dim, index, ones)
-        mean = before(node, aten.div.Tensor, sums, before(node, aten.clamp_min.default, count, 1.0))
-        if not counted_too:
-            mean = before(node, aten.where.self, before(node, aten.gt.Scalar, count, 0), mean, values)
-        if node.target == aten.scatter_reduce_.two:
-            mean = before(node, aten.copy_.default, values, mean)
-        replace(node, mean)
 
 
 def logarithms_of_sigmoids(program: torch.export.ExportedProgram) -> None:

@@ -1,0 +1,47 @@
+"""What is scattered along an axis, of which ONNX has other rules than torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from mlc.exporting.inserting import before, replace, size_of
+
+
+def sources_of_scatters(program: torch.export.ExportedProgram) -> None:
+    """Take of what is scattered no more than there are indices, as torch does: ONNX wants as many."""
+    aten = torch.ops.aten
+    scatters = {aten.scatter.src, aten.scatter_add.default, aten.scatter_reduce.two}
+    in_place = {aten.scatter_.src, aten.scatter_add_.default, aten.scatter_reduce_.two}
+    for node in [node for node in program.graph.nodes if node.target in scatters | in_place]:
+        given: list[Any] = list(node.args)
+        values, dim, index, source, *more = given
+        sizes = zip(index.meta["val"].shape, source.meta["val"].shape, strict=True)
+        for axis, (wanted, given) in enumerate(sizes):
+            if not statically_known_true(wanted == given):
+                source = before(node, aten.slice.Tensor, source, axis, 0, size_of(node, index, axis))
+        node.args = (values, dim, index, source, *more)
+
+
+def means_of_scatters(program: torch.export.ExportedProgram) -> None:
+    """Write what ``scatter_reduce`` has a mean of as a sum over how many there are: torch.onnx leaves the sum."""
+    aten = torch.ops.aten
+    means = {aten.scatter_reduce.two, aten.scatter_reduce_.two}
+    for node in [node for node in program.graph.nodes if node.target in means and node.args[4] == "mean"]:
+        values, dim, index, source, _ = node.args
+        if not node.meta["val"].is_floating_point():
+            continue
+        counted_too = node.kwargs.get("include_self", True)
+        start = values if counted_too else before(node, aten.zeros_like.default, values)
+        sums = before(node, aten.scatter_add.default, start, dim, index, source)
+        started, ones = before(node, aten.ones_like.default, values), before(node, aten.ones_like.default, source)
+        none = started if counted_too else before(node, aten.zeros_like.default, values)
+        count = before(node, aten.scatter_add.default, none, dim, index, ones)
+        mean = before(node, aten.div.Tensor, sums, before(node, aten.clamp_min.default, count, 1.0))
+        if not counted_too:
+            mean = before(node, aten.where.self, before(node, aten.gt.Scalar, count, 0), mean, values)
+        if node.target == aten.scatter_reduce_.two:
+            mean = before(node, aten.copy_.default, values, mean)
+        replace(node, mean)
