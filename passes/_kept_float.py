@@ -5,6 +5,9 @@ DequantizeLinear with one scale and a QuantizeLinear int8 weights of its own, by
 It looks for a single scale only, so such a node reads its input through a DequantizeLinear that has the same scale once
 for each channel: the same numbers, and the node stays as it is. Of one channel that would be a single scale again: it
 is copied by a Max of itself alone, which no optimizer takes out.
+
+An AveragePool between the two becomes one of integers, also where that has no dilation, or counts otherwise. It reads
+such a copy too.
 """
 
 from __future__ import annotations
@@ -14,12 +17,12 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
-from mlc.formats import constant, number
+from mlc.formats import average_obstacle, constant, number
 from passes._qdq import Writer
 
 
 def keep_float(writer: Writer, chosen: Collection[ir.Node]) -> None:
-    """Give every float node of a graph with a constant weight a dequantizer with a scale for each channel of its own.
+    """Let the runtime keep every float node of a graph that has a constant weight, or that it would compute otherwise.
 
     One that reads what is dequantized around its branch or loop is left alone, as the runtime leaves it.
     """
@@ -33,7 +36,7 @@ def keep_float(writer: Writer, chosen: Collection[ir.Node]) -> None:
             continue
         key = (dequantizer.outputs[0], *channels)
         if key not in written:
-            own = _by_channel(writer, dequantizer, *channels) if channels[1] > 1 else _copied(writer, dequantizer)
+            own = _copied(writer, dequantizer) if channels == ONE else _by_channel(writer, dequantizer, *channels)
             writer.graph.insert_after(dequantizer, own)
             written[key] = own.outputs[0]
         node.replace_input_with(0, written[key])
@@ -42,8 +45,19 @@ def keep_float(writer: Writer, chosen: Collection[ir.Node]) -> None:
             writer.graph.remove(dequantizer, safe=True)
 
 
+ONE = (0, 1)
+"""A single channel, whatever its axis: nothing can have a scale for each."""
+
+
 def _channels(node: ir.Node) -> tuple[int, int] | None:
-    """Return the axis of the channels of a float node's input and their number, or None where its weight stays."""
+    """Return the axis of the channels of a float node's input and their number, or None where it stays as it is."""
+    if node.op_type == "AveragePool":
+        return ONE if average_obstacle(node) else None
+    found = _of_weight(node)
+    return ONE if found is not None and found[1] == 1 else found
+
+
+def _of_weight(node: ir.Node) -> tuple[int, int] | None:
     weight = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if weight is None or weight.dtype != ir.DataType.FLOAT:
         return None

@@ -125,6 +125,22 @@ def test_scales_inside_of_a_sum_are_not_taken_for_those_of_columns(scales):
     assert saturation_proof(build(text, constants, opset=21)) == ("nothing is proven about the product sums of y",)
 
 
+@pytest.mark.parametrize("move", ["Identity", "Transpose<perm = [0, 1]>"])
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_what_is_dequantized_and_then_moved_is_not_called_safe(move, side):
+    """onnxruntime moves the dequantizer behind what moves its elements, and multiplies integers."""
+    text = f"""agraph (uint8[2,4] q) => (float[2,4] y) {{
+        a = DequantizeLinear(q, one)
+        b = DequantizeLinear(w, one)
+        moved = {move}({side})
+        y = MatMul({"moved, b" if side == "a" else "a, moved"})
+        c = DequantizeLinear(safe, one)
+        z = MatMul(y, c)
+    }}"""
+    constants = {"one": np.float32(1), "w": np.full((4, 4), 127, np.int8), "safe": np.ones((4, 4), np.int8)}
+    assert saturation_proof(build(text, constants, opset=21)) == ("nothing is proven about the product sums of y",)
+
+
 def test_integer_operators_written_out_are_not_called_safe():
     text = """agraph (uint8[2,4,4,4] q) => (y) {
         y = ConvInteger(q, w)

@@ -135,6 +135,22 @@ def test_what_loses_nothing_itself_and_a_plan_that_is_overruled_are_notes(tmp_pa
     assert "relu, conv2d_1 stay float as asked, whatever the plan gives them" in report.notes
 
 
+class Summed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+
+    def forward(self, x):
+        return self.last(self.first(x) + self.second(x))
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_the_runtime_computes_on_integers_though_it_was_kept_float_is_a_note():
+    for kept, told in ((["add*"], True), (["add*", "conv2d", "conv2d_1"], False)):
+        report = mlc.compile(Summed().eval(), inputs=[IMAGES], to="int8", calibrate=DATA, keep_float=kept)
+        assert any("which onnxruntime computes on integers" in note for note in report.notes) == told
+
+
 @pytest.mark.usefixtures("quick")
 def test_options_of_a_plan_that_are_overruled_are_a_note(tmp_path):
     plan = plan_of(tmp_path, conv2d="int8-static")

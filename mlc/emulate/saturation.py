@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from mlc.figures import counted
-from mlc.formats import FOLDING, ORDERS, Order, WeightLayout, layout_of, pairs, saturating_pairs
+from mlc.formats import FOLDING, ORDERS, PASSING, Order, WeightLayout, layout_of, pairs, saturating_pairs
 from mlc.formats.affine import LARGEST_ACTIVATION
 from mlc.formats.layout import product_matrix
 from mlc.formats.nodes import constant, input_at, integers, number, site_of
@@ -29,6 +29,9 @@ NAMED = 3
 """How many nodes a sentence names."""
 
 MATMUL_INTEGER, DYNAMIC_LSTM = "MatMulInteger", "DynamicQuantizeLSTM"
+
+PASSED = PASSING | {"Expand", "Gather", "Identity", "Split"}
+"""Operators that the runtime may move a dequantizer past."""
 
 COLUMNS = WeightLayout("MatMul", 1)
 """A matrix whose columns are the output channels."""
@@ -126,7 +129,8 @@ def saturating_nodes(model: ir.Model, order: Order) -> tuple[ir.Node, ...]:
 def unproven(model: ir.Model) -> tuple[str, ...]:
     """Return the sites of integer products whose weights cannot be seen in the file.
 
-    These are products of two dequantized activations, or of weights that are not s8; integer operators written out;
+    These are products of two dequantized activations, or of weights that are not s8; those of what is dequantized and
+    then moved, since the runtime moves the dequantizer behind that; integer operators written out;
     calls of functions that read dequantized activations, since the runtime inlines what is in them; and Conv,
     ConvTranspose and Gemm nodes with a float weight between a dequantizer with one scale and a quantizer, for which
     onnxruntime makes int8 weights of its own when it loads the file.
@@ -226,7 +230,7 @@ def _is_unproven(node: ir.Node) -> bool:
         return True
     if node.op_type not in PRODUCTS:
         return False
-    activation, stored = (_dequantizer(input_at(node, index)) for index in (0, 1))
+    activation, stored = (_dequantizer(_moved(input_at(node, index))) for index in (0, 1))
     if activation is None or not _is_in_bytes(activation.inputs[0]):
         return False
     if stored is not None:
@@ -244,6 +248,15 @@ def _reaches_quantizer(value: ir.Value) -> bool:
     if readers[0].op_type in FOLDING:
         return _reaches_quantizer(readers[0].outputs[0])
     return readers[0].op_type == "QuantizeLinear"
+
+
+def _moved(value: ir.Value | None) -> ir.Value | None:
+    """Return the value whose elements these are: the runtime moves dequantizers past what only moves them."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in PASSED:
+        value = node.inputs[0]
+        node = None if value is None else value.producer()
+    return value
 
 
 def _dequantizer(value: ir.Value | None) -> ir.Node | None:

@@ -262,11 +262,20 @@ def _form_obstacle(node: ir.Node) -> str:
         return "its bounds are not constants around 0"
     if node.op_type == "ReduceMean" and not averages_space(node):
         return "it does not average over all of the image"
-    if node.op_type == "AveragePool" and any(step != 1 for step in integers(node, "dilations")):
-        return "the integer kernel knows no dilation"
+    if node.op_type == "AveragePool" and (obstacle := average_obstacle(node)):
+        return obstacle
     if node.op_type == "Resize" and text(node, "mode", "nearest") != "nearest":
         return "it interpolates, and the integer kernel only copies"
     return "its indices are asked for too" if len(node.outputs) > 1 else ""
+
+
+def average_obstacle(node: ir.Node) -> str:
+    """Return why no integer kernel computes the means of an AveragePool, or nothing."""
+    if any(step != 1 for step in integers(node, "dilations")):
+        return "the integer kernel knows no dilation"
+    if number(node, "ceil_mode", 0) and number(node, "count_include_pad", 0):
+        return "the integer kernel counts otherwise where a window hangs over the end"
+    return ""
 
 
 def clamps_product(node: ir.Node) -> bool:

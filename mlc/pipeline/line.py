@@ -108,7 +108,7 @@ def compile(  # noqa: A001 - the word of the field
             )  # fmt: skip
         if explain:
             with run.stage("explain"):
-                notes = (*not_run, *sets.notes, *notes_of_plan(sets, run, asked))
+                notes = (*not_run, *sets.notes, *notes_of_plan(sets, run, asked, final.model))
                 found = Shipped("", final, (), kept, checks, sets, notes, rewritten.model)
                 return explained_only(found, original, run)
         stages = {EXPORTED: exported, REWRITTEN: rewritten, quantized_name(final): final}
@@ -119,7 +119,7 @@ def compile(  # noqa: A001 - the word of the field
         wanted = any(step.requested and step.sites for step in final.steps)
         name = settled(trials, choose(trials, wanted))
         notes = (
-            *not_run, *sets.notes, *notes_of_plan(sets, run, asked),
+            *not_run, *sets.notes, *notes_of_plan(sets, run, asked, final.model),
             *not_written(final.steps[len(models[name].steps) :]),
         )  # fmt: skip
         shipped = Shipped(name, models[name], trials, kept, checks, sets, notes, rewritten.model)

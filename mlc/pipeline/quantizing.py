@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc.errors import PassError, UsageError
-from mlc.formats import FOLDING, INT8_STATIC
+from mlc.formats import FOLDING, INT8_STATIC, site_of
 from mlc.grammar.values import pass_text
 from mlc.plan import ASKED_FLOAT, ORDER, UNNAMED, Planner, naming_options, passes_for, read_plan, reserve_for
 from mlc.recipe import Recipe
@@ -17,11 +17,16 @@ from mlc.registry import build, lossy_of
 from mlc.types import FLOAT, PassSpec, Plan
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from mlc.pipeline.data import Datasets
     from mlc.pipeline.run import Run
 
 HALVES = ("fp16", "bf16")
 """Formats of what integers leave: their passes run behind all others, which read float32 alone."""
+
+JOINED = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid", "Softmax"})
+"""What onnxruntime joins with the dequantizers before it and the quantizer behind it, whatever a plan says."""
 
 NAMED = 3
 """So many nodes are named that a plan forgot."""
@@ -103,8 +108,8 @@ def telling_of_probes(sets: Datasets) -> Iterator[None]:
         raise PassError(error.message, f"{drawn}; {error.hint}") from error
 
 
-def notes_of_plan(sets: Datasets, run: Run, asked: Quantizing) -> tuple[str, ...]:
-    """Say what of the calibration data, of statistics and of a plan from a file came to nothing."""
+def notes_of_plan(sets: Datasets, run: Run, asked: Quantizing, model: ir.Model) -> tuple[str, ...]:
+    """Say what of the calibration data, of statistics and of a plan from a file came to nothing in the model."""
     notes = [f"--pass overrules the plan's options {pass_text(spec)}" for spec in asked.overruled]
     unused = "no node has a scale known beforehand"
     if sets.calibration is not None and run.statistics is None:
@@ -119,6 +124,11 @@ def notes_of_plan(sets: Datasets, run: Run, asked: Quantizing) -> tuple[str, ...
     if clamps and any(node.format == INT8_STATIC for node in done):
         named = _first([f"{node.op} {node.node}" for node in clamps])
         notes.append(f"kept float: {named}, which lose nothing themselves; keep those float that read what they give")
+    between = _between_codes(model)
+    joined = [f"{node.op} {node.node}" for node in done if node.node in between and node.reason == ASKED_FLOAT]
+    if joined:
+        alike = "what they read and give are codes all the same; keep those float that give and read these"
+        notes.append(f"kept float: {_first(joined)}, which onnxruntime computes on integers, since {alike}")
     wanted = () if asked.planner.given is None else asked.planner.given.nodes
     given = {entry.node: entry.format for entry in wanted if entry.format != FLOAT}
     others = [node for node in done if node.format == FLOAT and node.node in given]
@@ -130,6 +140,22 @@ def notes_of_plan(sets: Datasets, run: Run, asked: Quantizing) -> tuple[str, ...
         named = _first([f"{given[node.node]} to {node.op} {node.node} ({node.reason})" for node in others])
         notes.append(f"the plan gives {named}, which stay float: the form of nodes without weights follows from others")
     return tuple(notes)
+
+
+def _between_codes(model: ir.Model) -> set[str]:
+    """Return the nodes between dequantizers and quantizers alone of which onnxruntime makes ones of integers."""
+    return {
+        site_of(node)
+        for node in model.graph
+        if node.op_type in JOINED
+        and all(value is not None and _made_by(value) == "DequantizeLinear" for value in node.inputs)
+        and {use.op_type for use, _ in node.outputs[0].uses()} == {"QuantizeLinear"}
+    }
+
+
+def _made_by(value: ir.Value) -> str:
+    node = value.producer()
+    return "" if node is None else node.op_type
 
 
 def _first(names: Sequence[str]) -> str:

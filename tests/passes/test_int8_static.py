@@ -740,3 +740,23 @@ def test_applying_it_twice_finds_nothing_more():
     change = again.apply(twice, Context(ANY_CPU, Plan(), statistics))
     assert change.sites == ()
     assert count_ops(twice) == found.ops()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "obstacle"),
+    [
+        ("strides = [2, 2], ceil_mode = 1, count_include_pad = 1", "counts otherwise where a window hangs over"),
+        ("dilations = [2, 2]", "knows no dilation"),
+    ],
+)
+def test_means_that_the_integer_kernel_computes_otherwise_stay_float(tmp_path, attributes, obstacle):
+    text = f"""agraph (float[2,3,12,12] x) => (y) {{
+        a = Conv(x, w1)
+        m = AveragePool<kernel_shape = [3, 3], {attributes}>(a)
+        y = Conv(m, w2)
+    }}"""
+    found = quantized(build(text, weights(0, w1=(4, 3, 1, 1), w2=(4, 4, 1, 1))))
+    assert found.change.sites == ("a", "y")
+    assert obstacle in next(entry.reason for entry in found.plan.nodes if entry.node == "m")
+    assert found.fused_ops(tmp_path)["AveragePool"] == 1
+    assert found.sqnr() > 30
