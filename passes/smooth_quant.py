@@ -12,6 +12,7 @@ import onnx_ir as ir
 from mlc.formats import MATRIX_PRODUCTS, constant_obstacle, number, site_of, weight_obstacle, weight_of
 from mlc.fusion import is_standard
 from mlc.graph_pass import Change, Context, Exactness, Need, Pass, Refusal
+from passes._masked import UNSEEN
 from passes._norms import fits_last
 from passes._qdq import Writer
 from passes._stored import array_of
@@ -60,7 +61,7 @@ class SmoothQuant(Pass):
         sites: list[str] = []
         refused: list[Refusal] = []
         for group in list(_groups(model)):
-            reason = group.obstacle
+            reason = group.obstacle or _unseen(group, ctx)
             scales = np.ones(0) if reason else self.scales(group, ctx)
             if not reason and np.abs(scales - 1).max() < NEAR:
                 reason = "its columns and the rows of the weights are balanced"
@@ -82,6 +83,11 @@ class SmoothQuant(Pass):
         activations, weights = np.where(used, activations, 1), np.where(used, weights, 1)
         found: Array = activations**self.alpha / weights ** (1 - self.alpha)
         return found
+
+
+def _unseen(group: Group, ctx: Context) -> str:
+    unseen = ctx.statistics is not None and not ctx.statistics.seen(site_of(group.norm))
+    return UNSEEN if unseen else ""
 
 
 @dataclass

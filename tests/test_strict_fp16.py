@@ -199,6 +199,18 @@ def test_taken_apart_operators_compute_what_they_did(line, arrays, workspace):
     assert ir.DataType.FLOAT16 not in {value.dtype for node in plain.graph for value in node.outputs}
 
 
+@pytest.mark.parametrize("opset", [11, 12, 13])
+@pytest.mark.parametrize("line", ["Softmax<axis = 1>(t)", "Softmax(t)", "LogSoftmax<axis = -2>(t)", "ReduceMean(t)"])
+def test_operators_of_older_opsets_are_taken_apart_as_they_were(opset, line, workspace):
+    """Before opset 13 a softmax goes over all axes from its own on, and a sum has its axes as an attribute."""
+    shape = "" if "Mean" in line else "[n,m,4]"
+    text = f"g (float16[n,16] x) => (float16{shape} y) {{ t = Reshape(x, s) y = {line} }}"
+    model = holding(text, f'<ir_version: 7, opset_import: ["":{opset}]>', s=np.array([-1, 4, 4]))
+    for narrow in (False, True):
+        ran = of(model, workspace, narrow=narrow, x=random(0, 3, 16).astype(HALF))
+        assert ran.sqnr["y"] > 50
+
+
 def test_branches_are_rounded_inside(workspace):
     model = holding("""g (float16[n] x, bool c) => (float16[n] y) {
         y = If(c) <then_branch = t () => (float16[n] p) { q = Mul(x, x) p = Sqrt(q) },

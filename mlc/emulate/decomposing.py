@@ -17,8 +17,11 @@ from mlc.formats.nodes import input_at, integers, number, text
 from mlc.fusion import is_constant, opset_of
 from mlc.fusion.base import Builder, Names, constant
 
-AXES_AS_INPUT = 18
-"""The opset from which on the axes of all reductions are an input."""
+AXES_AS_INPUT, OF_SUMS = 18, 13
+"""The opset from which on the axes of all reductions are an input, and from which on those of sums are."""
+
+OF_ONE_AXIS = 13
+"""The opset from which on a Softmax goes along its axis alone, and no longer over all that follow."""
 
 BLOCK, BLOCKS = 16, 32
 """So many products a tensor core adds up at once; no product is taken apart into more blocks than this."""
@@ -41,7 +44,7 @@ class _Op:
     def reduce(self, kind: str, x: ir.Value, axes: Sequence[int]) -> Any:
         """Reduce along axes, which are kept."""
         make = getattr(self.make, kind)
-        if self.opset >= AXES_AS_INPUT or kind == "ReduceSum":
+        if self.opset >= (OF_SUMS if kind == "ReduceSum" else AXES_AS_INPUT):
             return make(x, constant(self.make, np.array(axes, np.int64)), keepdims=1)
         return make(x, axes=list(axes), keepdims=1)
 
@@ -97,9 +100,9 @@ def _input(node: ir.Node, index: int) -> ir.Value:
     return value
 
 
-def _last_axes(node: ir.Node) -> list[int] | None:
+def _last_axes(node: ir.Node, default: int = -1) -> list[int] | None:
     """Return the axes from ``axis`` to the last one, counted from the end; None where their number is not known."""
-    axis, shape = int(number(node, "axis", -1)), _input(node, 0).shape
+    axis, shape = int(number(node, "axis", default)), _input(node, 0).shape
     if axis >= 0:
         if shape is None:
             return None
@@ -130,22 +133,25 @@ def _rms_norm(node: ir.Node, op: _Op) -> Any:
     return op.make.Mul(_normalized(op, _input(node, 0), axes, number(node, "epsilon", 1e-5)), _input(node, 1))
 
 
-def _exponentials(node: ir.Node, op: _Op) -> tuple[ir.Value, ir.Value, ir.Value]:
+def _exponentials(node: ir.Node, op: _Op) -> tuple[ir.Value, ir.Value, ir.Value] | None:
     """Return ``x - max(x)``, its exponential and the sum of that."""
-    x, axis = _input(node, 0), int(number(node, "axis", -1))
-    shifted = op.make.Sub(x, op.reduce("ReduceMax", x, [axis]))
+    x, along = _input(node, 0), op.opset >= OF_ONE_AXIS
+    axes = [int(number(node, "axis", -1))] if along else _last_axes(node, 1)
+    if axes is None:
+        return None
+    shifted = op.make.Sub(x, op.reduce("ReduceMax", x, axes))
     grown = op.make.Exp(shifted)
-    return shifted, grown, op.reduce("ReduceSum", grown, [axis])
+    return shifted, grown, op.reduce("ReduceSum", grown, axes)
 
 
 def _softmax(node: ir.Node, op: _Op) -> Any:
-    _, grown, total = _exponentials(node, op)
-    return op.make.Div(grown, total)
+    found = _exponentials(node, op)
+    return None if found is None else op.make.Div(*found[1:])
 
 
 def _log_softmax(node: ir.Node, op: _Op) -> Any:
-    shifted, _, total = _exponentials(node, op)
-    return op.make.Sub(shifted, op.make.Log(total))
+    found = _exponentials(node, op)
+    return None if found is None else op.make.Sub(found[0], op.make.Log(found[2]))
 
 
 def _gelu(node: ir.Node, op: _Op) -> Any:
@@ -163,9 +169,12 @@ def _mean(node: ir.Node, op: _Op) -> Any:
     """Return a mean as a sum and a division by the number of elements that went into each; of none it is 0."""
     x, make = _input(node, 0), op.make
     given = integers(node, "axes")
-    axes = constant(make, np.array(given, np.int64)) if given else input_at(node, 1)
     keeps, leaves = int(number(node, "keepdims", 1)), int(number(node, "noop_with_empty_axes", 0))
-    total = make.ReduceSum(x, axes, keepdims=keeps, noop_with_empty_axes=leaves)
+    if op.opset >= OF_SUMS:
+        axes = constant(make, np.array(given, np.int64)) if given else input_at(node, 1)
+        total = make.ReduceSum(x, axes, keepdims=keeps, noop_with_empty_axes=leaves)
+    else:
+        total = make.ReduceSum(x, keepdims=keeps, **({"axes": list(given)} if given else {}))
     sizes = [make.Cast(make.Size(value), to=int(ir.DataType.FLOAT)) for value in (x, total)]
     count = make.Max(make.Div(*sizes), op.scalar(1.0))  # floats, for sizes of 0 divide no integer
     op.exact.update(value for step in make.nodes for value in step.outputs if value is not total)

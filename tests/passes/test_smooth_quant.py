@@ -197,3 +197,15 @@ def test_it_refuses(lines, reason):
     assert change.sites == ()
     assert [each.reason for each in change.refused] == [reason]
     assert same_graph(after.graph, model.graph)
+
+
+def test_a_normalization_of_nothing_is_left_alone():
+    text = """agraph (float[n,16] x, int64[1] rows) => (float[m,8] y) {
+        k = Slice(x, start, rows)
+        h = LayerNormalization(k, g, b)
+        y = MatMul(h, w)
+    }"""
+    model = build(text, weights(0, g=(16,), b=(16,), w=(16, 8)) | {"start": np.array([0])})
+    _, change = smooth(model, batches({"x": random(0, 3, 16), "rows": np.array([0])}))
+    assert change.sites == ()
+    assert "comes about for no sample" in change.refused[0].reason
