@@ -266,6 +266,8 @@ def _form_obstacle(node: ir.Node) -> str:
         return obstacle
     if node.op_type == "Resize" and text(node, "mode", "nearest") != "nearest":
         return "it interpolates, and the integer kernel only copies"
+    if node.op_type == "Resize" and text(node, "coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        return "it fills in a number that its input need not have"
     return "its indices are asked for too" if len(node.outputs) > 1 else ""
 
 

@@ -760,3 +760,16 @@ def test_means_that_the_integer_kernel_computes_otherwise_stay_float(tmp_path, a
     assert obstacle in next(entry.reason for entry in found.plan.nodes if entry.node == "m")
     assert found.fused_ops(tmp_path)["AveragePool"] == 1
     assert found.sqnr() > 30
+
+
+def test_a_resize_that_fills_in_a_number_stays_float():
+    text = """agraph (float[2,3,8,8] x) => (y) {
+        a = Conv(x, w1)
+        m = Resize<mode = "nearest", coordinate_transformation_mode = "tf_crop_and_resize", extrapolation_value = 20.0>(
+            a, roi, scales)
+        y = Conv(m, w2)
+    }"""
+    constants = {"roi": np.float32([0, 0, -0.2, -0.2, 1, 1, 1.2, 1.2]), "scales": np.float32([1, 1, 1.5, 2])}
+    found = quantized(build(text, weights(0, w1=(4, 3, 1, 1), w2=(4, 4, 1, 1)) | constants))
+    assert found.change.sites == ("a", "y")
+    assert found.sqnr() > 30

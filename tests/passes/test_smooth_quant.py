@@ -200,8 +200,8 @@ def test_it_refuses(lines, reason):
 
 
 def test_a_normalization_of_nothing_is_left_alone():
-    text = """agraph (float[n,16] x, int64[1] rows) => (float[m,8] y) {
-        k = Slice(x, start, rows)
+    text = """agraph (float[n,16] x, int64[1] rows) => (float[m,8] y) <float[m,16] k, float[m,16] h> {
+        k = Slice(x, start, rows, start)
         h = LayerNormalization(k, g, b)
         y = MatMul(h, w)
     }"""
