@@ -174,6 +174,14 @@ def plan_of(tmp_path, **formats):
     return path
 
 
+def test_what_another_pass_made_is_not_said_to_be_refused(mixed, tmp_path):
+    plan = plan_of(tmp_path, conv2d_1="int8-static", linear_1="fp16")
+    steps = [step for step in rewritten(mixed, plan=plan, calibrate=DATA).steps if step.exactness == "lossy"]
+    assert [step.spec.name for step in steps] == ["int8-static", "fp16"]
+    own = {value.name for node in mixed[1].model.graph for value in node.outputs}
+    assert {each.site for step in steps for each in step.refused} <= own
+
+
 def test_a_plan_from_a_file_decides(mixed, tmp_path):
     found = sites(rewritten(mixed, plan=plan_of(tmp_path, conv2d_1="int8-static"), calibrate=DATA))
     assert "conv2d_1" in found["int8-static"]

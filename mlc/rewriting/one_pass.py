@@ -12,7 +12,7 @@ import onnx_ir as ir
 from mlc.artifact import LeftOut, Step
 from mlc.compare import Reference
 from mlc.errors import MlcError, PassError
-from mlc.fusion import array_of, opset_of
+from mlc.fusion import Places, array_of, opset_of
 from mlc.graph_pass import Context, Exactness, Pass, Statistics
 from mlc.invariants import snapshot
 from mlc.rewriting.lossy import Collected, settle_lossy
@@ -21,7 +21,7 @@ from mlc.rewriting.sessions import Feeds, Runner
 from mlc.rewriting.sites import SiteJudge, measure_with
 from mlc.rewriting.trials import Trials
 from mlc.rewriting.verified import Settled, Verifier
-from mlc.types import Capabilities, PassSpec, Plan, Target
+from mlc.types import Capabilities, PassSpec, Plan, Refusal, Target
 
 if TYPE_CHECKING:
     from mlc.data import Data
@@ -93,7 +93,8 @@ class Line:
         if subject.exactness is Exactness.LOSSY:
             lossy = settle_lossy(trials, collected, outputs, self.feeds(model), to_be_amended=self.to_be_amended)
             step = self.step(subject, spec, model, lossy.settled)
-            step = replace(step, sqnr=dict(lossy.sqnr), notes=lossy.notes)
+            refused = _of_the_plan(step.refused, plan, model, subject.name)
+            step = replace(step, sqnr=dict(lossy.sqnr), notes=lossy.notes, refused=refused)
             return Ran(lossy.settled.model, (step,), lossy.statistics)
         statistics = collected.statistics(subject, model)
         trials = replace(trials, context=replace(context, statistics=statistics))
@@ -153,6 +154,16 @@ class Line:
             nodes_before=count_nodes(before),
             nodes_after=count_nodes(settled.model),
         )
+
+
+def _of_the_plan(refused: Sequence[Refusal], plan: Plan, model: ir.Model, name: str) -> tuple[Refusal, ...]:
+    """Leave out nodes that lossy passes made, of which nobody asked anything; first come those that the plan gives."""
+    formats = {entry.node: entry.format for entry in plan.nodes}
+    places = Places(model)
+    made = {places.site(node) for node in places.nodes()} - formats.keys() if formats else set()
+    return tuple(
+        sorted((each for each in refused if each.site not in made), key=lambda each: formats.get(each.site) != name)
+    )
 
 
 def refuse(step: Step, subject: Pass, *, strict: bool) -> None:

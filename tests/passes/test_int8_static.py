@@ -769,7 +769,8 @@ def test_a_resize_that_fills_in_a_number_stays_float():
             a, roi, scales)
         y = Conv(m, w2)
     }"""
-    constants = {"roi": np.float32([0, 0, -0.2, -0.2, 1, 1, 1.2, 1.2]), "scales": np.float32([1, 1, 1.5, 2])}
+    around = np.array([0, 0, -0.2, -0.2, 1, 1, 1.2, 1.2], np.float32)
+    constants = {"roi": around, "scales": np.array([1, 1, 1.5, 2], np.float32)}
     found = quantized(build(text, weights(0, w1=(4, 3, 1, 1), w2=(4, 4, 1, 1)) | constants))
     assert found.change.sites == ("a", "y")
     assert found.sqnr() > 30
