@@ -475,3 +475,18 @@ def test_what_is_scattered_in_place_may_have_fewer_indices(workspace):
 
     net = exported(workspace, Of(scattered), None, "x=float32[batch=1..4,6]")
     assert_alike(workspace, net, np.arange(18, dtype=np.float32).reshape(3, 6))
+
+
+EXPONENTS = torch.arange(4)
+
+
+@pytest.mark.parametrize("function", [lambda x: x >> 2, lambda x: x.int() >> 1, lambda x: x.unsqueeze(-1) << EXPONENTS])
+def test_shifted_bits(workspace, function):
+    net = exported(workspace, Of(function), None, "x=int64[n=1..9] in -99..99")
+    assert_alike(workspace, net, np.array([-99, -4, -1, 0, 1, 6, 99]))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_random_slope_is_its_mean_where_nothing_is_trained(workspace, inplace):
+    net = exported(workspace, nn.RReLU(0.2, 0.4, inplace=inplace).eval(), None, "input=float32[n=1..9]")
+    assert_alike(workspace, net, np.array([-2, -0.5, 0, 3], np.float32))

@@ -29,6 +29,8 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> 
     sources_of_scatters(program)
     means_of_scatters(program)
     logarithms_of_sigmoids(program)
+    of_one_name(program)
+    slopes_in_the_middle(program)
     angles(program)
     by_real_parts(program)
     unchecked_matrices(program)
@@ -162,6 +164,29 @@ def logarithms_of_sigmoids(program: torch.export.ExportedProgram) -> None:
         inner = node.args[0]
         if inner.target is torch.ops.aten.sigmoid.default and inner.args[0].meta["val"].is_floating_point():
             node.target, node.args = torch.ops.aten.log_sigmoid.default, inner.args
+
+
+def of_one_name(program: torch.export.ExportedProgram) -> None:
+    """Call ``a >> b`` and ``a << b`` by the names that torch.onnx knows."""
+    aten = torch.ops.aten
+    names = {
+        aten.__rshift__.Tensor: aten.bitwise_right_shift.Tensor,
+        aten.__rshift__.Scalar: aten.bitwise_right_shift.Tensor_Scalar,
+        aten.__lshift__.Tensor: aten.bitwise_left_shift.Tensor,
+    }
+    for node in [node for node in program.graph.nodes if node.target in names]:
+        node.target = names[node.target]
+
+
+def slopes_in_the_middle(program: torch.export.ExportedProgram) -> None:
+    """Write ``rrelu`` of a module that is not trained as the leaky one that it is."""
+    aten = torch.ops.aten
+    leaky = {aten.rrelu.default: aten.leaky_relu.default, aten.rrelu_.default: aten.leaky_relu_.default}
+    for node in [node for node in program.graph.nodes if node.target in leaky]:
+        given = list(node.args)
+        values, lower, upper, training, *_ = [*given, *(1 / 8, 1 / 3, False)[len(given) - 1 :]]
+        if not training:
+            node.target, node.args = leaky[node.target], (values, (lower + upper) / 2)
 
 
 def angles(program: torch.export.ExportedProgram) -> None:
