@@ -183,8 +183,8 @@ def slopes_in_the_middle(program: torch.export.ExportedProgram) -> None:
     aten = torch.ops.aten
     leaky = {aten.rrelu.default: aten.leaky_relu.default, aten.rrelu_.default: aten.leaky_relu_.default}
     for node in [node for node in program.graph.nodes if node.target in leaky]:
-        given = list(node.args)
-        values, lower, upper, training, *_ = [*given, *(1 / 8, 1 / 3, False)[len(given) - 1 :]]
+        given: list[Any] = [*node.args]
+        values, lower, upper, training = [*given, *(1 / 8, 1 / 3, False)[len(given) - 1 :]][:4]
         if not training:
             node.target, node.args = leaky[node.target], (values, (lower + upper) / 2)
 
