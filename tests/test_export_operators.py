@@ -467,6 +467,18 @@ def test_means_of_what_is_scattered(workspace, include_self):
     assert_alike(workspace, net, *(np.arange(6.0 * n, dtype=np.float32).reshape(n, 6) for n in (1, 4)))
 
 
+@pytest.mark.parametrize("reduce", ["amax", "amin"])
+def test_the_largest_of_what_is_scattered_may_be_infinite(workspace, reduce):
+    def ends(x):
+        groups = GROUPS.expand(x.shape[0], 6)
+        written = torch.ones(x.shape[0], 5)
+        written.scatter_reduce_(1, groups, x, reduce, include_self=False)
+        return written, torch.ones(x.shape[0], 5).scatter_reduce(1, groups, -x, reduce, include_self=False)
+
+    net = exported(workspace, Of(ends), None, "x=float32[batch=1..4,6]")
+    assert_alike(workspace, net, np.full((2, 6), -np.inf, np.float32), np.arange(6, dtype=np.float32)[None])
+
+
 def test_what_is_scattered_in_place_may_have_fewer_indices(workspace):
     def scattered(x):
         rows = torch.zeros(x.shape[0], 5)
@@ -490,3 +502,30 @@ def test_shifted_bits(workspace, function):
 def test_a_random_slope_is_its_mean_where_nothing_is_trained(workspace, inplace):
     net = exported(workspace, nn.RReLU(0.2, 0.4, inplace=inplace).eval(), None, "input=float32[n=1..9]")
     assert_alike(workspace, net, np.array([-2, -0.5, 0, 3], np.float32))
+
+
+IDS = np.array([[3, 2, 2, 9], [2, 2, 2, 2], [0, 1, 2, 9]])
+
+
+@pytest.mark.parametrize("options", [{}, {"padding_idx": 2}, {"mode": "sum", "padding_idx": -8}])
+def test_bags_of_embeddings_are_lookups(workspace, options):
+    net = exported(workspace, nn.EmbeddingBag(10, 4, **options), None, "input=int64[batch=1..4,n=1..5] in 0..9")
+    assert not {"Loop", "SequenceEmpty"} & {node.op_type for node in net.model.graph}
+    assert_alike(workspace, net, IDS, IDS[1:2])
+
+
+@pytest.mark.parametrize("mode", ["mean", "max"])
+@pytest.mark.parametrize("padding", [None, 2])
+def test_bags_of_embeddings_by_offsets(workspace, mode, padding):
+    class Bags(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bag = nn.EmbeddingBag(10, 4, mode=mode, padding_idx=padding)
+
+        def forward(self, ids, offsets):
+            return self.bag(ids, offsets)
+
+    example = torch.tensor([3, 2, 2, 9, 1]), torch.tensor([0, 2, 2])
+    net = exported(workspace, Bags(), example, "ids=int64[n=4..6] in 0..9", "offsets=int64[bags=1..3]")
+    feeds = ({"ids": IDS[row], "offsets": np.array(starts)} for row, starts in ((0, [0, 1, 1]), (1, [0, 3]), (2, [0])))
+    assert_alike(workspace, net, *feeds)

@@ -13,7 +13,7 @@ from mlc.exporting.inserting import before, replace, size_of
 from mlc.exporting.linear_algebra import unchecked_matrices
 from mlc.exporting.neighbours import own_neighbours
 from mlc.exporting.nothing import means_of_what_may_be_none, spreads_of_what_may_be_none
-from mlc.exporting.scatters import means_of_scatters, sources_of_scatters
+from mlc.exporting.scatters import ends_of_scatters, means_of_scatters, sources_of_scatters
 from mlc.types import InputSpec
 
 
@@ -28,6 +28,7 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> 
     diagonals_alone(program)
     sources_of_scatters(program)
     means_of_scatters(program)
+    ends_of_scatters(program)
     logarithms_of_sigmoids(program)
     of_one_name(program)
     slopes_in_the_middle(program)

@@ -9,6 +9,8 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from mlc.exporting.inserting import before, replace, size_of
 
+SCATTERED = (torch.ops.aten.scatter_reduce.two, torch.ops.aten.scatter_reduce_.two)
+
 
 def sources_of_scatters(program: torch.export.ExportedProgram) -> None:
     """Take of what is scattered no more than there are indices, as torch does: ONNX wants as many."""
@@ -25,11 +27,25 @@ def sources_of_scatters(program: torch.export.ExportedProgram) -> None:
         node.args = (values, dim, index, source, *more)
 
 
+def ends_of_scatters(program: torch.export.ExportedProgram) -> None:
+    """Begin with infinity where the largest or the smallest is scattered alone: torch.onnx takes a finite number."""
+    aten = torch.ops.aten
+    starts = {"amax": -torch.inf, "amin": torch.inf}
+    for node in [node for node in program.graph.nodes if node.target in SCATTERED]:
+        values, dim, index, _, kind = node.args
+        alone = not node.kwargs.get("include_self", True)
+        if not (alone and kind in starts and node.meta["val"].is_floating_point()):
+            continue
+        begun = before(node, aten.scatter.value, values, dim, index, starts[kind])
+        if node.target == aten.scatter_reduce_.two:
+            begun = before(node, aten.copy_.default, values, begun)
+        node.args, node.kwargs = (begun, *node.args[1:]), {**node.kwargs, "include_self": True}
+
+
 def means_of_scatters(program: torch.export.ExportedProgram) -> None:
     """Write what ``scatter_reduce`` has a mean of as a sum over how many there are: torch.onnx leaves the sum."""
     aten = torch.ops.aten
-    means = {aten.scatter_reduce.two, aten.scatter_reduce_.two}
-    for node in [node for node in program.graph.nodes if node.target in means and node.args[4] == "mean"]:
+    for node in [node for node in program.graph.nodes if node.target in SCATTERED and node.args[4] == "mean"]:
         values, dim, index, source, _ = node.args
         if not node.meta["val"].is_floating_point():
             continue

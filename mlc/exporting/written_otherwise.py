@@ -10,6 +10,7 @@ from torch.backends import opt_einsum
 
 from mlc.exporting.adaptive import adaptive_pooling
 from mlc.exporting.attention import over_four_axes
+from mlc.exporting.bags import bags_as_sums
 from mlc.exporting.distances import distances
 from mlc.exporting.distributions import unchecked_distributions
 from mlc.exporting.fourier import inverse_by_products
@@ -33,6 +34,7 @@ def written_otherwise(module: nn.Module) -> Iterator[None]:
         pooling_rows(),
         adaptive_pooling(),
         distances(),
+        bags_as_sums(),
         plain_layers(),
         projected_layers(),
         inverse_by_products(),

@@ -123,6 +123,8 @@ class SiteJudge:
                     if body is None:
                         return None
                     inner.append({**body, **{name: values[name] for name in taken}})
+                    if any(isinstance(each, list) for each in inner[-1].values()):  # a sequence, which is no input
+                        return None
         except MlcError:
             return None
         return inner
