@@ -498,6 +498,26 @@ def test_shifted_bits(workspace, function):
     assert_alike(workspace, net, np.array([-99, -4, -1, 0, 1, 6, 99]))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int8"])
+@pytest.mark.parametrize("function", [lambda x: x << 4, lambda x: x >> 1, lambda x: ((x & 15) << 4).float()])
+def test_shifted_bits_of_narrow_integers(workspace, dtype, function):
+    net = exported(workspace, Of(function), None, f"x={dtype}[n=1..9] in 0..3")
+    assert_alike(workspace, net, np.array([0, 1, 8, 9, 15, 100, 127]).astype(dtype), np.array([200]).astype(dtype))
+
+
+def test_the_sign_of_a_zero(workspace):
+    net = exported(workspace, Of(torch.signbit), None, "x=float32[n=1..9]")
+    assert_alike(workspace, net, np.array([-0.0, 0.0, -1, 1, -np.inf], np.float32))
+
+
+@pytest.mark.parametrize("divisor", [3, -3, 2])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_the_largest_integers_are_divided(workspace, dtype, divisor):
+    net = exported(workspace, Of(lambda x: x // divisor), None, f"x={np.dtype(dtype).name}[n=1..9] in -9..9")
+    ends = np.iinfo(dtype)
+    assert_alike(workspace, net, np.array([ends.min, ends.min + 1, -7, -6, 0, 6, 7, ends.max], dtype))
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 def test_a_random_slope_is_its_mean_where_nothing_is_trained(workspace, inplace):
     net = exported(workspace, nn.RReLU(0.2, 0.4, inplace=inplace).eval(), None, "input=float32[n=1..9]")

@@ -30,7 +30,7 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> 
     means_of_scatters(program)
     ends_of_scatters(program)
     logarithms_of_sigmoids(program)
-    of_one_name(program)
+    shifts(program)
     slopes_in_the_middle(program)
     angles(program)
     by_real_parts(program)
@@ -167,16 +167,26 @@ def logarithms_of_sigmoids(program: torch.export.ExportedProgram) -> None:
             node.target, node.args = torch.ops.aten.log_sigmoid.default, inner.args
 
 
-def of_one_name(program: torch.export.ExportedProgram) -> None:
-    """Call ``a >> b`` and ``a << b`` by the names that torch.onnx knows."""
+def shifts(program: torch.export.ExportedProgram) -> None:
+    """Call ``a >> b`` and ``a << b`` by the names that torch.onnx knows, and of integers that it shifts rightly."""
     aten = torch.ops.aten
+    right, left = aten.bitwise_right_shift, aten.bitwise_left_shift
     names = {
-        aten.__rshift__.Tensor: aten.bitwise_right_shift.Tensor,
-        aten.__rshift__.Scalar: aten.bitwise_right_shift.Tensor_Scalar,
-        aten.__lshift__.Tensor: aten.bitwise_left_shift.Tensor,
+        **dict.fromkeys((aten.__rshift__.Tensor, right.Tensor), right.Tensor),
+        **dict.fromkeys((aten.__rshift__.Scalar, right.Tensor_Scalar), right.Tensor_Scalar),
+        **dict.fromkeys((aten.__lshift__.Tensor, left.Tensor), left.Tensor),
+        **dict.fromkeys((aten.__lshift__.Scalar, left.Tensor_Scalar), left.Tensor_Scalar),
     }
     for node in [node for node in program.graph.nodes if node.target in names]:
-        node.target = names[node.target]
+        node.target, dtype = names[node.target], node.meta["val"].dtype
+        if dtype not in {torch.int32, torch.int64}:
+            sides = (_of_dtype(node, side, torch.int64) if _is_tensor(side) else side for side in node.args)
+            shifted = before(node, node.target, *sides)
+            replace(node, before(node, aten._to_copy.default, shifted, dtype=dtype))  # noqa: SLF001
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.fx.Node) and isinstance(value.meta["val"], torch.Tensor)
 
 
 def slopes_in_the_middle(program: torch.export.ExportedProgram) -> None:

@@ -34,7 +34,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.prims.hypot.default: _hypot,
         torch.ops.prims.fmax.default: lambda x, y: _but_nan(x, y, op.Max(x, y)),
         torch.ops.prims.fmin.default: lambda x, y: _but_nan(x, y, op.Min(x, y)),
-        torch.ops.prims.signbit.default: _is_negative,
+        **dict.fromkeys((torch.ops.prims.signbit.default, torch.ops.aten.signbit.default), _is_negative),
         torch.ops.aten.log1p.default: _log1p,
         torch.ops.aten.expm1.default: _expm1,
         **of_fractions(),

@@ -46,8 +46,9 @@ def _floor_divide(x: Any, y: Any) -> Any:
         x = op.Constant(value=ir.tensor(x, dtype=dtype))
     if dtype.is_integer():
         first, second = _wide(x, y, dtype)
-        left = op.Mod(first, second)
-        return _narrowed(op.Div(op.Sub(first, left), second), dtype)
+        towards_zero = op.Div(first, second)
+        left = op.Sub(first, op.Mul(towards_zero, second))
+        return _narrowed(op.Sub(towards_zero, op.CastLike(_of_other_signs(left, second), first)), dtype)
     quotient, left = op.Div(x, y), op.Mod(x, y, fmod=1)
     whole = op.Div(op.Sub(x, left), y)
     whole = op.Where(_of_other_signs(left, y), op.Sub(whole, op.CastLike(1.0, whole)), whole)
@@ -63,7 +64,7 @@ def _remainder(x: Any, y: Any) -> Any:
 
 def _of_other_signs(left: Any, divisor: Any) -> Any:
     """Return where something is left over, of another sign than the divisor."""
-    zero = op.CastLike(0.0, left)
+    zero = op.CastLike(0, left)
     return op.And(op.Not(op.Equal(left, zero)), op.Xor(op.Less(left, zero), op.Less(divisor, zero)))
 
 
