@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper, parser
 
 from mlc.errors import DataError, MlcError, SourceError, TargetError
 from mlc.runtimes import cpu, operators, plugins, providers
@@ -279,3 +281,21 @@ def test_a_flag_counts_only_where_the_runtime_shows_it(monkeypatch, flags, satur
     monkeypatch.setattr(cpu, "_apple_silicon", lambda: False)
     found = native.__wrapped__("onnxruntime")
     assert (found.vnni, found.arm_dot, found.avx2) == (vnni, arm_dot, "avx2" in flags)
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+def test_recurrent_layers_of_no_rows_are_refused_before_they_end_the_process(op, tmp_path):
+    gates = {"LSTM": 4, "GRU": 3}[op]
+    text = f"""<ir_version: 9, opset_import: ["" : 20]>
+    agraph (float[s,b,3] x) => (float[s,1,b,2] y) <float[1,{gates * 2},3] w, float[1,{gates * 2},2] r> {{
+        y = {op}<hidden_size = 2>(x, w, r)
+    }}"""
+    model = parser.parse_model(text)
+    for name, size in (("w", 3), ("r", 2)):
+        array = np.ones((1, gates * 2, size), np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.save(model, tmp_path / "model.onnx")
+    with open_session(tmp_path / "model.onnx", Target()) as session:
+        assert session.run({"x": np.zeros((4, 2, 3), np.float32)})["y"].shape == (4, 1, 2, 2)
+        with pytest.raises(TargetError, match=f"model.onnx holds {op}, which ends .* where there is no row"):
+            session.run({"x": np.zeros((4, 0, 3), np.float32)})

@@ -66,6 +66,9 @@ PLACE = re.compile(
 ROUNDS_PACKED = b"MatMulNBits"
 """The operator whose kernel rounds its inputs to 8 bits, where its accuracy_level says so, only with packed weights."""
 
+ENDS_PROCESS = frozenset({"GRU", "LSTM", "DynamicQuantizeLSTM"})
+"""Operators whose kernels on the CPU throw where nobody catches it, without a row."""
+
 NO_ADAPTER = "Failed to get a WebGPU adapter"
 DRIVER = (
     "it needs a Vulkan driver: a GPU's, or Mesa's lavapipe (make setup-webgpu)"
@@ -102,8 +105,17 @@ class OnnxRuntimeSession:
         """Run once; ``outputs`` picks outputs by name, all in order by default. Raises DataError for bad arrays."""
         check_inputs(self.name, inputs, self._inputs, self._optional)
         names = check_outputs(self.name, outputs, self.outputs)
+        self._refuse_empty(inputs)
         with foreign(f"running {self.name} on {self.provider}", TargetError):
             return dict(zip(names, self.raw.run(names, dict(inputs)), strict=True))
+
+    def _refuse_empty(self, inputs: Arrays) -> None:
+        """Raise TargetError for what would end the whole process: recurrent layers of no rows."""
+        empty = next((name for name, array in inputs.items() if np.size(array) == 0), None)
+        ends = ENDS_PROCESS & {node.op for node in self.assignment()} if empty is not None else set()
+        if ends and self.provider == CPU:
+            told = f"{self.name} holds {min(ends)}, which ends onnxruntime's process where there is no row"
+            raise TargetError(f"{told}: the input {empty} is empty", "let its sizes begin with 1")
 
     def timed(self, inputs: Arrays) -> Callable[[], Sequence[Any]]:
         """Return what runs these inputs, unchecked, by the runtime's own call and gives the outputs in order."""
