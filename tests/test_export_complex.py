@@ -74,3 +74,24 @@ OPERATIONS = {
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_operations_on_complex_numbers(workspace, operation):
     compared(workspace, Of(OPERATIONS[operation]), "x=float32[batch=1..3,4,8]", (1, 4, 8), (3, 4, 8))
+
+
+def by_frequency(x):
+    spectrum = torch.fft.rfft(x)
+    return spectrum.abs() / torch.arange(1, spectrum.shape[-1] + 1)
+
+
+def correlated(x):
+    """The correlation of a signal with itself, by its powers, which are real."""
+    return torch.fft.irfft(torch.fft.rfft(x).abs() ** 2)
+
+
+def there_and_back(x):
+    window = torch.hann_window(8)
+    return torch.istft(torch.stft(x, 8, 4, window=window, return_complex=True), 8, 4, window=window)
+
+
+@pytest.mark.parametrize("function", [by_frequency, correlated, there_and_back])
+@pytest.mark.parametrize("steps", ["16..32", "16..32/4"])
+def test_sizes_of_complex_numbers(workspace, function, steps):
+    compared(workspace, Of(function), f"x=float32[batch=1..3,t={steps}]", (1, 16), (3, 20), (2, 32))

@@ -5,13 +5,18 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+import onnxscript
 import torch
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from mlc.exporting.inserting import before, replace, size_of
+from mlc.exporting.replaced import replaced
 
 aten = torch.ops.aten
+op: Any = onnxscript.opset18
 
 Call = Any
 """A node of a program, of whose arguments torch.fx does not say what they are."""
@@ -35,8 +40,28 @@ def by_real_parts(program: torch.export.ExportedProgram) -> None:
             table[node.target](node)
 
 
+def sizes_of_complex() -> AbstractContextManager[None]:
+    """Let torch.onnx ask for sizes of complex numbers inside the block: it decomposes what is traced into such, too."""
+    return replaced(ONNXRegistry, "from_torchlib", _with_sizes)
+
+
+def _with_sizes(own: Callable[..., Any]) -> Any:
+    def from_torchlib(*args: Any, **kwargs: Any) -> Any:
+        registry = own(*args, **kwargs)
+        registry.register_op(aten.sym_size.int, _size_before_parts, is_complex=True)
+        return registry
+
+    return staticmethod(from_torchlib)
+
+
+def _size_before_parts(x: Any, dim: int = 0) -> Any:
+    axis = dim if dim >= 0 else dim - 1
+    return op.Squeeze(op.Shape(x, start=axis, end=axis + 1))
+
+
 def _table() -> dict[Any, Callable[[Call], None]]:
     return {
+        aten.sym_size.int: _size,
         **dict.fromkeys(ALONG, _along_an_axis),
         aten.expand.default: lambda node: _of_parts(node, [*node.args[1], 2]),
         aten.repeat.default: lambda node: _of_parts(node, [*node.args[1], 1]),
@@ -93,6 +118,11 @@ def _along_an_axis(node: Call) -> None:
     axis = more[0] if more else 0
     behind = values.meta["val"].ndim + (node.target == aten.unsqueeze.default)
     _of_parts(node, axis % behind, *more[1:])
+
+
+def _size(node: Call) -> None:
+    values, axis = node.args
+    node.args = (_parts(node, values), axis % values.meta["val"].ndim)
 
 
 def _zeros(node: Call, sizes: Sequence[Any]) -> None:

@@ -37,6 +37,8 @@ def _by_products(spectrum: Tensor, length: Any, dim: int, norm: str | None) -> T
 
     w_k is 1 for the mean and for the highest frequency of an even length, else 2: its conjugate is not stored.
     """
+    if not spectrum.is_complex():
+        spectrum = torch.complex(spectrum, torch.zeros_like(spectrum))
     parts = torch.view_as_real(spectrum).movedim(dim, -2)[..., : length // 2 + 1, :]
     k = torch.arange(length // 2 + 1, device=spectrum.device)
     m = torch.arange(length, device=spectrum.device)

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_leaves
 
 
 def before(node: torch.fx.Node, target: Any, *args: Any, **kwargs: Any) -> torch.fx.Node:
@@ -13,8 +15,8 @@ def before(node: torch.fx.Node, target: Any, *args: Any, **kwargs: Any) -> torch
     with node.graph.inserting_before(node):
         made = node.graph.call_function(target, args, kwargs)
     given: Any = torch.fx.map_arg(list(args), lambda one: one.meta["val"])
-    value = node.meta["val"]
-    with (value[0] if isinstance(value, (list, tuple)) else value).fake_mode, enable_python_dispatcher():
+    fake = next(leaf for leaf in tree_leaves((given, node.meta["val"])) if isinstance(leaf, FakeTensor))
+    with fake.fake_mode, enable_python_dispatcher():
         made.meta = {**node.meta, "val": target(*given, **kwargs)}
     return made
 

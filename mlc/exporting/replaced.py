@@ -11,8 +11,9 @@ from typing import Any
 def replaced(owner: Any, name: str, by: Callable[[Any], Any]) -> Iterator[None]:
     """Let ``owner.name`` be inside the block what ``by`` makes of it."""
     own = getattr(owner, name)
+    kept = vars(owner).get(name, own)  # as it stands there: of a class it may be no plain function
     setattr(owner, name, by(own))
     try:
         yield
     finally:
-        setattr(owner, name, own)
+        setattr(owner, name, kept)
