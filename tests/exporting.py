@@ -1,5 +1,6 @@
 """Load and export in one call, as the tests of both rooms need it."""
 
+import numpy as np
 import onnx_ir as ir
 
 from mlc.artifact import Artifact
@@ -7,8 +8,10 @@ from mlc.compare import Check
 from mlc.exporting import export
 from mlc.probes import references
 from mlc.recipe import parse_inputs
+from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.load import load
 from mlc.sources.original import Original
+from mlc.types import Target
 from mlc.workspace import Workspace
 
 
@@ -48,3 +51,14 @@ def exported(workspace: Workspace, source, example=None, *specs: str, opset: int
     answers, skipped = references(original, None, 0)
     assert skipped == ()
     return Exported(original, *export(original, answers, workspace, opset))
+
+
+def assert_alike(workspace, net, *arrays, atol=1e-6, rtol=1e-5):
+    """All outputs at every array; a coordinate in float32 allows a larger ``atol``."""
+    with open_session(workspace.save(net.model, "again"), Target(), optimize=False) as session:
+        for array in arrays:
+            feed = array if isinstance(array, dict) else {net.inputs[0]: array}
+            ours, theirs = session.run(feed), net.original.run(feed)
+            assert ours.keys() == theirs.keys()
+            for output, expected in theirs.items():
+                np.testing.assert_allclose(ours[output], expected, rtol=rtol, atol=atol, err_msg=output)

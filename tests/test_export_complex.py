@@ -5,31 +5,25 @@ import pytest
 import torch
 from torch import nn
 
-from mlc.runtimes.onnxruntime import open_session
-from mlc.types import Target
 from tests.architectures.own import Spectral, StateSpace
-from tests.exporting import exported
+from tests.exporting import assert_alike, exported
 from tests.models_for_export import Of
 
 pytestmark = pytest.mark.needs_onnxruntime
 
 
-def compared(workspace, module, spec, *shapes):
-    net = exported(workspace, module, None, spec)
+def alike(workspace, module, spec, *shapes):
     drawn = np.random.default_rng(3)
-    with open_session(workspace.save(net.model, "again"), Target(), optimize=False) as session:
-        for shape in shapes:
-            feed = {"x": drawn.standard_normal(shape).astype(np.float32)}
-            for output, expected in net.original.run(feed).items():
-                np.testing.assert_allclose(session.run(feed)[output], expected, rtol=1e-3, atol=1e-4, err_msg=output)
+    arrays = (drawn.standard_normal(shape).astype(np.float32) for shape in shapes)
+    assert_alike(workspace, exported(workspace, module, None, spec), *arrays, rtol=1e-3, atol=1e-4)
 
 
 def test_a_fourier_neural_operator(workspace):
-    compared(workspace, Spectral(), "x=float32[batch=1..3,2,8,8]", (1, 2, 8, 8), (3, 2, 8, 8))
+    alike(workspace, Spectral(), "x=float32[batch=1..3,2,8,8]", (1, 2, 8, 8), (3, 2, 8, 8))
 
 
 def test_a_diagonal_state_space_of_any_length(workspace):
-    compared(workspace, StateSpace(), "x=float32[batch=1..3,4,n=4..20]", (1, 4, 4), (2, 4, 11), (3, 4, 20))
+    alike(workspace, StateSpace(), "x=float32[batch=1..3,4,n=4..20]", (1, 4, 4), (2, 4, 11), (3, 4, 20))
 
 
 def pairs(x):
@@ -73,7 +67,7 @@ OPERATIONS = {
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_operations_on_complex_numbers(workspace, operation):
-    compared(workspace, Of(OPERATIONS[operation]), "x=float32[batch=1..3,4,8]", (1, 4, 8), (3, 4, 8))
+    alike(workspace, Of(OPERATIONS[operation]), "x=float32[batch=1..3,4,8]", (1, 4, 8), (3, 4, 8))
 
 
 def by_frequency(x):
@@ -94,4 +88,4 @@ def there_and_back(x):
 @pytest.mark.parametrize("function", [by_frequency, correlated, there_and_back])
 @pytest.mark.parametrize("steps", ["16..32", "16..32/4"])
 def test_sizes_of_complex_numbers(workspace, function, steps):
-    compared(workspace, Of(function), f"x=float32[batch=1..3,t={steps}]", (1, 16), (3, 20), (2, 32))
+    alike(workspace, Of(function), f"x=float32[batch=1..3,t={steps}]", (1, 16), (3, 20), (2, 32))

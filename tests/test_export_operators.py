@@ -9,25 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mlc.runtimes.onnxruntime import open_session
-from mlc.types import Target
-from tests.exporting import exported
+from tests.exporting import assert_alike, exported
 from tests.models_for_export import Of
 
 pytestmark = pytest.mark.needs_onnxruntime
 
 LOGITS = np.array([[-90, -20, -1, 0, 1, 20, 90]], np.float32)
-
-
-def assert_alike(workspace, net, *arrays, atol=1e-6, rtol=1e-5):
-    """All outputs at every array; a coordinate in float32 allows a larger ``atol``."""
-    with open_session(workspace.save(net.model, "again"), Target(), optimize=False) as session:
-        for array in arrays:
-            feed = array if isinstance(array, dict) else {net.inputs[0]: array}
-            ours, theirs = session.run(feed), net.original.run(feed)
-            assert ours.keys() == theirs.keys()
-            for output, expected in theirs.items():
-                np.testing.assert_allclose(ours[output], expected, rtol=rtol, atol=atol, err_msg=output)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from torch.backends import opt_einsum
 from mlc.exporting.adaptive import adaptive_pooling
 from mlc.exporting.attention import over_four_axes
 from mlc.exporting.bags import bags_as_sums
+from mlc.exporting.branches import compiled_branches
 from mlc.exporting.distances import distances
 from mlc.exporting.distributions import unchecked_distributions
 from mlc.exporting.fourier import inverse_by_products
+from mlc.exporting.grids import grids
 from mlc.exporting.layouts import without_layouts
 from mlc.exporting.lengths import lengths_of_tensors
 from mlc.exporting.pooling import pooling_rows
@@ -22,6 +24,7 @@ from mlc.exporting.rearranging import rearranging
 from mlc.exporting.recurrences.elman import plain_layers
 from mlc.exporting.recurrences.projected import projected_layers
 from mlc.exporting.replaced import replaced
+from mlc.exporting.roots import roots_of_sizes
 from mlc.exporting.settled import settled
 from mlc.exporting.spectrograms import frames_added_up
 
@@ -35,6 +38,9 @@ def written_otherwise(module: nn.Module) -> Iterator[None]:
         adaptive_pooling(),
         distances(),
         bags_as_sums(),
+        grids(),
+        roots_of_sizes(),
+        compiled_branches(),
         plain_layers(),
         projected_layers(),
         inverse_by_products(),

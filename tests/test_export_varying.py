@@ -1,0 +1,66 @@
+"""Grids, roots and branches of models whose sizes vary: torch.export by itself fixes the size, or stops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.exporting import assert_alike, exported
+from tests.models_for_export import Of
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+
+class Coordinates(nn.Module):
+    """A convolution that is told where it is: Liu and others, CoordConv (2018)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        batch, _, height, width = x.shape
+        rows, columns = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+        own = (each.expand(batch, 1, height, width) for each in (rows, columns))
+        return self.conv(torch.cat([x, *own], 1))
+
+
+def test_grids_of_coordinates(workspace):
+    net = exported(workspace, Coordinates(), None, "x=float32[batch=1..3,1,h=4..9,w=4..9]")
+    assert_alike(workspace, net, *(np.ones((n, 1, h, w), np.float32) for n, h, w in ((1, 4, 9), (3, 7, 5))))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * torch.linspace(-1, 1, x.shape[-1]),
+        lambda x: x * torch.linspace(0, 5, x.shape[-1], dtype=torch.float64).float(),
+        lambda x: torch.fft.rfft(x).abs() * torch.fft.rfftfreq(x.shape[-1], 0.1),
+        lambda x: x * torch.fft.fftfreq(x.shape[-1]),
+        lambda x: x / math.sqrt(x.shape[-1]),
+        lambda x: x * math.log(x.shape[-1]) / math.log(512),
+        lambda x: x + math.log2(x.shape[-1]),
+    ],
+    ids=["linspace", "linspace, double", "rfftfreq", "fftfreq", "sqrt", "log", "log2"],
+)
+def test_functions_of_a_size(workspace, function):
+    net = exported(workspace, Of(function), None, "x=float32[batch=1..3,t=1..20]")
+    assert_alike(
+        workspace, net, *(np.linspace(-1, 2, 2 * n, dtype=np.float32).reshape(2, n) for n in (1, 2, 7, 20)), rtol=1e-4
+    )
+
+
+class Ways(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return torch.cond(x.sum() > 0, self.one, lambda x: self.other(x) * 2, (x,))
+
+
+def test_branches_that_read_weights(workspace):
+    net = exported(workspace, Ways().eval(), None, "x=float32[batch=1..4,3]")
+    assert_alike(workspace, net, np.ones((4, 3), np.float32), -np.ones((2, 3), np.float32))
