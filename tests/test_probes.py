@@ -186,3 +186,14 @@ def test_nan_of_the_original_is_said():
     assert notes[-1].startswith("the original itself gives NaN in y at batch=")
     _, notes = references(Twice(parse_inputs(["x=float32[batch=1..8,1]"])), None, 0)
     assert not [note for note in notes if "NaN" in note]
+
+
+def test_tiles_of_an_example_differ_a_little_so_that_nothing_is_equal():
+    example = np.array([[0.25, -1.5, 3.125]], np.float32)
+    (wide,) = probe(parse_inputs(["x=float32[1,n=3..9]"]), {"n": 9}, {"x": example}, None, 0).values()
+    assert len(np.unique(wide)) == wide.size
+    assert (wide[:1, :3] == example).all()
+    np.testing.assert_allclose(wide[0, 3:6], example[0], rtol=2**-7)
+    mask = np.array([[1, 0, 1]], np.float32)
+    (marks,) = probe(parse_inputs(["x=float32[1,n=3..9]"]), {"n": 9}, {"x": mask}, None, 0).values()
+    assert set(marks.ravel()) == {0, 1}

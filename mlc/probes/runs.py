@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SECONDS = 120.0
 """Time that the sizes which may be left out can take together."""
 
+APART = 2.0**-7
+"""By how much of themselves at most the elements of a tile are nearer to 0 than what is repeated."""
+
 MEMORY_SHARE = 0.25
 """Share of the machine's memory that one run of the original may be expected to take."""
 
@@ -33,7 +36,8 @@ def probe(
     """Return one array for each input at the given sizes.
 
     Values come from the stacked real samples, else from the example, tiled or cropped, else from the declared range;
-    floats without any are seeded normal. A float example that is zero everywhere stands for a shape, not for values.
+    floats without any are seeded normal. Tiles of floats that are no whole numbers differ a little: of what is equal
+    nobody says which is the largest. A float example that is zero everywhere stands for a shape, not for values.
     """
     wanted = shapes(inputs, sizes)
     generator = np.random.default_rng(seed)
@@ -41,7 +45,7 @@ def probe(
     for spec in inputs:
         real = _real(spec, example, samples)
         made[spec.name] = (
-            _fit(real, wanted[spec.name]) if real is not None else _drawn(spec, wanted[spec.name], generator)
+            _fit(real, wanted[spec.name], generator) if real is not None else _drawn(spec, wanted[spec.name], generator)
         )
     return made
 
@@ -64,15 +68,22 @@ def _real(spec: InputSpec, example: Arrays, samples: Arrays | None) -> Array | N
     return array
 
 
-def _fit(array: Array, shape: tuple[int, ...]) -> Array:
+def _fit(array: Array, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
     """Repeat or cut every axis to its size; an empty axis that must grow is filled with zeros."""
+    own = array.shape
     for axis, size in enumerate(shape):
         if array.shape[axis] == size:
             continue
         if array.shape[axis] == 0:
             return np.zeros(shape, array.dtype)
         array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
-    return np.ascontiguousarray(array).reshape(shape)
+    fitted = np.ascontiguousarray(array).reshape(shape)
+    if is_float(fitted.dtype) and fitted.size > math.prod(own) and not np.array_equal(fitted, np.round(fitted)):
+        inside = np.zeros(shape, bool)
+        inside[tuple(map(slice, own))] = True
+        nearer = fitted * (1 - APART * generator.random(shape))
+        fitted = np.where(inside, fitted, nearer.astype(fitted.dtype))
+    return fitted
 
 
 def _drawn(spec: InputSpec, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
