@@ -209,3 +209,34 @@ def test_transforms_of_fourier(workspace):
     made = exported(workspace, Spectra(), x, "x=float32[batch=1..5,48]")
     assert all(check.held for check in made.checks)
     assert len(made.outputs) == 10
+
+
+class Inverse(nn.Module):
+    def forward(self, x):
+        return torch.erfinv(x.tanh() * 0.9)
+
+
+def test_an_operator_that_others_are_taken_apart_into_has_their_line(workspace):
+    error = refused(workspace, Inverse())
+    assert "the operator prims.erf_inv at test_export_variants.py" in error.message
+    assert "return torch.erfinv(x.tanh() * 0.9)" in error.message
+
+
+def test_an_operator_that_the_runtime_lacks_in_float64(workspace):
+    with pytest.raises(SourceError) as caught:
+        exported(workspace, nn.Conv1d(3, 3, 2).double(), torch.randn(2, 3, 8, dtype=torch.float64))
+    assert "module.float()" in caught.value.hint
+
+
+class Modulated(nn.Module):
+    """A filter of its own for each sample."""
+
+    def forward(self, x, filters):
+        batch = x.shape[0]
+        return nn.functional.conv1d(x.flatten(0, 1)[None], filters.flatten(0, 1), groups=batch).unflatten(1, (batch, 2))
+
+
+def test_an_attribute_that_would_vary_is_told_with_its_line(workspace):
+    example = torch.randn(2, 3, 8), torch.randn(2, 2, 3, 3)
+    with pytest.raises(SourceError, match=r"at test_export_variants\.py:\d+ .* varies, which ONNX has as an attribute"):
+        exported(workspace, Modulated(), example, "x=float32[batch=1..4,3,8]", "filters=float32[batch,2,3,3]")

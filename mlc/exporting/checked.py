@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 NOT_KEPT = "the export was not kept in the cache"
 
+NO_KERNEL = "Could not find an implementation"
+"""What the runtime says of an operator that it has not, or not of these dtypes."""
+
 HALF = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
 
 FROM_CACHE = "the export came from the cache of an earlier run; --no-cache makes it anew"
@@ -227,8 +230,11 @@ def check(
                 checks.append(Check("export", reference.sizes, tolerance, differences, values=reference.values))
                 _refuse(checks[-1])
     except TargetError as refused:
-        half = sorted({str(dtype).lower() for dtype in _dtypes(model) if dtype in HALF})
+        dtypes = set(_dtypes(model))
+        half = sorted({str(dtype).lower() for dtype in dtypes if dtype in HALF})
         hint = f"it computes in {' and '.join(half)}: leave autocast and casts to it out of forward" if half else ""
+        if ir.DataType.DOUBLE in dtypes and NO_KERNEL in refused.message:
+            hint = "it computes in float64, in which the runtime lacks some operators: give it as module.float()"
         message = f"the exported model does not run: {refused.message}"
         raise DifferenceError(message, hint or refused.hint, sizes) from refused
     return tuple(checks)

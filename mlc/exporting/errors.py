@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from mlc.dims import range_text
-from mlc.errors import SourceError, first_line
+from mlc.errors import SourceError, first_line, foreign
 from mlc.exporting.frames import raised_at, user_frame
 from mlc.exporting.guards import SOURCE, Broken, GuardLog, dim_of
 from mlc.figures import sizes_text
@@ -169,7 +169,8 @@ def translation_error(failed: BaseException, program: torch.export.ExportedProgr
     text = "\n".join(str(link) for link in chain)
     operator = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text)
     node = re.search(r"(?:translating node|While executing) %?(\w+)", text)
-    line = _node_line(program, node[1] if node else "", operator[1] if operator else "")
+    sought = node[1] if node else "", operator[1] if operator else ""
+    line = _node_line(program, *sought) or _node_line(_in_parts(program), *sought)
     at = f" at {line}" if line else ""
     if operator:
         name = operator[1].rpartition(".")[2]
@@ -185,12 +186,27 @@ def translation_error(failed: BaseException, program: torch.export.ExportedProgr
             f"register it: self.register_buffer({written[1].rpartition('.')[2]!r}, tensor)",
         )
     innermost = next((link for link in reversed(chain) if str(link).strip()), failed)
+    if re.search(r"Unsupported attribute type: \S+ ?\S*Symbolic", str(innermost)):
+        return SourceError(
+            f"an argument of the operator{at} varies, which ONNX has as an attribute of one value",
+            "fix the size that it follows from, or write it with other operators",
+        )
     if isinstance(innermost, NotImplementedError):  # by one of our own translations
         return SourceError(f"the model{at} has {first_line(innermost)}", "write it with other operators")
     return SourceError(
         f"torch.onnx cannot write the model at opset {opset}{at}: {type(innermost).__name__}: {first_line(innermost)}",
         "rewrite that line, or try another --opset",
     )
+
+
+def _in_parts(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Return a program in whose operators others are taken apart, as torch.onnx does: each part knows its line."""
+    try:
+        with foreign("taking operators apart"):
+            program = program.run_decompositions(dict(torch._decomp.decomposition_table))  # noqa: SLF001
+    except SourceError:
+        pass
+    return program
 
 
 def _node_line(program: torch.export.ExportedProgram, name: str, operator: str) -> str:
