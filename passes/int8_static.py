@@ -24,6 +24,7 @@ from mlc.formats import (
 from mlc.fusion import Places, is_standard
 from mlc.graph_pass import Change, Context, Exactness, Need, Pass, Refusal
 from mlc.types import FLOAT, NodePlan
+from passes._all_axes import all_axes
 from passes._codes import Coded, possible_values
 from passes._correct_bias import mean_needs, means_of
 from passes._kept_float import keep_float
@@ -123,6 +124,8 @@ class Int8Static(Pass):
         places = found.places
         parameters = {graph: self.parameters(coded, places, ctx) for graph, coded in found.coded.items()}
         means = means_of(nodes, places, ctx) if self.correct_bias else {}
+        for graph in found.coded if any("Conv" in node.op_type for node in nodes) else ():
+            all_axes(writer.inside(graph))
         weights = stored_weights(nodes, parameters, means)
         for graph, coded in reversed(found.coded.items()):
             own = [node for node in nodes if node.graph is graph]

@@ -774,3 +774,27 @@ def test_a_resize_that_fills_in_a_number_stays_float():
     found = quantized(build(text, weights(0, w1=(4, 3, 1, 1), w2=(4, 4, 1, 1)) | constants))
     assert found.change.sites == ("a", "y")
     assert found.sqnr() > 30
+
+
+SOME_AXES = {
+    "scales": 'm = Resize<mode = "nearest", axes = [3, 2]>(a, , scales)',
+    "sizes": 'm = Resize<mode = "nearest", axes = [2, 3]>(a, , , sizes)',
+    "sizes, all axes": 'm = Resize<mode = "linear", axes = [3, 2, 1, 0]>(a, , , all)',
+    "sizes that follow": "s = Shape<start = 2>(a) d = Add(s, s) m = Resize<axes = [-2, -1]>(a, , , d)",
+    "pads": "m = Pad(a, pads, , axes)",
+    "pads that follow": "s = Shape<start = 2>(a) d = Sub(sizes, s) t = Concat<axis = 0>(d, d) m = Pad(a, t, , axes)",
+}
+
+
+@pytest.mark.parametrize("form", SOME_AXES)
+def test_what_has_some_axes_alone_runs_between_convolutions(tmp_path, form):
+    text = f"""agraph (float[2,3,8,8] x) => (y) {{
+        a = Conv(x, w1)
+        {SOME_AXES[form]}
+        y = Conv(m, w2)
+    }}"""
+    constants = {"scales": np.array([2, 1.5], np.float32), "sizes": np.array([9, 20]), "all": np.array([12, 9, 4, 2])}
+    constants |= {"pads": np.array([1, 0, 0, 2]), "axes": np.array([3, 2])}
+    found = quantized(build(text, weights(0, w1=(4, 3, 1, 1), w2=(4, 4, 1, 1)) | constants))
+    assert found.fused_ops(tmp_path)["QLinearConv"] == 2
+    assert found.sqnr() > 30
