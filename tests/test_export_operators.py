@@ -536,3 +536,10 @@ def test_bags_of_embeddings_by_offsets(workspace, mode, padding):
     net = exported(workspace, Bags(), example, "ids=int64[n=4..6] in 0..9", "offsets=int64[bags=1..3]")
     feeds = ({"ids": IDS[row], "offsets": np.array(starts)} for row, starts in ((0, [0, 1, 1]), (1, [0, 3]), (2, [0])))
     assert_alike(workspace, net, *feeds)
+
+
+def test_products_of_large_integers(workspace):
+    function = Of(lambda x: (x.prod(-1), x.prod(0, keepdim=True), x.int().prod(1)))
+    net = exported(workspace, function, None, "x=int64[3,4] in -9..9")
+    large = 2**28 + 1
+    assert_alike(workspace, net, np.array([[large, large, 3, 1], [1 - 2**31, 2**31 - 1, 1, 1], [-9, 0, 1, 2]]))

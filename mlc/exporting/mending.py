@@ -16,6 +16,9 @@ from mlc.exporting.nothing import means_of_what_may_be_none, spreads_of_what_may
 from mlc.exporting.scatters import ends_of_scatters, means_of_scatters, sources_of_scatters
 from mlc.types import InputSpec
 
+FEW = 16
+"""So many numbers are multiplied one by one."""
+
 
 def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> None:
     """Write all of it anew in the program itself."""
@@ -31,6 +34,7 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> 
     ends_of_scatters(program)
     logarithms_of_sigmoids(program)
     shifts(program)
+    products_of_integers(program)
     slopes_in_the_middle(program)
     angles(program)
     by_real_parts(program)
@@ -183,6 +187,21 @@ def shifts(program: torch.export.ExportedProgram) -> None:
             sides = (_of_dtype(node, side, torch.int64) if _is_tensor(side) else side for side in node.args)
             shifted = before(node, node.target, *sides)
             replace(node, before(node, aten._to_copy.default, shifted, dtype=dtype))  # noqa: SLF001
+
+
+def products_of_integers(program: torch.export.ExportedProgram) -> None:
+    """Multiply the few integers of a ``prod`` one by one: onnxruntime multiplies those of ReduceProd as floats."""
+    aten = torch.ops.aten
+    for node in program.graph.find_nodes(op="call_function", target=aten.prod.dim_int):
+        values, axis, *keeps = node.args
+        dtype, count = node.meta["val"].dtype, values.meta["val"].shape[axis] if values.meta["val"].ndim else 0
+        if dtype.is_floating_point or dtype.is_complex or not isinstance(count, int) or not 0 < count <= FEW:
+            continue
+        values = _of_dtype(node, values, dtype)
+        product, *others = (before(node, aten.select.int, values, axis, place) for place in range(count))
+        for each in others:
+            product = before(node, aten.mul.Tensor, product, each)
+        replace(node, before(node, aten.unsqueeze.default, product, axis) if any(keeps) else product)
 
 
 def _is_tensor(value: Any) -> bool:
