@@ -486,7 +486,10 @@ def test_shifted_bits(workspace, function):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int8"])
-@pytest.mark.parametrize("function", [lambda x: x << 4, lambda x: x >> 1, lambda x: ((x & 15) << 4).float()])
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: x << 4, lambda x: x >> 1, lambda x: ((x & 15) << 4).float(), lambda x: x.clone().bitwise_left_shift_(3)],
+)
 def test_shifted_bits_of_narrow_integers(workspace, dtype, function):
     net = exported(workspace, Of(function), None, f"x={dtype}[n=1..9] in 0..3")
     assert_alike(workspace, net, np.array([0, 1, 8, 9, 15, 100, 127]).astype(dtype), np.array([200]).astype(dtype))

@@ -31,3 +31,9 @@ def replace(node: torch.fx.Node, other: torch.fx.Node) -> None:
     """Let what reads a node read another, and take the node out."""
     node.replace_all_uses_with(other)
     node.graph.erase_node(node)
+
+
+def of_dtype(node: torch.fx.Node, value: torch.fx.Node, dtype: torch.dtype) -> torch.fx.Node:
+    """Return a value as one of a dtype: itself, or a new cast before a node."""
+    same = value.meta["val"].dtype == dtype
+    return value if same else before(node, torch.ops.aten._to_copy.default, value, dtype=dtype)  # noqa: SLF001

@@ -9,15 +9,13 @@ from typing import Any
 import torch
 
 from mlc.exporting.complex_numbers import by_real_parts
-from mlc.exporting.inserting import before, replace, size_of
+from mlc.exporting.inserting import before, of_dtype, replace, size_of
+from mlc.exporting.integers import integers_as_they_are, products_of_integers
 from mlc.exporting.linear_algebra import unchecked_matrices
 from mlc.exporting.neighbours import own_neighbours
 from mlc.exporting.nothing import means_of_what_may_be_none, spreads_of_what_may_be_none
 from mlc.exporting.scatters import ends_of_scatters, means_of_scatters, sources_of_scatters
 from mlc.types import InputSpec
-
-FEW = 16
-"""So many numbers are multiplied one by one."""
 
 
 def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> None:
@@ -33,7 +31,6 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> 
     means_of_scatters(program)
     ends_of_scatters(program)
     logarithms_of_sigmoids(program)
-    shifts(program)
     products_of_integers(program)
     slopes_in_the_middle(program)
     angles(program)
@@ -63,7 +60,7 @@ def _is_needed(node: torch.fx.Node) -> bool:
 def promote_subtrahends(program: torch.export.ExportedProgram) -> None:
     """Cast the integers of ``1.0 - mask`` to the dtype of the difference: torch.onnx takes the number for a tensor."""
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.rsub.Scalar):
-        node.args = (_of_dtype(node, node.args[0], node.meta["val"].dtype), *node.args[1:])
+        node.args = (of_dtype(node, node.args[0], node.meta["val"].dtype), *node.args[1:])
 
 
 def remainders_of_tensors(program: torch.export.ExportedProgram) -> None:
@@ -76,18 +73,13 @@ def remainders_of_tensors(program: torch.export.ExportedProgram) -> None:
         divided, number = node.args
         dtype = node.meta["val"].dtype
         if isinstance(number, torch.fx.Node) or dtype.is_floating_point:
-            node.args = (_of_dtype(node, divided, dtype), before(node, aten.scalar_tensor.default, number, dtype=dtype))
+            node.args = (of_dtype(node, divided, dtype), before(node, aten.scalar_tensor.default, number, dtype=dtype))
             node.target = aten.remainder.Tensor
     for node in program.graph.find_nodes(op="call_function", target=aten.remainder.Scalar_Tensor):
         number, divisor = node.args
         dtype = node.meta["val"].dtype
-        node.args = (before(node, aten.scalar_tensor.default, number, dtype=dtype), _of_dtype(node, divisor, dtype))
+        node.args = (before(node, aten.scalar_tensor.default, number, dtype=dtype), of_dtype(node, divisor, dtype))
         node.target = aten.remainder.Tensor
-
-
-def _of_dtype(node: torch.fx.Node, value: torch.fx.Node, dtype: torch.dtype) -> torch.fx.Node:
-    same = value.meta["val"].dtype == dtype
-    return value if same else before(node, torch.ops.aten._to_copy.default, value, dtype=dtype)  # noqa: SLF001
 
 
 def float_bounds(program: torch.export.ExportedProgram) -> None:
@@ -120,16 +112,6 @@ def parts_of_what_varies(program: torch.export.ExportedProgram) -> None:
             start, end = (before(part, operator.mul, each, part.args[1] + edge) for edge in (0, 1))
             replace(part, before(part, aten.slice.Tensor, values, axis, start, end))
         program.graph.erase_node(node)
-
-
-def integers_as_they_are(program: torch.export.ExportedProgram) -> None:
-    """Write ``relu`` of integers as a bound, and ``round`` of them as nothing: onnxruntime has neither."""
-    aten = torch.ops.aten
-    for node in [node for node in program.graph.nodes if node.target in {aten.relu.default, aten.round.default}]:
-        if node.meta["val"].is_floating_point():
-            continue
-        same = node.target is aten.round.default
-        replace(node, node.args[0] if same else before(node, aten.clamp_min.default, node.args[0], 0))
 
 
 def sums_by_a_divisor(program: torch.export.ExportedProgram) -> None:
@@ -169,43 +151,6 @@ def logarithms_of_sigmoids(program: torch.export.ExportedProgram) -> None:
         inner = node.args[0]
         if inner.target is torch.ops.aten.sigmoid.default and inner.args[0].meta["val"].is_floating_point():
             node.target, node.args = torch.ops.aten.log_sigmoid.default, inner.args
-
-
-def shifts(program: torch.export.ExportedProgram) -> None:
-    """Call ``a >> b`` and ``a << b`` by the names that torch.onnx knows, and of integers that it shifts rightly."""
-    aten = torch.ops.aten
-    right, left = aten.bitwise_right_shift, aten.bitwise_left_shift
-    names = {
-        **dict.fromkeys((aten.__rshift__.Tensor, right.Tensor), right.Tensor),
-        **dict.fromkeys((aten.__rshift__.Scalar, right.Tensor_Scalar), right.Tensor_Scalar),
-        **dict.fromkeys((aten.__lshift__.Tensor, left.Tensor), left.Tensor),
-        **dict.fromkeys((aten.__lshift__.Scalar, left.Tensor_Scalar), left.Tensor_Scalar),
-    }
-    for node in [node for node in program.graph.nodes if node.target in names]:
-        node.target, dtype = names[node.target], node.meta["val"].dtype
-        if dtype not in {torch.int32, torch.int64}:
-            sides = (_of_dtype(node, side, torch.int64) if _is_tensor(side) else side for side in node.args)
-            shifted = before(node, node.target, *sides)
-            replace(node, before(node, aten._to_copy.default, shifted, dtype=dtype))  # noqa: SLF001
-
-
-def products_of_integers(program: torch.export.ExportedProgram) -> None:
-    """Multiply the few integers of a ``prod`` one by one: onnxruntime multiplies those of ReduceProd as floats."""
-    aten = torch.ops.aten
-    for node in program.graph.find_nodes(op="call_function", target=aten.prod.dim_int):
-        values, axis, *keeps = node.args
-        dtype, count = node.meta["val"].dtype, values.meta["val"].shape[axis] if values.meta["val"].ndim else 0
-        if dtype.is_floating_point or dtype.is_complex or not isinstance(count, int) or not 0 < count <= FEW:
-            continue
-        values = _of_dtype(node, values, dtype)
-        product, *others = (before(node, aten.select.int, values, axis, place) for place in range(count))
-        for each in others:
-            product = before(node, aten.mul.Tensor, product, each)
-        replace(node, before(node, aten.unsqueeze.default, product, axis) if any(keeps) else product)
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.fx.Node) and isinstance(value.meta["val"], torch.Tensor)
 
 
 def slopes_in_the_middle(program: torch.export.ExportedProgram) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import onnxscript
 import torch
 
+from mlc.exporting.bits import of_bits
 from mlc.exporting.fractions import of_fractions
 from mlc.exporting.linear_algebra import of_matrices
 from mlc.exporting.order_statistics import of_order
@@ -37,6 +38,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         **dict.fromkeys((torch.ops.prims.signbit.default, torch.ops.aten.signbit.default), _is_negative),
         torch.ops.aten.log1p.default: _log1p,
         torch.ops.aten.expm1.default: _expm1,
+        **of_bits(),
         **of_fractions(),
         **of_matrices(),
         **of_order(),

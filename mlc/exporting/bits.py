@@ -1,0 +1,47 @@
+"""Shifted bits of integers of any width: torch.onnx takes unsigned ones for signed, and has no words for ``a >> b``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+import onnxscript
+import torch
+
+op: Any = onnxscript.opset18
+
+INT64, UINT64 = ir.DataType.INT64, ir.DataType.UINT64
+
+
+def of_bits() -> dict[Any, Callable[..., Any]]:
+    """Return a function for each operator, as torch.onnx takes them."""
+    aten = torch.ops.aten
+    left, right = aten.bitwise_left_shift, aten.bitwise_right_shift
+    to_the_left = (left.Tensor, left.Tensor_Scalar, aten.__lshift__.Tensor, aten.__lshift__.Scalar)
+    to_the_right = (right.Tensor, right.Tensor_Scalar, aten.__rshift__.Tensor, aten.__rshift__.Scalar)
+    return {**dict.fromkeys(to_the_left, _left), **dict.fromkeys(to_the_right, _right)}
+
+
+def _left(x: Any, places: Any) -> Any:
+    """Return ``x << places``; bits that do not fit are lost."""
+    return _narrow(_shifted(op.Cast(x, to=INT64), places, "LEFT"), x)
+
+
+def _right(x: Any, places: Any) -> Any:
+    """Return ``x >> places``, which is rounded down: of a negative number ``-1 - ((-1 - x) >> places)``."""
+    wide, one = op.Cast(x, to=INT64), op.Constant(value=ir.tensor(-1, dtype=INT64))
+    negative = op.Less(wide, op.Constant(value=ir.tensor(0, dtype=INT64)))
+    shifted = _shifted(op.Where(negative, op.Sub(one, wide), wide), places, "RIGHT")
+    return _narrow(op.Where(negative, op.Sub(one, shifted), shifted), x)
+
+
+def _shifted(wide: Any, places: Any, direction: str) -> Any:
+    count = (
+        op.Constant(value=ir.tensor(places, dtype=UINT64)) if isinstance(places, int) else op.Cast(places, to=UINT64)
+    )
+    return op.Cast(op.BitShift(op.Cast(wide, to=UINT64), count, direction=direction), to=INT64)
+
+
+def _narrow(wide: Any, like: Any) -> Any:
+    return wide if like.dtype == INT64 else op.Cast(wide, to=like.dtype)
