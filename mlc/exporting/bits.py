@@ -30,18 +30,20 @@ def _left(x: Any, places: Any) -> Any:
 
 def _right(x: Any, places: Any) -> Any:
     """Return ``x >> places``, which is rounded down: of a negative number ``-1 - ((-1 - x) >> places)``."""
-    wide, one = op.Cast(x, to=INT64), op.Constant(value=ir.tensor(-1, dtype=INT64))
-    negative = op.Less(wide, op.Constant(value=ir.tensor(0, dtype=INT64)))
-    shifted = _shifted(op.Where(negative, op.Sub(one, wide), wide), places, "RIGHT")
-    return _narrow(op.Where(negative, op.Sub(one, shifted), shifted), x)
+    wide, minus_one = op.Cast(x, to=INT64), _number(-1, INT64)
+    negative = op.Less(wide, _number(0, INT64))
+    shifted = _shifted(op.Where(negative, op.Sub(minus_one, wide), wide), places, "RIGHT")
+    return _narrow(op.Where(negative, op.Sub(minus_one, shifted), shifted), x)
 
 
 def _shifted(wide: Any, places: Any, direction: str) -> Any:
-    count = (
-        op.Constant(value=ir.tensor(places, dtype=UINT64)) if isinstance(places, int) else op.Cast(places, to=UINT64)
-    )
+    count = _number(places, UINT64) if isinstance(places, int) else op.Cast(places, to=UINT64)
     return op.Cast(op.BitShift(op.Cast(wide, to=UINT64), count, direction=direction), to=INT64)
 
 
 def _narrow(wide: Any, like: Any) -> Any:
     return wide if like.dtype == INT64 else op.Cast(wide, to=like.dtype)
+
+
+def _number(number: int, dtype: ir.DataType) -> Any:
+    return op.Constant(value=ir.tensor(number, dtype=dtype))
