@@ -35,6 +35,7 @@ def of_matrices() -> dict[Any, Callable[..., Any]]:
         aten.linalg_cholesky_ex.default: _cholesky,
         aten.linalg_solve_triangular.default: _solve_triangular,
         aten.cholesky_solve.default: _cholesky_solve,
+        aten.cholesky_inverse.default: lambda factor, upper=False: _cholesky_solve(_unit(factor), factor, upper),
     }
 
 
@@ -58,9 +59,14 @@ def _first_of(node: torch.fx.Node, target: Any, *args: Any, **kwargs: Any) -> No
 
 def _inverse(a: Any) -> Any:
     """Return the inverse of each matrix of [..., n, n]; of one that has none what is infinite, or none."""
-    unit = op.CastLike(op.Constant(value=ir.tensor(np.eye(_rows(a), dtype=np.float32))), a)
-    found, _ = _eliminated(a, op.Expand(unit, op.Shape(a)))
+    found, _ = _eliminated(a, _unit(a))
     return found
+
+
+def _unit(a: Any) -> Any:
+    """Return the unit matrix for each of [..., n, n]."""
+    unit = op.CastLike(op.Constant(value=ir.tensor(np.eye(_rows(a), dtype=np.float32))), a)
+    return op.Expand(unit, op.Shape(a))
 
 
 def _slogdet(a: Any) -> Any:

@@ -14,7 +14,7 @@ from mlc.exporting.integers import integers_as_they_are, products_of_integers
 from mlc.exporting.linear_algebra import unchecked_matrices
 from mlc.exporting.neighbours import own_neighbours
 from mlc.exporting.nothing import means_of_what_may_be_none, spreads_of_what_may_be_none
-from mlc.exporting.scatters import ends_of_scatters, means_of_scatters, sources_of_scatters
+from mlc.exporting.scatters import ends_of_scatters, means_of_scatters, scatters_of_indices, sources_of_scatters
 from mlc.types import InputSpec
 
 
@@ -27,6 +27,7 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> 
     integers_as_they_are(program)
     sums_by_a_divisor(program)
     diagonals_alone(program)
+    scatters_of_indices(program)
     sources_of_scatters(program)
     means_of_scatters(program)
     ends_of_scatters(program)

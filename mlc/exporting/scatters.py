@@ -12,6 +12,23 @@ from mlc.exporting.inserting import before, replace, size_of
 SCATTERED = (torch.ops.aten.scatter_reduce.two, torch.ops.aten.scatter_reduce_.two)
 
 
+def scatters_of_indices(program: torch.export.ExportedProgram) -> None:
+    """Write ``index_reduce`` as a scatter, of which each index is one for all that it takes."""
+    aten = torch.ops.aten
+    scatters = {
+        aten.index_reduce.default: aten.scatter_reduce.two, aten.index_reduce_.default: aten.scatter_reduce_.two
+    }  # fmt: skip
+    for node in [node for node in program.graph.nodes if node.target in scatters]:
+        values, dim, index, source, kind = node.args
+        axis = dim % values.meta["val"].ndim
+        sizes = [size_of(node, source, each) for each in range(source.meta["val"].ndim)]
+        alone = before(
+            node, aten.reshape.default, index, [sizes[axis] if at == axis else 1 for at in range(len(sizes))]
+        )
+        into = before(node, aten.expand.default, alone, sizes)
+        node.target, node.args = scatters[node.target], (values, axis, into, source, kind)
+
+
 def sources_of_scatters(program: torch.export.ExportedProgram) -> None:
     """Take of what is scattered no more than there are indices, as torch does: ONNX wants as many."""
     aten = torch.ops.aten

@@ -12,6 +12,7 @@ from mlc.exporting.adaptive import adaptive_pooling
 from mlc.exporting.attention import over_four_axes
 from mlc.exporting.bags import bags_as_sums
 from mlc.exporting.branches import compiled_branches
+from mlc.exporting.covariances import covariances
 from mlc.exporting.distances import distances
 from mlc.exporting.distributions import unchecked_distributions
 from mlc.exporting.fourier import inverse_by_products
@@ -41,6 +42,7 @@ def written_otherwise(module: nn.Module) -> Iterator[None]:
         grids(),
         roots_of_sizes(),
         compiled_branches(),
+        covariances(),
         plain_layers(),
         projected_layers(),
         inverse_by_products(),
