@@ -40,6 +40,7 @@ OPERATIONS = {
     "cholesky, upper": lambda x: torch.linalg.cholesky(positive(x), upper=True),
     "cholesky_solve": lambda x: torch.cholesky_solve(x[:, :, :1], torch.linalg.cholesky(positive(x))),
     "cholesky_solve, upper": lambda x: torch.cholesky_solve(x[:, :, :1], torch.linalg.cholesky(positive(x)).mT, True),
+    "cholesky_inverse": lambda x: torch.cholesky_inverse(torch.linalg.cholesky(positive(x)[0])),
     "triangular": lambda x: torch.linalg.solve_triangular(above(x), x[:, :, :2], upper=True),
     "triangular, lower": lambda x: torch.linalg.solve_triangular(above(x).mT, torch.ones(4, 3), upper=False),
     "triangular, of ones": lambda x: torch.linalg.solve_triangular(above(x), x, upper=True, unitriangular=True),

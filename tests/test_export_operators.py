@@ -546,3 +546,25 @@ def test_products_of_large_integers(workspace):
     net = exported(workspace, function, None, "x=int64[3,4] in -9..9")
     large = 2**28 + 1
     assert_alike(workspace, net, np.array([[large, large, 3, 1], [1 - 2**31, 2**31 - 1, 1, 1], [-9, 0, 1, 2]]))
+
+
+@pytest.mark.parametrize("reduce", ["mean", "amax", "amin", "prod"])
+@pytest.mark.parametrize("include_self", [True, False])
+def test_rows_that_are_reduced_by_index(workspace, reduce, include_self):
+    def reduced(x):
+        rows = torch.ones(5, x.shape[1])
+        rows.index_reduce_(0, GROUPS[:3], x, reduce, include_self=include_self)
+        return rows, rows.index_reduce(-2, GROUPS[:3], -x, reduce, include_self=include_self)
+
+    net = exported(workspace, Of(reduced), None, "x=float32[3,n=2..6]")
+    assert_alike(workspace, net, np.arange(-6, 6, dtype=np.float32).reshape(3, 4))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [torch.cov, lambda x: torch.cov(x[0], correction=0), torch.corrcoef, lambda x: torch.corrcoef(x.T)],
+    ids=["cov", "one row", "corrcoef", "columns"],
+)
+def test_covariances(workspace, function):
+    net = exported(workspace, Of(function), None, "x=float32[batch=2..4,n=3..7]")
+    assert_alike(workspace, net, np.array([[1, 2, 4], [-3, 0, 5]], np.float32), rtol=1e-4)

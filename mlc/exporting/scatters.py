@@ -22,9 +22,8 @@ def scatters_of_indices(program: torch.export.ExportedProgram) -> None:
         values, dim, index, source, kind = node.args
         axis = dim % values.meta["val"].ndim
         sizes = [size_of(node, source, each) for each in range(source.meta["val"].ndim)]
-        alone = before(
-            node, aten.reshape.default, index, [sizes[axis] if at == axis else 1 for at in range(len(sizes))]
-        )
+        row = [size if at == axis else 1 for at, size in enumerate(sizes)]
+        alone = before(node, aten.reshape.default, index, row)
         into = before(node, aten.expand.default, alone, sizes)
         node.target, node.args = scatters[node.target], (values, axis, into, source, kind)
 
