@@ -42,8 +42,10 @@ def test_grids_of_coordinates(workspace):
         lambda x: x / math.sqrt(x.shape[-1]),
         lambda x: x * math.log(x.shape[-1]) / math.log(512),
         lambda x: x + math.log2(x.shape[-1]),
+        lambda x: x / torch.as_tensor(list(x.shape), dtype=torch.float32).max(),
+        lambda x: x + x.new_tensor([x.shape[1], 0.5]).sum(),
     ],
-    ids=["linspace", "linspace, double", "rfftfreq", "fftfreq", "sqrt", "log", "log2"],
+    ids=["linspace", "linspace, double", "rfftfreq", "fftfreq", "sqrt", "log", "log2", "as_tensor", "new_tensor"],
 )
 def test_functions_of_a_size(workspace, function):
     net = exported(workspace, Of(function), None, "x=float32[batch=1..3,t=1..20]")

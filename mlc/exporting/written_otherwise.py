@@ -27,6 +27,7 @@ from mlc.exporting.recurrences.projected import projected_layers
 from mlc.exporting.replaced import replaced
 from mlc.exporting.roots import roots_of_sizes
 from mlc.exporting.settled import settled
+from mlc.exporting.sizes_in_tensors import sizes_in_tensors
 from mlc.exporting.spectrograms import frames_added_up
 
 
@@ -41,6 +42,7 @@ def written_otherwise(module: nn.Module) -> Iterator[None]:
         bags_as_sums(),
         grids(),
         roots_of_sizes(),
+        sizes_in_tensors(),
         compiled_branches(),
         covariances(),
         plain_layers(),
