@@ -383,20 +383,15 @@ ORDERED = [
 ]
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x: x.median(1)[0] + x.gather(1, x.median(1, keepdim=True)[1])[:, 0],
-        lambda x: x - x.median(),
-        lambda x: torch.nanmedian(x, -1, keepdim=True)[0],
-        lambda x: x.nanmedian(),
-        lambda x: x.kthvalue(2)[0],
-        lambda x: x.kthvalue(1, 0, keepdim=True)[0],
-    ],
-    ids=["median", "of all", "but NaN", "of all but NaN", "second", "smallest by column"],
-)
-def test_order_statistics(workspace, function):
-    net = exported(workspace, Of(function), None, "x=float32[batch=1..4,n=2..7]")
+def test_order_statistics(workspace):
+    every = Of(
+        lambda x: {
+            "median": x.median(1)[0], "its place": x.gather(1, x.median(1, keepdim=True)[1]), "of all": x - x.median(),
+            "but NaN": torch.nanmedian(x, -1, keepdim=True)[0], "of all but NaN": x.nanmedian(),
+            "second": x.kthvalue(2)[0], "smallest by column": x.kthvalue(1, 0, keepdim=True)[0],
+        }
+    )  # fmt: skip
+    net = exported(workspace, every, None, "x=float32[batch=1..4,n=2..7]")
     assert_alike(workspace, net, *ORDERED)
 
 
@@ -410,20 +405,16 @@ def test_the_middle_of_integers(workspace):
 EDGES = torch.tensor([-1.0, 0, 0, 1])
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x: torch.searchsorted(EDGES, x),
-        lambda x: torch.searchsorted(EDGES, x, right=True, out_int32=True),
-        lambda x: torch.searchsorted(EDGES, x, side="right"),
-        lambda x: x + torch.searchsorted(EDGES, 0.5),
-        lambda x: torch.searchsorted(x.nan_to_num().sort(1)[0], x),
-        lambda x: torch.searchsorted(x.nan_to_num(), x, sorter=x.nan_to_num().argsort(1)),
-    ],
-    ids=["left", "right", "of a side", "a number", "rows", "by a sorter"],
-)
-def test_places_in_sorted_rows(workspace, function):
-    net = exported(workspace, Of(function), None, "x=float32[batch=1..4,n=2..7]")
+def test_places_in_sorted_rows(workspace):
+    every = Of(
+        lambda x: {
+            "left": torch.searchsorted(EDGES, x), "right": torch.searchsorted(EDGES, x, right=True, out_int32=True),
+            "of a side": torch.searchsorted(EDGES, x, side="right"), "a number": x + torch.searchsorted(EDGES, 0.5),
+            "rows": torch.searchsorted(x.nan_to_num().sort(1)[0], x),
+            "by a sorter": torch.searchsorted(x.nan_to_num(), x, sorter=x.nan_to_num().argsort(1)),
+        }
+    )  # fmt: skip
+    net = exported(workspace, every, None, "x=float32[batch=1..4,n=2..7]")
     assert_alike(workspace, net, *ORDERED)
 
 
