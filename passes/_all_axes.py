@@ -45,15 +45,22 @@ def all_axes(writer: Writer) -> None:
 def _axes(node: ir.Node) -> Sequence[int]:
     if node.op_type == "Resize":
         return integers(node, "axes")
-    given = constant(input_at(node, PLACES)) if node.op_type == "Pad" else None
+    given = _fixed(input_at(node, PLACES)) if node.op_type == "Pad" else None
     return [] if given is None else [int(axis) for axis in given.numpy()]
+
+
+def _fixed(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return a constant that no caller may override, or None."""
+    return None if value is None or value.is_graph_input() else constant(value)
 
 
 def _resize(writer: Writer, node: ir.Node, axes: Sequence[int], rank: int) -> None:
     region = constant(input_at(node, 1))
     if input_at(node, 1) is not None and (region is None or region.size):
         return
-    if input_at(node, SCALES) is not None:
+    scales = input_at(node, SCALES)
+    none = _fixed(scales)
+    if scales is not None and (none is None or none.size):
         _spread(writer, node, SCALES, axes, np.ones(rank, np.float32))
     else:
         source = input_at(node, 0)
@@ -68,7 +75,7 @@ def _spread(writer: Writer, node: ir.Node, index: int, places: Sequence[int], wh
     """Put what a node reads for some axes at their places in what there is for all."""
     given = input_at(node, index)
     assert given is not None
-    known, name = constant(given), f"{given.name}.of_all_axes"
+    known, name = _fixed(given), f"{given.name}.of_all_axes"
     if known is not None and isinstance(whole, np.ndarray):
         whole[list(places)] = known.numpy()
         node.replace_input_with(index, writer.constant(name, whole))

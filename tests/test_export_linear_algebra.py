@@ -46,6 +46,7 @@ OPERATIONS = {
     "triangular, of ones": lambda x: torch.linalg.solve_triangular(above(x), x, upper=True, unitriangular=True),
     "triangular, right": lambda x: torch.linalg.solve_triangular(above(x), x[:, :2], upper=True, left=False),
     "slogdet": lambda x: torch.stack(torch.linalg.slogdet(x)),
+    "slogdet of none": lambda x: torch.stack(torch.linalg.slogdet(torch.ones(3, 3) * x[:, :1, :1])),
     "density": lambda x: torch.distributions.MultivariateNormal(torch.zeros(3), positive(x)).log_prob(torch.ones(3)),
 }
 
@@ -82,6 +83,15 @@ def test_a_kalman_filter(workspace):
 def test_a_large_matrix_is_refused_in_a_sentence(workspace):
     with pytest.raises(SourceError, match="has 40 rows in a matrix to be inverted or factorized, and at most 32 can"):
         exported(workspace, Of(torch.linalg.inv), None, "x=float32[40,40]")
+
+
+def test_whether_a_factor_was_found_is_refused_in_a_sentence(workspace):
+    def checked(x):
+        factor, info = torch.linalg.cholesky_ex(positive(x))
+        return torch.where((info == 0)[:, None, None], factor, x)
+
+    with pytest.raises(SourceError, match="reads the info of linalg_cholesky_ex"):
+        exported(workspace, Of(checked), None, MATRICES)
 
 
 def test_a_pseudo_inverse_is_refused_with_a_rewrite(workspace):

@@ -392,7 +392,12 @@ def test_order_statistics(workspace):
         }
     )  # fmt: skip
     net = exported(workspace, every, None, "x=float32[batch=1..4,n=2..7]")
-    assert_alike(workspace, net, *ORDERED)
+    assert_alike(workspace, net, *ORDERED, np.array([[np.inf, np.nan, np.inf, 0, np.nan]], np.float32))
+
+
+def test_the_kth_of_a_size(workspace):
+    net = exported(workspace, Of(lambda x: x.flatten().kthvalue(x.numel() // 2)[0]), None, "x=float32[n=2..5,4]")
+    assert_alike(workspace, net, np.arange(12, dtype=np.float32).reshape(3, 4)[::-1].copy())
 
 
 def test_the_middle_of_integers(workspace):
@@ -487,6 +492,8 @@ def test_shifted_bits_of_narrow_integers(workspace, dtype, function):
 
 
 def test_the_sign_of_a_zero(workspace):
+    whole = exported(workspace, Of(lambda x: torch.signbit(x.int())), None, "x=float32[n=1..9]")
+    assert_alike(workspace, whole, np.array([-2, 0, 3], np.float32))
     net = exported(workspace, Of(torch.signbit), None, "x=float32[n=1..9]")
     assert_alike(workspace, net, np.array([-0.0, 0.0, -1, 1, -np.inf], np.float32))
 

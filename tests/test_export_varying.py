@@ -42,10 +42,22 @@ def test_grids_of_coordinates(workspace):
         lambda x: x / math.sqrt(x.shape[-1]),
         lambda x: x * math.log(x.shape[-1]) / math.log(512),
         lambda x: x + math.log2(x.shape[-1]),
+        lambda x: x.sum() * math.log(x.shape[-1]),
         lambda x: x / torch.as_tensor(list(x.shape), dtype=torch.float32).max(),
         lambda x: x + x.new_tensor([x.shape[1], 0.5]).sum(),
     ],
-    ids=["linspace", "linspace, double", "rfftfreq", "fftfreq", "sqrt", "log", "log2", "as_tensor", "new_tensor"],
+    ids=[
+        "linspace",
+        "linspace, double",
+        "rfftfreq",
+        "fftfreq",
+        "sqrt",
+        "log",
+        "log2",
+        "log beside a number",
+        "as_tensor",
+        "new_tensor",
+    ],
 )
 def test_functions_of_a_size(workspace, function):
     net = exported(workspace, Of(function), None, "x=float32[batch=1..3,t=1..20]")
@@ -61,6 +73,22 @@ class Ways(nn.Module):
 
     def forward(self, x):
         return torch.cond(x.sum() > 0, self.one, lambda x: self.other(x) * 2, (x,))
+
+
+def test_a_branch_in_a_branch(workspace):
+    def inner(x):
+        return torch.cond(x.max() > 1, lambda x: x * 2, lambda x: -x, (x,))
+
+    net = exported(
+        workspace, Of(lambda x: torch.cond(x.sum() > 0, inner, lambda x: x + 1, (x,))), None, "x=float32[n=1..4]"
+    )
+    assert_alike(workspace, net, *(np.array(row, np.float32) for row in ([3], [0.5, 0.1], [-1, -2])))
+
+
+def test_what_torch_compiles_afterwards_is_as_before(workspace):
+    exported(workspace, Of(lambda x: x * math.log(x.shape[0] + 1)), None, "x=float32[n=1..4]")
+    compiled = torch.compile(lambda x: x * math.log(2.0) + torch.linspace(0, 1, 3), fullgraph=True, backend="eager")
+    assert torch.equal(compiled(torch.ones(3)), math.log(2.0) + torch.linspace(0, 1, 3))
 
 
 def test_branches_that_read_weights(workspace):

@@ -194,6 +194,8 @@ def test_tiles_of_an_example_differ_a_little_so_that_nothing_is_equal():
     assert len(np.unique(wide)) == wide.size
     assert (wide[:1, :3] == example).all()
     np.testing.assert_allclose(wide[0, 3:6], example[0], rtol=2**-7)
+    (turned,) = probe(parse_inputs(["x=float32[a=1..4,n=2..9]"]), {"a": 4, "n": 2}, {"x": example}, None, 0).values()
+    assert len(np.unique(turned)) == turned.size
     mask = np.array([[1, 0, 1]], np.float32)
     (marks,) = probe(parse_inputs(["x=float32[1,n=3..9]"]), {"n": 9}, {"x": mask}, None, 0).values()
     assert set(marks.ravel()) == {0, 1}

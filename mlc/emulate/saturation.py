@@ -231,7 +231,7 @@ def _is_unproven(node: ir.Node) -> bool:
     if node.op_type not in PRODUCTS:
         return False
     activation, stored = (_dequantizer(_moved(input_at(node, index))) for index in (0, 1))
-    if activation is None or not _is_in_bytes(activation.inputs[0]):
+    if activation is None or constant(activation.inputs[0]) is not None or not _is_in_bytes(activation.inputs[0]):
         return False
     if stored is not None:
         return True

@@ -20,6 +20,8 @@ def compiled_branches() -> AbstractContextManager[None]:
 def _compiled(own: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(own)
     def cond(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling():  # a branch in a branch
+            return own(*args, **kwargs)
         with torch.compiler.set_stance("default"):
             return own(*args, **kwargs)
 

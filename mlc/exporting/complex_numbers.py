@@ -66,7 +66,8 @@ def _table() -> dict[Any, Callable[[Call], None]]:
         aten.expand.default: lambda node: _of_parts(node, [*node.args[1], 2]),
         aten.repeat.default: lambda node: _of_parts(node, [*node.args[1], 1]),
         aten.index.Tensor: lambda node: _of_parts(node, *node.args[1:]),
-        aten.pad.default: lambda node: _of_parts(node, [0, 0, *node.args[1]], *node.args[2:]),
+        aten.pad.default: _pad,
+        aten.constant_pad_nd.default: _pad,
         aten.zeros.default: lambda node: _zeros(node, node.args[0]),
         aten.new_zeros.default: lambda node: _zeros(node, node.args[1]),
         aten.zeros_like.default: lambda node: _zeros(node, _sizes(node, node.args[0])),
@@ -76,6 +77,7 @@ def _table() -> dict[Any, Callable[[Call], None]]:
         aten.pow.Tensor_Scalar: _power,
         aten.fill_.Scalar: _fill,
         aten.fill_.Tensor: _fill,
+        aten.zero_.default: _fill,
         **dict.fromkeys((aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default), _parts_of_an_axis),
         aten.unbind.int: _parts_of_an_axis,
         **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor), _with_a_number),
@@ -94,9 +96,11 @@ def _is_complex(node: Call) -> bool:
 
 def _parts(node: Call, value: Call) -> Call:
     """Return a new call before a node that gives both parts of a value along an axis of their own, the last one."""
-    if _is_complex(value):
-        return before(node, aten.view_as_real.default, value)
-    return _joined(node, value, before(node, aten.zeros_like.default, value))
+    if not _is_complex(value):
+        return _joined(node, value, before(node, aten.zeros_like.default, value))
+    if value.meta["val"].is_conj():  # numbers that torch has yet to turn around
+        value = before(node, aten.clone.default, value)
+    return before(node, aten.view_as_real.default, value)
 
 
 def _joined(node: Call, real: Call, imaginary: Call) -> Call:
@@ -110,7 +114,8 @@ def _become(node: Call, parts: Call) -> None:
 
 def _of_parts(node: Call, *more: Any) -> None:
     """Call the operator of a node with both parts of what it works on."""
-    _become(node, before(node, node.target, _parts(node, node.args[0]), *more, **node.kwargs))
+    options = {name: given for name, given in node.kwargs.items() if name != "dtype"}
+    _become(node, before(node, node.target, _parts(node, node.args[0]), *more, **options))
 
 
 def _along_an_axis(node: Call) -> None:
@@ -120,6 +125,13 @@ def _along_an_axis(node: Call) -> None:
     _of_parts(node, axis % behind, *more[1:])
 
 
+def _pad(node: Call) -> None:
+    """Pad with 0, or with what is there: another number would have a part that is 0."""
+    values, sizes, *more = node.args
+    if not more or not more[-1] or isinstance(more[-1], str):
+        _become(node, before(node, node.target, _parts(node, values), [0, 0, *sizes], *more))
+
+
 def _size(node: Call) -> None:
     values, axis = node.args
     node.args = (_parts(node, values), axis % values.meta["val"].ndim)
@@ -127,7 +139,10 @@ def _size(node: Call) -> None:
 
 def _zeros(node: Call, sizes: Sequence[Any]) -> None:
     made = node.meta["val"]
-    _become(node, before(node, aten.zeros.default, [*sizes, 2], dtype=made.real.dtype, device=made.device))
+    if made.is_complex():
+        _become(node, before(node, aten.zeros.default, [*sizes, 2], dtype=made.real.dtype, device=made.device))
+    else:  # like complex numbers in its sizes alone
+        replace(node, before(node, aten.zeros.default, list(sizes), dtype=made.dtype, device=made.device))
 
 
 def _sizes(node: Call, values: Call) -> list[Any]:
@@ -143,7 +158,7 @@ def _copy(node: Call) -> None:
 
 def _fill(node: Call) -> None:
     """Write one number into all elements, likewise."""
-    written, number = node.args
+    written, number = (*node.args, 0.0)[:2]
     if _is_complex(written):
         value = number if isinstance(number, torch.fx.Node) else _number(node, complex(number), written.meta["val"])
         node.args = (written, value)

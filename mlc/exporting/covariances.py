@@ -33,7 +33,8 @@ def _of_rows(rows: Tensor, correction: int) -> Tensor:
     rows = rows.to(torch.get_default_dtype()) if not (rows.is_floating_point() or rows.is_complex()) else rows
     table = rows if rows.ndim > 1 else rows.reshape(1, -1)
     centred = table - table.mean(1, keepdim=True)
-    found: Tensor = centred @ centred.conj().transpose(0, 1) / (table.shape[1] - correction)
+    count = torch.ones_like(table[0].real).sum() - correction
+    found: Tensor = centred @ centred.conj().transpose(0, 1) / count.clamp(min=0)
     return found if rows.ndim > 1 and rows.shape[0] != 1 else found.reshape([])
 
 

@@ -26,6 +26,10 @@ REWRITES = {
 """What to write in the place of operators that have no counterpart in ONNX."""
 
 
+class UnwrittenError(NotImplementedError):
+    """What a translation of ours does not write; the message says what the model has."""
+
+
 class SizesError(SourceError):
     """The trace stands for some of the legal sizes alone, as torch sees it."""
 
@@ -191,7 +195,7 @@ def translation_error(failed: BaseException, program: torch.export.ExportedProgr
             f"an argument of the operator{at} varies, which ONNX has as an attribute of one value",
             "fix the size that it follows from, or write it with other operators",
         )
-    if isinstance(innermost, NotImplementedError):  # by one of our own translations
+    if isinstance(innermost, UnwrittenError):
         return SourceError(f"the model{at} has {first_line(innermost)}", "write it with other operators")
     return SourceError(
         f"torch.onnx cannot write the model at opset {opset}{at}: {type(innermost).__name__}: {first_line(innermost)}",

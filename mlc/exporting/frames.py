@@ -11,7 +11,10 @@ INSTALLED = ("site-packages", "dist-packages")
 TRACERS = frozenset({"torch", "onnxscript", "onnx_ir"})
 """Packages that a trace runs through: a line of theirs tells a user nothing."""
 
-MODES = frozenset({"asked.py", "experts.py", "known.py"})
+MODES = frozenset({
+    "asked.py", "bags.py", "branches.py", "covariances.py", "experts.py", "grids.py", "known.py", "rearranging.py",
+    "roots.py", "sizes_in_tensors.py",
+})  # fmt: skip
 """Files of ours through which torch's functions are called while a module is traced, below the user's line."""
 
 

@@ -6,6 +6,7 @@ Van Loan, Matrix Computations (2013), sections 3.4 and 4.2. What batches there a
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,8 @@ import onnx_ir as ir
 import onnxscript
 import torch
 
+from mlc.errors import SourceError
+from mlc.exporting.errors import UnwrittenError
 from mlc.exporting.inserting import before, replace
 
 op: Any = onnxscript.opset18
@@ -46,11 +49,23 @@ def unchecked_matrices(program: torch.export.ExportedProgram) -> None:
         if node.target in {aten.linalg_inv.default, aten.inverse.default}:
             _first_of(node, aten.linalg_inv_ex.default, *node.args)
         elif node.target in {aten.linalg_cholesky.default, aten.cholesky.default}:
-            _first_of(node, aten.linalg_cholesky_ex.default, *node.args, **node.kwargs)
+            values, *upper = node.args
+            options = {"upper": upper[0]} if upper else node.kwargs
+            _first_of(node, aten.linalg_cholesky_ex.default, values, **options)
         elif node.target == aten.linalg_solve.default:
             _first_of(node, aten.linalg_solve_ex.default, *node.args, **node.kwargs)
+        elif node.target in {aten.linalg_inv_ex.default, aten.linalg_cholesky_ex.default, aten.linalg_solve_ex.default}:
+            _check_info_unread(node)
         elif node.target == aten._linalg_check_errors.default:  # noqa: SLF001
             program.graph.erase_node(node)
+
+
+def _check_info_unread(node: torch.fx.Node) -> None:
+    """Raise SourceError where the model asks whether a matrix was right: nothing looks at that."""
+    if any(user.args[1] and user.users for user in node.users):
+        named = str(node.target).partition(".")[2].partition(".")[0]
+        hint = "look at the numbers themselves: of a matrix without an inverse they are infinite or NaN"
+        raise SourceError(f"the model reads the info of {named}, which has no counterpart in ONNX", hint)
 
 
 def _first_of(node: torch.fx.Node, target: Any, *args: Any, **kwargs: Any) -> None:
@@ -71,12 +86,15 @@ def _unit(a: Any) -> Any:
 
 def _slogdet(a: Any) -> Any:
     """Return the sign of each determinant and the logarithm of its size; what else torch returns nobody reads."""
-    signs, sizes = [], []
+    signs, sizes, none = [], [], []
     for pivot, stays in _eliminated(a, a)[1]:
         signs.append(op.Where(stays, op.Sign(pivot), op.Neg(op.Sign(pivot))))
         sizes.append(op.Log(op.Abs(pivot)))
-    axes = _ints(-2, -1)
-    return op.Squeeze(_product(signs), axes), op.Squeeze(op.Sum(*sizes), axes), _right(), _right()
+        none.append(op.Cast(op.Equal(pivot, op.CastLike(0.0, a)), to=ir.DataType.FLOAT))
+    axes, singular = _ints(-2, -1), op.Greater(op.Sum(*none), op.Constant(value_float=0.0))  # the next pivots are NaN
+    sign = op.Where(singular, op.CastLike(0.0, a), _product(signs))
+    size = op.Where(singular, op.CastLike(-math.inf, a), op.Sum(*sizes))
+    return op.Squeeze(sign, axes), op.Squeeze(size, axes), _right(), _right()
 
 
 def _product(factors: list[Any]) -> Any:
@@ -160,7 +178,7 @@ def _substituted(a: Any, b: Any, n: int, *, upper: bool, unit: bool = False) -> 
 def _rows(a: Any) -> int:
     n = a.shape[-1]
     if not isinstance(n, int) or n > ROWS:
-        raise NotImplementedError(f"{n} rows in a matrix to be inverted or factorized, and at most {ROWS} can be")
+        raise UnwrittenError(f"{n} rows in a matrix to be inverted or factorized, and at most {ROWS} can be")
     return n
 
 

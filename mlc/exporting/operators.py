@@ -27,6 +27,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.logaddexp.default: _logaddexp,
         torch.ops.aten.masked_select.default: _masked_select,
         torch.ops.aten.copy.default: _copy,
+        torch.ops.aten._neg_view.default: _negated,  # noqa: SLF001
         torch.ops.aten.logaddexp2.default: _logaddexp2,
         torch.ops.aten.atan2.default: _atan2,
         torch.ops.aten.clamp.default: _clamp,
@@ -114,9 +115,16 @@ def _atan2(y: Any, x: Any) -> Any:
     return op.Where(_is_negative(y), op.Neg(angle), angle)
 
 
+def _negated(x: Any) -> Any:
+    """Return the imaginary part of a conjugate, which torch keeps as one that is still to be negated."""
+    return op.Neg(x)
+
+
 def _is_negative(x: Any) -> Any:
     """Return where a number is less than 0, or -0."""
     zero = op.CastLike(0.0, x)
+    if x.dtype is not None and x.dtype.is_integer():
+        return op.Less(x, zero)
     return op.Or(op.Less(x, zero), op.Less(op.Div(op.CastLike(1.0, x), x), zero))
 
 
@@ -171,8 +179,8 @@ def _masked_select(x: Any, mask: Any) -> Any:
 
 def _copy(x: Any, values: Any, non_blocking: bool = False) -> Any:  # noqa: ARG001
     """Return values in the place of others, broadcast to their shape."""
-    values = op.CastLike(values, x)
     same = x.shape is not None and values.shape == x.shape
+    values = op.CastLike(values, x)
     return values if same else op.Expand(values, op.Shape(x))
 
 

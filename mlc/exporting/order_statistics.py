@@ -48,9 +48,10 @@ def _nanmedian(x: Any, dim: int, keepdim: bool = False) -> Any:
     return _at(x, op.GatherElements(_ascending(x, dim), middle, axis=dim), dim, keepdim)
 
 
-def _kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+def _kthvalue(x: Any, k: Any, dim: int = -1, keepdim: bool = False) -> Any:
     """Return the k-th smallest, counted from 1, and its place; NaN is larger than all."""
-    return _at(x, op.Gather(_ascending(x, dim), _one(k - 1), axis=dim), dim, keepdim)
+    place = _one(k - 1) if isinstance(k, int) else op.Sub(op.Reshape(k, _one(-1)), _one(1))
+    return _at(x, op.Gather(_ascending(x, dim), place, axis=dim), dim, keepdim)
 
 
 def _searchsorted(  # noqa: PLR0917 - torch's arguments
@@ -62,13 +63,16 @@ def _searchsorted(  # noqa: PLR0917 - torch's arguments
     sorter: Any = None,
 ) -> Any:
     """Return how many elements of a sorted row are less than each value, or no more than it: NaN is behind all."""
-    of_rows = len(sorted_sequence.shape) > 1
+    of_rows, floats = len(sorted_sequence.shape) > 1, sorted_sequence.dtype.is_floating_point()
     if sorter is not None:
         sorted_sequence = op.GatherElements(sorted_sequence, sorter, axis=-1)
     rows = op.Unsqueeze(sorted_sequence, _one(-2)) if of_rows else sorted_sequence
     behind = op.Less if right or side == "right" else op.LessOrEqual
     values = op.Unsqueeze(input, _one(-1))
-    before = op.Not(behind(values, op.CastLike(rows, values)))
+    rows = op.CastLike(rows, values)
+    before = op.Not(behind(values, rows))
+    if floats:
+        before = op.And(before, op.Or(op.Not(op.IsNaN(rows)), op.IsNaN(values)))
     counted = op.ReduceSum(op.Cast(before, to=INT64), _one(-1), keepdims=0)
     return op.Cast(counted, to=INT32) if out_int32 else counted
 
@@ -80,10 +84,14 @@ def _of_all(statistic: Callable[..., tuple[Any, Any]], x: Any) -> Any:
 
 
 def _ascending(x: Any, dim: int) -> Any:
-    """Return the places of elements from the smallest to the largest, NaN at the end with what is infinite."""
-    if x.dtype.is_floating_point():
-        x = op.Where(op.IsNaN(x), op.CastLike(math.inf, x), x)
-    return op.TopK(x, _size(x, dim), axis=dim, largest=0, sorted=1)[1]
+    """Return the places of elements from the smallest to the largest, then those of NaN; equal ones stay in order."""
+    count = _size(x, dim)
+    if not x.dtype.is_floating_point():
+        return op.TopK(x, count, axis=dim, largest=0, sorted=1)[1]
+    known = op.Where(op.IsNaN(x), op.CastLike(math.inf, x), x)
+    places = op.TopK(known, count, axis=dim, largest=0, sorted=1)[1]
+    unknown = op.GatherElements(op.Cast(op.IsNaN(x), to=INT64), places, axis=dim)
+    return op.GatherElements(places, op.TopK(unknown, count, axis=dim, largest=0, sorted=1)[1], axis=dim)
 
 
 def _at(x: Any, place: Any, dim: int, keepdim: bool) -> tuple[Any, Any]:

@@ -12,8 +12,12 @@ def replaced(owner: Any, name: str, by: Callable[[Any], Any]) -> Iterator[None]:
     """Let ``owner.name`` be inside the block what ``by`` makes of it."""
     own = getattr(owner, name)
     kept = vars(owner).get(name, own)  # as it stands there: of a class it may be no plain function
+    inherited = isinstance(owner, type) and name not in vars(owner)
     setattr(owner, name, by(own))
     try:
         yield
     finally:
-        setattr(owner, name, kept)
+        if inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, kept)

@@ -21,8 +21,8 @@ def roots_of_sizes() -> Iterator[None]:
     """
     with (
         replaced(math, "sqrt", _of_size(lambda size: size**0.5)),
-        replaced(math, "log2", _of_size(lambda size: _tensor(size).log2())),
-        replaced(math, "log", _of_size(lambda size: _tensor(size).log())),
+        replaced(math, "log2", _of_size(lambda size: _number(_double(size).log2()))),
+        replaced(math, "log", _of_size(lambda size: _number(_double(size).log()))),
     ):
         yield
 
@@ -38,5 +38,10 @@ def _of_size(computed: Callable[[Any], Any]) -> Callable[[Any], Callable[..., An
     return replacement
 
 
-def _tensor(size: Any) -> torch.Tensor:
+def _double(size: Any) -> torch.Tensor:
     return torch.scalar_tensor(size, dtype=torch.float64)
+
+
+def _number(logarithm: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of the dtype that a number of Python makes of integers; other dtypes it leaves as they are."""
+    return logarithm.to(torch.get_default_dtype())

@@ -34,8 +34,8 @@ def sources_of_scatters(program: torch.export.ExportedProgram) -> None:
     scatters = {aten.scatter.src, aten.scatter_add.default, aten.scatter_reduce.two}
     in_place = {aten.scatter_.src, aten.scatter_add_.default, aten.scatter_reduce_.two}
     for node in [node for node in program.graph.nodes if node.target in scatters | in_place]:
-        given: list[Any] = list(node.args)
-        values, dim, index, source, *more = given
+        every: list[Any] = list(node.args)
+        values, dim, index, source, *more = every
         sizes = zip(index.meta["val"].shape, source.meta["val"].shape, strict=True)
         for axis, (wanted, given) in enumerate(sizes):
             if not statically_known_true(wanted == given):

@@ -57,7 +57,15 @@ def written_otherwise(module: nn.Module) -> Iterator[None]:
         without_layouts(),
         replaced(opt_einsum, "enabled", lambda _own: False),  # it asks for the sizes, and ONNX has no such order
     )
+    _let_torch_learn()
     with ExitStack() as stack:
         for replacement in replacements:
             stack.enter_context(replacement)
         yield
+
+
+def _let_torch_learn() -> None:
+    """Let torch make its table of functions, which it keeps, while each of them is what it is called."""
+    from torch._dynamo import trace_rules  # torch.export imports it, and not much else does
+
+    trace_rules.get_torch_obj_rule_map()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlc.errors import PassError, UsageError
 from mlc.formats import FOLDING, INT8_STATIC, site_of
+from mlc.fusion import is_standard
 from mlc.grammar.values import pass_text
 from mlc.plan import ASKED_FLOAT, ORDER, UNNAMED, Planner, naming_options, passes_for, read_plan, reserve_for
 from mlc.recipe import Recipe
@@ -148,6 +149,7 @@ def _between_codes(model: ir.Model) -> set[str]:
         site_of(node)
         for node in model.graph
         if node.op_type in JOINED
+        and is_standard(node)
         and all(value is not None and _made_by(value) == "DequantizeLinear" for value in node.inputs)
         and {use.op_type for use, _ in node.outputs[0].uses()} == {"QuantizeLinear"}
     }

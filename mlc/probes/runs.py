@@ -78,7 +78,8 @@ def _fit(array: Array, shape: tuple[int, ...], generator: np.random.Generator) -
             return np.zeros(shape, array.dtype)
         array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
     fitted = np.ascontiguousarray(array).reshape(shape)
-    if is_float(fitted.dtype) and fitted.size > math.prod(own) and not np.array_equal(fitted, np.round(fitted)):
+    tiled = any(size > had for size, had in zip(shape, own, strict=True))
+    if tiled and is_float(fitted.dtype) and not np.array_equal(fitted, np.round(fitted)):
         inside = np.zeros(shape, bool)
         inside[tuple(map(slice, own))] = True
         nearer = fitted * (1 - APART * generator.random(shape))

@@ -32,6 +32,7 @@ from mlc.runtimes.providers import (
     provider_of,
 )
 from mlc.runtimes.quiet import quiet
+from mlc.runtimes.recurrences import ENDS_PROCESS, rows_of_recurrent_layers
 from mlc.runtimes.session import NodeRun
 from mlc.types import Target
 
@@ -66,9 +67,6 @@ PLACE = re.compile(
 ROUNDS_PACKED = b"MatMulNBits"
 """The operator whose kernel rounds its inputs to 8 bits, where its accuracy_level says so, only with packed weights."""
 
-ENDS_PROCESS = frozenset({"GRU", "LSTM", "DynamicQuantizeLSTM"})
-"""Operators whose kernels on the CPU throw where nobody catches it, without a row."""
-
 NO_ADAPTER = "Failed to get a WebGPU adapter"
 DRIVER = (
     "it needs a Vulkan driver: a GPU's, or Mesa's lavapipe (make setup-webgpu)"
@@ -83,9 +81,10 @@ onnxruntime.disable_telemetry_events()  # Windows has no variable for it; elsewh
 class OnnxRuntimeSession:
     """A loaded model; a context manager. ``raw`` is onnxruntime's own session."""
 
-    def __init__(self, raw: onnxruntime.InferenceSession, name: str, provider: Provider) -> None:
+    def __init__(self, raw: onnxruntime.InferenceSession, path: Path, provider: Provider) -> None:
         self.raw: Any = raw
-        self.name = name
+        self.name = path.name
+        self._path = path
         self.provider = provider.name
         self.outputs = tuple(value.name for value in raw.get_outputs())
         self._device = provider.device
@@ -111,11 +110,14 @@ class OnnxRuntimeSession:
 
     def _refuse_empty(self, inputs: Arrays) -> None:
         """Raise TargetError for what would end the whole process: recurrent layers of no rows."""
-        empty = next((name for name, array in inputs.items() if np.size(array) == 0), None)
-        ends = ENDS_PROCESS & {node.op for node in self.assignment()} if empty is not None else set()
-        if ends and self.provider == CPU:
-            told = f"{self.name} holds {min(ends)}, which ends onnxruntime's process where there is no row"
-            raise TargetError(f"{told}: the input {empty} is empty", "let its sizes begin with 1")
+        empty = [name for name, array in inputs.items() if np.size(array) == 0]
+        if not empty or self.provider != CPU or not ENDS_PROCESS & {node.op for node in self.assignment()}:
+            return
+        ends = rows_of_recurrent_layers(self._path)
+        for name in empty:
+            if name in ends:
+                told = f"{self.name} holds {ends[name]}, which ends onnxruntime's process where there is no row"
+                raise TargetError(f"{told}: the input {name} is empty", "let its sizes begin with 1")
 
     def timed(self, inputs: Arrays) -> Callable[[], Sequence[Any]]:
         """Return what runs these inputs, unchecked, by the runtime's own call and gives the outputs in order."""
@@ -159,7 +161,7 @@ def open_session(
     if needs_nvidia(provider.name) and not provider.plugin:
         load_libraries(provider.name)
         check_nvidia_options(provider.name, (key for key, _ in target.options if not is_session_entry(key)))
-    session = OnnxRuntimeSession(_created(path, settings, provider, target), path.name, provider)
+    session = OnnxRuntimeSession(_created(path, settings, provider, target), path, provider)
     if provider.name != CPU:
         _refuse_fallback(session, target)
     return session

@@ -9,6 +9,8 @@ from mlc.graph_pass import Context
 from mlc.statistics import CollectedStatistics
 from mlc.statistics.observers import Observer
 from mlc.types import Need, NodePlan, Plan
+from passes._all_axes import all_axes
+from passes._qdq import Writer
 from passes.int8_static import Int8Static
 from tests.quantizing import (
     ANY_CPU,
@@ -798,3 +800,20 @@ def test_what_has_some_axes_alone_runs_between_convolutions(tmp_path, form):
     found = quantized(build(text, weights(0, w1=(4, 3, 1, 1), w2=(4, 4, 1, 1)) | constants))
     assert found.fused_ops(tmp_path)["QLinearConv"] == 2
     assert found.sqnr() > 30
+
+
+def test_pads_that_a_caller_may_override_stay_so():
+    text = """agraph (float[2,3,8,8] x) => (y) {
+        a = Conv(x, w1)
+        m = Pad(a, pads, , axes)
+        y = Conv(m, w2)
+    }"""
+    constants = {"pads": np.array([1, 0, 0, 2]), "axes": np.array([3, 2])}
+    model = build(text, weights(0, w1=(4, 3, 1, 1), w2=(4, 4, 1, 1)) | constants)
+    model.graph.inputs.append(model.graph.initializers["pads"])
+    all_axes(Writer(model))
+    pads = next(node for node in model.graph if node.op_type == "Pad").inputs[1]
+    assert pads is not None
+    spread = pads.producer()
+    assert spread is not None
+    assert model.graph.initializers["pads"] in spread.inputs

@@ -120,7 +120,9 @@ class TorchOriginal(Original):
             device = device_of(self.module)
             tensors = {name: torch.from_numpy(np.array(array)).to(device) for name, array in inputs.items()}
             fresh = {name: tensor._version for name, tensor in tensors.items()}  # noqa: SLF001 - counts edits in place
-            outputs = {name: np.array(tensor.detach().cpu().numpy()) for name, tensor in self.call(tensors)}
+            outputs = {
+                name: np.array(tensor.detach().cpu().resolve_neg().numpy()) for name, tensor in self.call(tensors)
+            }
         self.written |= {name for name, tensor in tensors.items() if tensor._version != fresh[name]}  # noqa: SLF001
         return outputs
 
