@@ -14,7 +14,6 @@ from mlc.runtimes.onnxruntime import open_session, reason
 from mlc.runtimes.opening import open_session as open_on
 from mlc.runtimes.operators import operator_times, profiled_runs
 from mlc.runtimes.profiling import kernel_of, kernels_by_run, placed, profile_run
-from mlc.runtimes.recurrences import rows_of_recurrent_layers
 from mlc.runtimes.session import NodeRun, OperatorTime
 from mlc.types import Target
 from tests import onnx_models
@@ -298,6 +297,7 @@ def test_recurrent_layers_of_no_rows_are_refused_before_they_end_the_process(op,
     onnx.save(model, tmp_path / "model.onnx")
     with open_session(tmp_path / "model.onnx", Target()) as session:
         assert session.run({"x": np.zeros((4, 2, 3), np.float32)})["y"].shape == (4, 1, 2, 2)
-        assert rows_of_recurrent_layers(tmp_path / "model.onnx") == {"x": op}
+        if op == "LSTM":
+            assert session.run({"x": np.zeros((0, 2, 3), np.float32)})["y"].shape == (0, 1, 2, 2)
         with pytest.raises(TargetError, match=f"model.onnx holds {op}, which ends .* where there is no row"):
             session.run({"x": np.zeros((4, 0, 3), np.float32)})

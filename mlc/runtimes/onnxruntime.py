@@ -32,7 +32,7 @@ from mlc.runtimes.providers import (
     provider_of,
 )
 from mlc.runtimes.quiet import quiet
-from mlc.runtimes.recurrences import ENDS_PROCESS, rows_of_recurrent_layers
+from mlc.runtimes.recurrences import ENDS_PROCESS, without_rows
 from mlc.runtimes.session import NodeRun
 from mlc.types import Target
 
@@ -110,14 +110,13 @@ class OnnxRuntimeSession:
 
     def _refuse_empty(self, inputs: Arrays) -> None:
         """Raise TargetError for what would end the whole process: recurrent layers of no rows."""
-        empty = [name for name, array in inputs.items() if np.size(array) == 0]
-        if not empty or self.provider != CPU or not ENDS_PROCESS & {node.op for node in self.assignment()}:
+        empty = self.provider == CPU and any(np.size(array) == 0 for array in inputs.values())
+        if not empty or not ENDS_PROCESS & {node.op for node in self.assignment()}:
             return
-        ends = rows_of_recurrent_layers(self._path)
-        for name in empty:
-            if name in ends:
-                told = f"{self.name} holds {ends[name]}, which ends onnxruntime's process where there is no row"
-                raise TargetError(f"{told}: the input {name} is empty", "let its sizes begin with 1")
+        ends = without_rows(self._path, inputs)
+        if ends is not None:
+            told = f"{self.name} holds {ends[0]}, which ends onnxruntime's process where there is no row"
+            raise TargetError(f"{told}: the input {ends[1]} is empty", "let its sizes begin with 1")
 
     def timed(self, inputs: Arrays) -> Callable[[], Sequence[Any]]:
         """Return what runs these inputs, unchecked, by the runtime's own call and gives the outputs in order."""
