@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from mlc.formats import constant, input_at, integers
-from mlc.formats.nodes import text
+from mlc.formats import constant, input_at, integers, text
 from mlc.fusion import drop_unused_constant, is_standard
 from passes._qdq import Writer
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 
 if TYPE_CHECKING:
+    import onnx
+
     from mlc.types import Arrays
 
 ENDS_PROCESS = frozenset({"GRU", "LSTM", "DynamicQuantizeLSTM"})
@@ -21,6 +22,8 @@ def without_rows(path: Path, inputs: Arrays) -> tuple[str, str] | None:
 
     A GRU does so without steps too. For a layer in a branch or a loop it may be any input. None where all have rows.
     """
+    import onnx  # what times a session loads this module, and not that
+
     graph = onnx.load(path, load_external_data=False).graph
     empty = [name for name, array in inputs.items() if np.size(array) == 0]
     made_by = {name: node for node in graph.node for name in node.output if name}
