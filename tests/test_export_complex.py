@@ -64,6 +64,7 @@ OPERATIONS = {
     "conjugates": lambda x: torch.einsum("bij,bkj->bik", pairs(x), pairs(x).conj()).real,
     "imaginary parts of conjugates": lambda x: pairs(x).conj().imag,
     "parts of conjugates": lambda x: torch.stack(pairs(x).conj().transpose(0, 1).unbind(0)).imag,
+    "angles of conjugates": lambda x: pairs(x).conj().angle(),
     "sums of a dtype": lambda x: pairs(x).cumsum(-1, dtype=torch.complex64).imag,
     "real zeros": lambda x: torch.zeros_like(pairs(x), dtype=torch.float32) + x,
     "linear": lambda x: nn.functional.linear(pairs(x), pairs(x)[0], pairs(x)[0, :, 0]).imag,

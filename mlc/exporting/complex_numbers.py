@@ -12,7 +12,7 @@ import onnxscript
 import torch
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from mlc.exporting.inserting import before, replace, size_of
+from mlc.exporting.inserting import before, replace, sizes_of
 from mlc.exporting.replaced import replaced
 
 aten = torch.ops.aten
@@ -70,10 +70,11 @@ def _table() -> dict[Any, Callable[[Call], None]]:
         aten.constant_pad_nd.default: _pad,
         aten.zeros.default: lambda node: _zeros(node, node.args[0]),
         aten.new_zeros.default: lambda node: _zeros(node, node.args[1]),
-        aten.zeros_like.default: lambda node: _zeros(node, _sizes(node, node.args[0])),
+        aten.zeros_like.default: lambda node: _zeros(node, sizes_of(node, node.args[0])),
         aten.copy_.default: _copy,
         aten.where.self: _where,
         aten.exp.default: _exp,
+        aten.angle.default: _angle,
         aten.pow.Tensor_Scalar: _power,
         aten.fill_.Scalar: _fill,
         aten.fill_.Tensor: _fill,
@@ -145,10 +146,6 @@ def _zeros(node: Call, sizes: Sequence[Any]) -> None:
         replace(node, before(node, aten.zeros.default, list(sizes), dtype=made.dtype, device=made.device))
 
 
-def _sizes(node: Call, values: Call) -> list[Any]:
-    return [size_of(node, values, axis) for axis in range(values.meta["val"].ndim)]
-
-
 def _copy(node: Call) -> None:
     """Write into the parts, which are views: what reads the numbers afterwards sees it."""
     written, values = node.args[:2]
@@ -205,6 +202,12 @@ def _exp(node: Call) -> None:
     size = before(node, aten.exp.default, real)
     angles = (before(node, turned, imaginary) for turned in (aten.cos.default, aten.sin.default))
     _become(node, _joined(node, *(before(node, aten.mul.Tensor, size, angle) for angle in angles)))
+
+
+def _angle(node: Call) -> None:
+    """Ask for the angle of a point: torch.onnx turns that of negative numbers around."""
+    real, imaginary = _apart(node, node.args[0])
+    node.target, node.args = aten.atan2.default, (imaginary, real)
 
 
 def _power(node: Call) -> None:

@@ -27,6 +27,11 @@ def size_of(node: torch.fx.Node, values: torch.fx.Node, axis: int) -> Any:
     return size if isinstance(size, int) else before(node, torch.ops.aten.sym_size.int, values, axis)
 
 
+def sizes_of(node: torch.fx.Node, values: torch.fx.Node) -> list[Any]:
+    """Return the sizes of all axes, likewise."""
+    return [size_of(node, values, axis) for axis in range(values.meta["val"].ndim)]
+
+
 def replace(node: torch.fx.Node, other: torch.fx.Node) -> None:
     """Let what reads a node read another, and take the node out."""
     node.replace_all_uses_with(other)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -92,16 +93,9 @@ def _slogdet(a: Any) -> Any:
         sizes.append(op.Log(op.Abs(pivot)))
         none.append(op.Cast(op.Equal(pivot, op.CastLike(0.0, a)), to=ir.DataType.FLOAT))
     axes, singular = _ints(-2, -1), op.Greater(op.Sum(*none), op.Constant(value_float=0.0))  # the next pivots are NaN
-    sign = op.Where(singular, op.CastLike(0.0, a), _product(signs))
+    sign = op.Where(singular, op.CastLike(0.0, a), reduce(op.Mul, signs))
     size = op.Where(singular, op.CastLike(-math.inf, a), op.Sum(*sizes))
     return op.Squeeze(sign, axes), op.Squeeze(size, axes), _right(), _right()
-
-
-def _product(factors: list[Any]) -> Any:
-    product, *others = factors
-    for factor in others:
-        product = op.Mul(product, factor)
-    return product
 
 
 def _eliminated(a: Any, beside: Any) -> tuple[Any, list[tuple[Any, Any]]]:

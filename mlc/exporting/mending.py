@@ -34,7 +34,6 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> 
     logarithms_of_sigmoids(program)
     products_of_integers(program)
     slopes_in_the_middle(program)
-    angles(program)
     by_real_parts(program)
     unchecked_matrices(program)
     all_for_asserted(program)
@@ -163,16 +162,6 @@ def slopes_in_the_middle(program: torch.export.ExportedProgram) -> None:
         values, lower, upper, training = [*given, *(1 / 8, 1 / 3, False)[len(given) - 1 :]][:4]
         if not training:
             node.target, node.args = leaky[node.target], (values, (lower + upper) / 2)
-
-
-def angles(program: torch.export.ExportedProgram) -> None:
-    """Write the angle of complex numbers by their two real parts: torch.onnx turns that of negative ones around."""
-    aten = torch.ops.aten
-    for node in program.graph.find_nodes(op="call_function", target=aten.angle.default):
-        if node.args[0].meta["val"].is_complex():
-            parts = before(node, aten.view_as_real.default, node.args[0])
-            real, imaginary = (before(node, aten.select.int, parts, -1, part) for part in (0, 1))
-            node.target, node.args = aten.atan2.default, (imaginary, real)
 
 
 def all_for_asserted(program: torch.export.ExportedProgram) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from mlc.exporting.inserting import before, replace, size_of
+from mlc.exporting.inserting import before, replace, size_of, sizes_of
 
 SCATTERED = (torch.ops.aten.scatter_reduce.two, torch.ops.aten.scatter_reduce_.two)
 
@@ -21,7 +21,7 @@ def scatters_of_indices(program: torch.export.ExportedProgram) -> None:
     for node in [node for node in program.graph.nodes if node.target in scatters]:
         values, dim, index, source, kind = node.args
         axis = dim % values.meta["val"].ndim
-        sizes = [size_of(node, source, each) for each in range(source.meta["val"].ndim)]
+        sizes = sizes_of(node, source)
         row = [size if at == axis else 1 for at, size in enumerate(sizes)]
         alone = before(node, aten.reshape.default, index, row)
         into = before(node, aten.expand.default, alone, sizes)
@@ -68,9 +68,8 @@ def means_of_scatters(program: torch.export.ExportedProgram) -> None:
         counted_too = node.kwargs.get("include_self", True)
         start = values if counted_too else before(node, aten.zeros_like.default, values)
         sums = before(node, aten.scatter_add.default, start, dim, index, source)
-        started, ones = before(node, aten.ones_like.default, values), before(node, aten.ones_like.default, source)
-        none = started if counted_too else before(node, aten.zeros_like.default, values)
-        count = before(node, aten.scatter_add.default, none, dim, index, ones)
+        own = before(node, aten.ones_like.default if counted_too else aten.zeros_like.default, values)
+        count = before(node, aten.scatter_add.default, own, dim, index, before(node, aten.ones_like.default, source))
         mean = before(node, aten.div.Tensor, sums, before(node, aten.clamp_min.default, count, 1.0))
         if not counted_too:
             mean = before(node, aten.where.self, before(node, aten.gt.Scalar, count, 0), mean, values)
