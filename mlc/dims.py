@@ -31,6 +31,14 @@ def shapes(inputs: Iterable[InputSpec], sizes: Sizes) -> dict[str, tuple[int, ..
     return {spec.name: tuple(size_of(dim, sizes) for dim in spec.dims) for spec in inputs}
 
 
+def value_range(spec: InputSpec, inputs: Iterable[InputSpec], sizes: Sizes) -> tuple[float, float] | None:
+    """Return the range of values of one of the inputs under the given sizes, or None where it has none."""
+    if spec.values is None or spec.ceiling is None:
+        return spec.values
+    dims = {dim.name: dim for each in inputs for dim in each.dims}
+    return spec.values[0], size_of(dims[spec.ceiling.dim], sizes) - spec.ceiling.below
+
+
 def legal(dim: Dim, size: int) -> bool:
     """Return whether a size is inside a dim's range and on its step."""
     return dim.low <= size <= dim.high and (size - dim.low) % dim.step == 0

@@ -12,7 +12,7 @@ from typing import Any
 from mlc.artifact import Artifact
 from mlc.directory import MARK
 from mlc.errors import SourceError
-from mlc.types import Dim, InputSpec, Machine, OutputSpec, Signature, Sizes, Target
+from mlc.types import Ceiling, Dim, InputSpec, Machine, OutputSpec, Signature, Sizes, Target
 
 SCHEMA = 1
 
@@ -239,6 +239,7 @@ def _signature(content: Mapping[str, Any]) -> Signature:
                 entry["dtype"],
                 tuple(Dim(**{**dim, "terms": tuple(dim["terms"])}) for dim in entry["dims"]),
                 tuple(entry["values"]) if entry["values"] else None,
+                Ceiling(**entry["ceiling"]) if entry.get("ceiling") else None,
             )
             for entry in content["inputs"]
         ),

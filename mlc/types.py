@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mlc.types_asked import Dim, Drop, InputSpec, Limits, OptionValue, PassSpec, Target
+from mlc.types_asked import Ceiling, Dim, Drop, InputSpec, Limits, OptionValue, PassSpec, Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     Arrays: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 
 __all__ = [
-    "FLOAT", "Capabilities", "Change", "Dim", "Drop", "Exactness", "InputSpec", "Interval", "Limits", "Machine",
-    "Need", "NodePlan", "OptionValue", "OutputSpec", "PassSpec", "Plan", "Refusal", "Signature", "Sizes", "Target",
+    "FLOAT", "Capabilities", "Ceiling", "Change", "Dim", "Drop", "Exactness", "InputSpec", "Interval", "Limits",
+    "Machine", "Need", "NodePlan", "OptionValue", "OutputSpec", "PassSpec", "Plan", "Refusal", "Signature", "Sizes",
+    "Target",
 ]  # fmt: skip
 
 Sizes: TypeAlias = Mapping[str, int]

@@ -26,13 +26,25 @@ class Dim:
 
 
 @dataclass(frozen=True)
+class Ceiling:
+    """A largest value that hangs on a size: that of a named dim, less ``below``."""
+
+    dim: str
+    below: int = 0
+
+
+@dataclass(frozen=True)
 class InputSpec:
-    """Name, dtype (NumPy's name), axes and, where stated, the inclusive range of values of one model input."""
+    """Name, dtype (NumPy's name), axes and, where stated, the inclusive range of values of one model input.
+
+    Where a range has a ``ceiling``, its high end is that of the dim's largest size.
+    """
 
     name: str
     dtype: str
     dims: tuple[Dim, ...]
     values: tuple[float, float] | None = None
+    ceiling: Ceiling | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mlc.grammar.values import (
     sizes_text,
     target_text,
 )
-from mlc.types import Dim, Drop, InputSpec, PassSpec, Target
+from mlc.types import Ceiling, Dim, Drop, InputSpec, PassSpec, Target
 
 STEADY = settings(deadline=None, derandomize=True)
 
@@ -94,6 +94,20 @@ def test_value_ranges(text, values):
     assert [type(each) for each in found] == [type(each) for each in values]
 
 
+@pytest.mark.parametrize(
+    ("text", "values", "ceiling"),
+    [
+        ("int64[n] in 1..t", (1, 9), Ceiling("t")),
+        ("int64[n] in 0 .. t - 1", (0, 8), Ceiling("t", 1)),
+        ("float32[n=2..3,total=n+t] in -1..total", (-1.0, 12.0), Ceiling("total")),
+    ],
+)
+def test_value_ranges_that_end_with_a_size(text, values, ceiling):
+    specs = inputs(f"x={text}", "y=float32[n=2..3,t=1..9]")
+    assert (specs[0].values, specs[0].ceiling) == (values, ceiling)
+    assert inputs(*map(input_text, specs)) == specs
+
+
 def test_spaces_mean_nothing():
     assert inputs(" x = float32 [ n = 1 .. 4 / 1 , 3 ]  in  0 .. 1 ") == inputs("x=float32[n=1..4,3] in 0..1")
 
@@ -131,6 +145,10 @@ WRONG_INPUTS = [
     ("x=float32[1] in 0..inf", "inf", "a finite number"),
     ("x=float32[1] in 0..1e999", "1e999", "is too large"),
     ("x=float32[1] in 2..1", "2..1", "is an empty range"),
+    ("x=int64[n=1..9] in 0..m", "m", "nor a dim with a range"),
+    ("x=int64[n=1..9] in 1..n-1", "1..n-1", "is empty at the smallest size"),
+    ("x=int64[n=1..9] in 1..n-m", "m", "what is taken from the size"),
+    ("x=int8[n=1..200] in 1..n", "1..n", "does not fit in int8"),
     ("x=int8[1] in 0..128", "0..128", "does not fit in int8"),
     ("x=uint8[1] in -1..1", "-1..1", "does not fit in uint8"),
     ("x=float16[1] in 0..1e6", "0..1e6", "does not fit in float16"),

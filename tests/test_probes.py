@@ -1,5 +1,7 @@
 """Probes take real values where there are any; references cover every size that memory and time allow."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,52 @@ def test_integers_without_range_or_example_are_never_random():
     with pytest.raises(UsageError, match="nothing says which values the integer input 'ids'") as caught:
         probe(parse_inputs(["ids=int64[3]"]), {}, {}, None, 0)
     assert "in 0..99" in caught.value.hint
+
+
+LENGTHS = parse_inputs(["x=float32[batch=1..8,seq=1..16]", "lengths=int64[batch] in 1..seq"])
+
+
+def test_values_that_end_with_a_size_are_drawn_and_cut_by_it():
+    drawn = probe(LENGTHS, {"batch": 8, "seq": 3}, {}, None, 0)["lengths"]
+    assert (drawn.min(), drawn.max()) == (1, 3)
+    example = {"lengths": np.array([2, 9, 4])}
+    assert probe(LENGTHS, {"batch": 3, "seq": 3}, example, None, 0)["lengths"].tolist() == [2, 3, 3]
+    assert probe(LENGTHS, {"batch": 4, "seq": 16}, example, None, 0)["lengths"].tolist() == [2, 9, 4, 2]
+
+
+def test_lengths_that_fall_still_fall_where_there_are_more():
+    example = {"lengths": np.array([9, 4, 2])}
+    assert probe(LENGTHS, {"batch": 5, "seq": 16}, example, None, 0)["lengths"].tolist() == [9, 9, 4, 4, 2]
+
+
+class Cut:
+    """An original that needs the sequence to be as long as its lengths say."""
+
+    signature = Signature(LENGTHS, ())
+
+    def __init__(self, example):
+        self.example, self.ran = example, []
+
+    def run(self, inputs):
+        self.ran.append(tuple(inputs["lengths"]))
+        if inputs["lengths"].max() > inputs["x"].shape[1]:
+            raise SourceError("too long")
+        return {"y": inputs["x"]}
+
+
+def test_the_ends_of_values_that_end_with_a_size_are_those_of_the_sizes_that_run():
+    original = Cut({"x": np.ones((2, 5), np.float32), "lengths": np.array([2, 4])})
+    kept, _ = references(original, None, 0)
+    assert [one.values for one in kept if one.values] == ["lengths = 1", "lengths = 5"]
+    assert original.ran[-2:] == [(1, 1), (5, 5)]
+
+
+def test_where_lengths_may_be_too_long_the_hint_says_how_they_are_told():
+    original = Cut({"x": np.ones((2, 5), np.float32), "lengths": np.array([2, 4])})
+    original.signature = Signature(tuple(replace(spec, values=None, ceiling=None) for spec in LENGTHS), ())
+    with pytest.raises(SourceError, match="does not hold at batch=1, seq=1: too long") as caught:
+        references(original, None, 0)
+    assert "as in --input 'lengths=int64[batch=1..8] in 1..seq'" in caught.value.hint
 
 
 def test_floats_are_seeded_normal_and_a_blank_example_stands_for_its_shape():

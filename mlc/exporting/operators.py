@@ -14,6 +14,7 @@ from mlc.exporting.fractions import of_fractions
 from mlc.exporting.linear_algebra import of_matrices
 from mlc.exporting.order_statistics import of_order
 from mlc.exporting.quotients_of_values import of_quotients
+from mlc.exporting.recurrences.packed import of_packed
 from mlc.exporting.resizing import of_resizing
 
 op: Any = onnxscript.opset18
@@ -43,6 +44,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         **of_fractions(),
         **of_matrices(),
         **of_order(),
+        **of_packed(),
         **of_quotients(),
         **of_resizing(),
     }

@@ -23,6 +23,7 @@ from mlc.exporting.pooling import pooling_rows
 from mlc.exporting.quotients import quotients_of_sizes
 from mlc.exporting.rearranging import rearranging
 from mlc.exporting.recurrences.elman import plain_layers
+from mlc.exporting.recurrences.packed import packed_sequences
 from mlc.exporting.recurrences.projected import projected_layers
 from mlc.exporting.replaced import replaced
 from mlc.exporting.roots import roots_of_sizes
@@ -47,6 +48,7 @@ def written_otherwise(module: nn.Module) -> Iterator[None]:
         covariances(),
         plain_layers(),
         projected_layers(),
+        packed_sequences(),
         inverse_by_products(),
         frames_added_up(),
         rearranging(),

@@ -2,23 +2,25 @@
 
 ::
 
-    spec  = name "=" dtype "[" [dim {"," dim}] "]" ["in" number ".." number]
+    spec  = name "=" dtype "[" [dim {"," dim}] "]" ["in" number ".." (number | name ["-" size])]
     dim   = size | name "=" size ".." size ["/" step] | name "=" name {"+" name} | name
 
-A bare name stands for the range or sum that is given to it anywhere in the recipe.
+A bare name stands for the range or sum that is given to it anywhere in the recipe; as a largest value, for its size.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, NoReturn
 
 from mlc.dims import largest, range_text
 from mlc.errors import UsageError
 from mlc.grammar import DIM_NAME, NUMBER, Reader, nearest, number, number_text
-from mlc.types_asked import Dim, InputSpec
+from mlc.types_asked import Ceiling, Dim, InputSpec
 
 INPUT_NAME = r"[A-Za-z0-9_.:/-]+"
 DTYPE = r"[A-Za-z0-9_]+"
@@ -47,13 +49,23 @@ class _Axis(NamedTuple):
         self.reader.refuse(self.start, reason, hint)
 
 
+class _Values(NamedTuple):
+    """A range of values as written, and where it and its high end stand: that is a number, or hangs on a size."""
+
+    reader: Reader
+    start: int
+    low: int | float
+    high: int | float | Ceiling
+    end: int
+
+
 class _Written(NamedTuple):
     """One input as written, its axes not yet resolved."""
 
     name: str
     dtype: str
     axes: tuple[_Axis, ...]
-    values: tuple[float, float] | None
+    values: _Values | None
 
 
 def parse_inputs(texts: Sequence[str]) -> tuple[InputSpec, ...]:
@@ -67,7 +79,13 @@ def parse_inputs(texts: Sequence[str]) -> tuple[InputSpec, ...]:
     ranges = _ranges(axes)
     sums = _sums(axes, ranges)
     return tuple(
-        InputSpec(spec.name, spec.dtype, tuple(_resolve(axis, ranges, sums) for axis in spec.axes), spec.values)
+        InputSpec(
+            spec.name,
+            spec.dtype,
+            tuple(_resolve(axis, ranges, sums) for axis in spec.axes),
+            _range_of_values(spec, {**ranges, **sums}),
+            spec.values.high if spec.values is not None and isinstance(spec.values.high, Ceiling) else None,
+        )
         for spec in written
     )
 
@@ -77,9 +95,17 @@ def input_text(spec: InputSpec) -> str:
     dims = ",".join(_dim_text(dim) for dim in spec.dims)
     text = f"{spec.name}={spec.dtype}[{dims}]"
     if spec.values is not None:
-        low, high = spec.values
-        text += f" in {number_text(low)}..{number_text(high)}"
+        text += f" in {values_text(spec)}"
     return text
+
+
+def values_text(spec: InputSpec) -> str:
+    """Return an input's range of values as it is written: ``0..255`` or ``1..length``."""
+    assert spec.values is not None
+    low, high = spec.values
+    if spec.ceiling is None:
+        return f"{number_text(low)}..{number_text(high)}"
+    return f"{number_text(low)}..{spec.ceiling.dim}" + (f"-{spec.ceiling.below}" if spec.ceiling.below else "")
 
 
 def _dim_text(dim: Dim) -> str:
@@ -100,7 +126,7 @@ def _read_input(text: str) -> _Written:
         while not reader.skip("]"):
             reader.expect(",", "a comma or ]")
             axes.append(_read_axis(reader))
-    values = _read_values(reader, dtype) if reader.skip("in") else None
+    values = _read_values(reader) if reader.skip("in") else None
     if not reader.at_end():
         reader.fail("the end or a value range, as in `in 0..255`,")
     return _Written(name, dtype, tuple(axes), values)
@@ -159,26 +185,50 @@ def _read_range(reader: Reader, name: str, start: int) -> Dim:
     return dim
 
 
-def _read_values(reader: Reader, dtype: str) -> tuple[float, float]:
+def _read_values(reader: Reader) -> _Values:
     start = reader.place()
     low = _read_number(reader, "the smallest value, a finite number,")
     reader.expect("..", ".. and the largest value")
-    high = _read_number(reader, "the largest value, a finite number,")
+    end = reader.place()
+    if re.match(DIM_NAME, reader.text[end:]):
+        name = reader.take(DIM_NAME, "the largest value")
+        below = reader.whole("what is taken from the size") if reader.skip("-") else 0
+        return _Values(reader, start, low, Ceiling(name, below), end)
+    return _Values(reader, start, low, _read_number(reader, "the largest value, a finite number,"), end)
+
+
+def _range_of_values(spec: _Written, dims: Mapping[str, Dim]) -> tuple[float, float] | None:
+    """Return the range of values of an input, its high end at the largest size where it hangs on one."""
+    if spec.values is None:
+        return None
+    reader, start, low, high, end = spec.values
+    if isinstance(high, Ceiling):
+        if high.dim not in dims:
+            hint = nearest(high.dim, [*dims]) if dims else ""
+            reader.refuse(end, "is neither a finite number nor a dim with a range", hint)
+        least, high = dims[high.dim].low - high.below, dims[high.dim].high - high.below
+        if least < low:
+            reader.refuse(start, f"is empty at the smallest size, where it ends at {least}", "begin the dim at more")
     if low > high:
         reader.refuse(start, "is an empty range", f"write {number_text(high)}..{number_text(low)}")
+    _check_held(spec.dtype, low, high, partial(reader.refuse, start))
+    return (low, high) if spec.dtype in _INTEGERS else (float(low), float(high))
+
+
+def _check_held(dtype: str, low: float, high: float, refuse: Callable[..., NoReturn]) -> None:
+    """Refuse a range of values that a dtype does not hold."""
     if dtype == "bool":
-        reader.refuse(start, "is a range of values of a bool", "a bool needs none")
-    if dtype in _INTEGERS:
-        sign, bits = _INTEGERS[dtype]
-        least, most = (0, 2**bits - 1) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-        if not (isinstance(low, int) and isinstance(high, int)):
-            reader.refuse(start, f"is not a range of whole numbers, which {dtype} needs")
-        if low < least or high > most:
-            reader.refuse(start, f"does not fit in {dtype}", f"{dtype} holds {least}..{most}")
-        return low, high
-    if max(abs(low), abs(high)) > _FLOATS[dtype]:
-        reader.refuse(start, f"does not fit in {dtype}", f"{dtype} holds up to {_FLOATS[dtype]:g}")
-    return float(low), float(high)
+        refuse("is a range of values of a bool", "a bool needs none")
+    if dtype not in _INTEGERS:
+        if max(abs(low), abs(high)) > _FLOATS[dtype]:
+            refuse(f"does not fit in {dtype}", f"{dtype} holds up to {_FLOATS[dtype]:g}")
+        return
+    sign, bits = _INTEGERS[dtype]
+    least, most = (0, 2**bits - 1) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    if not (isinstance(low, int) and isinstance(high, int)):
+        refuse(f"is not a range of whole numbers, which {dtype} needs")
+    if low < least or high > most:
+        refuse(f"does not fit in {dtype}", f"{dtype} holds {least}..{most}")
 
 
 def _read_number(reader: Reader, expected: str) -> int | float:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from mlc.compare import Reference
+from mlc.dims import traced_sizes, value_range
 from mlc.errors import SourceError
 from mlc.grammar import number_text
+from mlc.grammar.inputs import values_text
 from mlc.types import InputSpec, Signature, Sizes
 
 if TYPE_CHECKING:
@@ -39,12 +41,13 @@ def end_references(original: Runs, sizes: Sizes, inputs: Arrays) -> list[Referen
         held = [spec for spec in original.signature.inputs if _has_end(spec, end) and inputs[spec.name].size]
         if not held:
             continue
-        arrays = _at_end(inputs, held, end)
+        arrays = _at_end(original, inputs, held, end)
         try:
             outputs = original.run(arrays)
         except SourceError as failed:
             raise range_error(original, inputs, held, end, failed) from failed
-        found.append(Reference(dict(sizes), arrays, outputs, ", ".join(_end_text(spec, end) for spec in held)))
+        text = ", ".join(_end_text(spec, arrays, end) for spec in held)
+        found.append(Reference(dict(sizes), arrays, outputs, text))
     return found
 
 
@@ -52,12 +55,12 @@ def blamed_on_values(
     original: Runs, inputs: Arrays, drawn: Sequence[InputSpec], failed: SourceError
 ) -> SourceError | None:
     """Return what a failure on drawn values means where the low ends of their ranges would not have failed."""
-    if not drawn or _fails(original, _at_end(inputs, drawn, LOW)) is not None:
+    if not drawn or _fails(original, _at_end(original, inputs, drawn, LOW)) is not None:
         return None
-    high = _fails(original, _at_end(inputs, drawn, HIGH))
+    high = _fails(original, _at_end(original, inputs, drawn, HIGH))
     if high is not None:
-        return range_error(original, _at_end(inputs, drawn, LOW), drawn, HIGH, high)
-    ranges = " and ".join(f"{spec.name} {_range_text(spec)}" for spec in drawn)
+        return range_error(original, _at_end(original, inputs, drawn, LOW), drawn, HIGH, high)
+    ranges = " and ".join(f"{spec.name} in {values_text(spec)}" for spec in drawn)
     return SourceError(f"the model does not hold for all values of {ranges}: {failed.message}", _hint(drawn))
 
 
@@ -66,12 +69,15 @@ def range_error(
 ) -> SourceError:
     """Return the error for an end at which the original fails: of the one input that fails alone, else of all."""
     for spec in held if len(held) > 1 else ():
-        alone = _fails(original, _at_end(inputs, [spec], end))
+        alone = _fails(original, _at_end(original, inputs, [spec], end))
         if alone is not None:
             held, failed = [spec], alone
             break
     side = "high" if end == HIGH else "low"
-    values = " and ".join(f"{_end_text(spec, end)} (the {side} end of its range {_range_text(spec)})" for spec in held)
+    arrays = _at_end(original, inputs, held, end)
+    values = " and ".join(
+        f"{_end_text(spec, arrays, end)} (the {side} end of its range in {values_text(spec)})" for spec in held
+    )
     return SourceError(f"the model does not hold for {values}: {failed.message}", _hint(held))
 
 
@@ -79,11 +85,14 @@ def _has_end(spec: InputSpec, end: int) -> bool:
     return spec.values is not None and (end == LOW or spec.values[LOW] != spec.values[HIGH])
 
 
-def _at_end(inputs: Arrays, held: Sequence[InputSpec], end: int) -> dict[str, np.ndarray]:
+def _at_end(original: Runs, inputs: Arrays, held: Sequence[InputSpec], end: int) -> dict[str, np.ndarray]:
+    specs = original.signature.inputs
+    sizes = traced_sizes(specs, {name: array.shape for name, array in inputs.items()})
     arrays = dict(inputs)
     for spec in held:
-        if spec.values is not None:
-            arrays[spec.name] = np.full_like(inputs[spec.name], spec.values[end])
+        values = value_range(spec, specs, sizes)
+        if values is not None:
+            arrays[spec.name] = np.full_like(inputs[spec.name], values[end])
     return arrays
 
 
@@ -95,14 +104,10 @@ def _fails(original: Runs, inputs: Arrays) -> SourceError | None:
     return None
 
 
-def _end_text(spec: InputSpec, end: int) -> str:
+def _end_text(spec: InputSpec, arrays: Arrays, end: int) -> str:
     assert spec.values is not None
-    return f"{spec.name} = {number_text(spec.values[end])}"
-
-
-def _range_text(spec: InputSpec) -> str:
-    assert spec.values is not None
-    return f"in {number_text(spec.values[LOW])}..{number_text(spec.values[HIGH])}"
+    value = spec.values[end] if spec.ceiling is None or end == LOW else int(arrays[spec.name].flat[0])
+    return f"{spec.name} = {number_text(value)}"
 
 
 def _hint(held: Sequence[InputSpec]) -> str:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlc.compare import Reference, is_float
-from mlc.dims import named, second_sizes, shapes, size_of, traced_sizes, verified_sizes
+from mlc.dims import named, second_sizes, shapes, size_of, traced_sizes, value_range, verified_sizes
 from mlc.errors import SourceError, UsageError
 from mlc.figures import counted, sizes_text
+from mlc.grammar.inputs import input_text
 from mlc.machine import PEAK, memory_bytes, process_bytes, reset_peak
 from mlc.probes.ends import Runs, end_references
-from mlc.types import InputSpec, Sizes
+from mlc.types import Ceiling, InputSpec, Sizes
 
 if TYPE_CHECKING:
     from mlc.types import Array, Arrays
@@ -37,16 +39,17 @@ def probe(
 
     Values come from the stacked real samples, else from the example, tiled or cropped, else from the declared range;
     floats without any are seeded normal. Tiles of floats that are no whole numbers differ a little: of what is equal
-    nobody says which is the largest. A float example that is zero everywhere stands for a shape, not for values.
+    nobody says which is the largest. What falls, as lengths in order do, falls still. A float example that is zero
+    everywhere stands for a shape, not for values. Where the largest value hangs on a size, no value is above it.
     """
     wanted = shapes(inputs, sizes)
     generator = np.random.default_rng(seed)
     made = {}
     for spec in inputs:
-        real = _real(spec, example, samples)
-        made[spec.name] = (
-            _fit(real, wanted[spec.name], generator) if real is not None else _drawn(spec, wanted[spec.name], generator)
-        )
+        real, shape, values = _real(spec, example, samples), wanted[spec.name], value_range(spec, inputs, sizes)
+        made[spec.name] = _drawn(spec, shape, values, generator) if real is None else _fit(real, shape, generator)
+        if real is not None and values is not None and spec.ceiling is not None:
+            made[spec.name] = np.clip(made[spec.name], *values).astype(real.dtype)
     return made
 
 
@@ -76,7 +79,8 @@ def _fit(array: Array, shape: tuple[int, ...], generator: np.random.Generator) -
             continue
         if array.shape[axis] == 0:
             return np.zeros(shape, array.dtype)
-        array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
+        places = np.arange(size) % array.shape[axis]
+        array = np.take(array, np.sort(places) if _falls(array) else places, axis=axis)
     fitted = np.ascontiguousarray(array).reshape(shape)
     tiled = any(size > had for size, had in zip(shape, own, strict=True))
     if tiled and is_float(fitted.dtype) and not np.array_equal(fitted, np.round(fitted)):
@@ -87,21 +91,27 @@ def _fit(array: Array, shape: tuple[int, ...], generator: np.random.Generator) -
     return fitted
 
 
-def _drawn(spec: InputSpec, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+def _falls(array: Array) -> bool:
+    return array.ndim == 1 and array.dtype.kind in "iu" and bool((array[1:] <= array[:-1]).all())
+
+
+def _drawn(
+    spec: InputSpec, shape: tuple[int, ...], values: tuple[float, float] | None, generator: np.random.Generator
+) -> Array:
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "b":
         return np.asarray(generator.integers(0, 2, shape)).astype(dtype)
     if dtype.kind in "iu":
-        if spec.values is None:
+        if values is None:
             raise UsageError(
                 f"nothing says which values the integer input {spec.name!r} may take",
                 f"write its range, such as --input '{spec.name}={dtype.name}[...] in 0..99', or give an example",
             )
-        low, high = (int(bound) for bound in spec.values)
+        low, high = (int(bound) for bound in values)
         return np.asarray(generator.integers(low, high, shape, dtype=np.int64, endpoint=True)).astype(dtype)
-    if spec.values is None:
+    if values is None:
         return np.asarray(generator.standard_normal(shape)).astype(dtype)
-    return np.asarray(generator.uniform(*spec.values, shape)).astype(dtype)
+    return np.asarray(generator.uniform(*values, shape)).astype(dtype)
 
 
 def references(original: Runs, samples: Arrays | None, seed: int) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
@@ -155,8 +165,19 @@ def answer(original: Runs, sizes: Sizes, samples: Arrays | None, seed: int) -> R
             raise
         raise SourceError(
             f"the model does not hold at {sizes_text(sizes)}: {failed.message}",
-            "narrow the range of that dim, give it a step, or give an example of real values",
+            size_hint(original.signature.inputs),
         ) from failed
+
+
+def size_hint(inputs: Sequence[InputSpec]) -> str:
+    """Return what to change where a model fails at a size that its inputs declare legal."""
+    hint = "narrow the range of that dim, give it a step, or give an example of real values"
+    rows = [spec for spec in inputs if len(spec.dims) == 1 and "int" in spec.dtype and spec.ceiling is None]
+    dims = [name for name in named(inputs) if all(name != spec.dims[0].name for spec in rows)]
+    if not rows or not dims:
+        return hint
+    spec = replace(rows[0], values=(1, 1), ceiling=Ceiling(dims[-1]))
+    return f"{hint}; of lengths, say that they end with the sequence, as in --input '{input_text(spec)}'"
 
 
 class _Budget:

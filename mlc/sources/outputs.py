@@ -12,7 +12,7 @@ from mlc.dims import largest, named, size_of, traced_sizes
 from mlc.errors import SourceError
 from mlc.figures import sizes_text
 from mlc.grammar.inputs import input_text
-from mlc.probes import drawn_inputs, probe
+from mlc.probes import drawn_inputs, probe, size_hint
 from mlc.probes.ends import blamed_on_values
 from mlc.sources.original import Original
 from mlc.types import Dim, InputSpec, OutputSpec, Sizes
@@ -85,10 +85,15 @@ def distinct_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]
 
 
 def _run_at(original: Original, sizes: Sizes) -> dict[str, Array]:
+    inputs = original.signature.inputs
+    arrays = probe(inputs, sizes, original.example, None, 0)
+    for spec in inputs:
+        if spec.values is not None and spec.ceiling is not None:  # a size that follows from values is none of a dim
+            arrays[spec.name] = np.full_like(arrays[spec.name], spec.values[0])
     try:
-        return original.run(probe(original.signature.inputs, sizes, original.example, None, 0))
+        return original.run(arrays)
     except SourceError as failed:
-        hint = "narrow the range of that dim, give it a step, or give an example of real values"
+        hint = size_hint(inputs)
         if GUARD in failed.message:
             hint = "it was exported for fixed sizes: export it again with dynamic_shapes, or fix the size here too"
         raise SourceError(f"the model does not hold at {sizes_text(sizes)}: {failed.message}", hint) from failed

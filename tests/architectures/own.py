@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,20 @@ from tests.architectures.check import Subject
 IMAGE = "input=float32[batch=1..5,3,32,32]"
 ANY_IMAGE = "input=float32[batch=1..4,3,h=16..48/8,w=16..48/8]"
 SEQUENCE = "x=float32[batch=1..5,length=1..24,8]"
+LENGTHS = "lengths=int64[batch] in 1..length"
 STEPS = "x=float32[length=1..24,batch=1..5,8]"
+
+
+class Packed(nn.Module):
+    """Rows of different lengths, as taggers take them: what is behind the longest is cut off."""
+
+    def __init__(self, kind: type[nn.LSTM | nn.GRU], **options: Any) -> None:
+        super().__init__()
+        self.layers = kind(8, 8, batch_first=True, **options)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        rows = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.layers(rows)[0], batch_first=True)[0]
 
 
 class Residual(nn.Module):
@@ -283,6 +297,8 @@ OWN: dict[str, Own] = {
         lambda: Recurrent(nn.LSTM, num_layers=2, bidirectional=True, proj_size=4), (SEQUENCE,)
     ),
     "lstm, sequence first": Own(lambda: Recurrent(nn.LSTM, batch_first=False, num_layers=2), (STEPS,)),
+    "lstm, packed": Own(lambda: Packed(nn.LSTM, num_layers=2), (SEQUENCE, LENGTHS)),
+    "gru, packed, both directions": Own(lambda: Packed(nn.GRU, bidirectional=True), (SEQUENCE, LENGTHS)),
     "attention, causal and padded": Own(Attention, (SEQUENCE, "mask=int64[batch,length] in 0..1")),
     "transformer encoder": Own(
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2),
