@@ -285,6 +285,18 @@ def test_each_part_of_a_batch_that_varies(workspace):
     assert_alike(workspace, net, *(drawn(size, 3) for size in (2, 4, 8)))
 
 
+@pytest.mark.parametrize(
+    ("function", "dim", "sizes"),
+    [
+        (lambda x: x.split(x.shape[0] // 2)[1] - x.split(x.shape[0] // 2)[0], "2..8/2", (2, 4, 8)),
+        (lambda x: torch.stack([part.sum(0) for part in x.split(2)]), "7..8", (7, 8)),
+    ],
+)
+def test_each_part_of_a_split_that_varies(workspace, function, dim, sizes):
+    net = exported(workspace, Of(function), None, f"x=float32[batch={dim},3]")
+    assert_alike(workspace, net, *(drawn(size, 3) for size in sizes))
+
+
 def test_means_by_another_divisor(workspace):
     pool = Of(lambda x: functional.avg_pool2d(x, (2, 3), padding=(1, 1), divisor_override=5))
     net = exported(workspace, pool, None, "x=float32[1,2,6,n=4..9]")

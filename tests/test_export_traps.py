@@ -83,6 +83,29 @@ def test_a_dim_that_the_trace_fixes_names_dim_size_and_line(workspace):
     assert line_of("rows = int(x.shape[0])") in error.message
 
 
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        (lambda x: x[: int(x.shape[0])] / 2, "write torch.sym_int(...) there for int(...)"),
+        (lambda x: x / float(x.shape[0]), "write torch.sym_float(...) there for float(...)"),
+        (lambda x: torch.stack([row * 2 for row in x]), "compute all steps of that loop at once"),
+        (lambda x: torch.stack(x.unbind(0)), "compute all steps of that loop at once"),
+    ],
+)
+def test_a_line_that_fixes_a_dim_is_told_what_to_write(workspace, function, hint):
+    error = refused(workspace, models.Of(function), "x=float32[batch=1..8,3]")
+    assert error.message.startswith("batch cannot vary")
+    assert error.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: x[: torch.sym_int(x.shape[0] * 0.75)] / 2, lambda x: x / torch.sym_float(x.shape[0])],
+)
+def test_what_such_a_line_is_told_to_write_exports(workspace, function):
+    exported(workspace, models.Of(function), None, "x=float32[batch=1..8,3]")
+
+
 def test_a_sum_of_dims_is_held_to_its_whole_range(workspace):
     error = refused(
         workspace,

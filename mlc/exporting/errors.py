@@ -81,9 +81,10 @@ def _constraint_error(text: str, inputs: Sequence[InputSpec], log: GuardLog) -> 
         at = f", because of {line}" if line else ""
         constant = re.search(r"constant \((\d+)\)", bullet)
         if constant:
+            other = "take the size from the input's shape there"
             return FixedError(
                 f"{name} cannot vary: the model works only at {name}={constant[1]}{at}",
-                f"take the size from the input's shape there, or fix it: write {constant[1]} for {name}",
+                f"{_instead(line, other)}, or fix it: write {constant[1]} for {name}",
             )
         first = f", such as {sizes_text(worst.sizes[0])}" if worst and worst.sizes else ""
         summed = worst is not None and any(
@@ -92,10 +93,21 @@ def _constraint_error(text: str, inputs: Sequence[InputSpec], log: GuardLog) -> 
         holds = "" if summed else _suggested(text, name, dims[name]) or _unbroken(breaking, name, dims[name])
         return SizesError(
             f"the model does not compute the same way for all of {name}={range_text(dims[name])}{first}{at}",
-            f"declare {holds}, or make that line independent of the size" if holds else "narrow the range of that dim",
+            f"declare {holds}, or {_instead(line, 'make that line independent of the size')}"
+            if holds
+            else "narrow the range of that dim",
         )
     reason = bullets[0].removeprefix("- ") if bullets else first_line(SourceError(text))
     return SizesError(f"a dim cannot vary as declared: {_readable(reason, inputs)}", "narrow the ranges of the dims")
+
+
+def _instead(line: str, other: str) -> str:
+    """Return what to write in a line that makes a number of a size or takes as many steps, and what in any other."""
+    number = re.search(r"\b(int|float)\(", line)
+    if number:
+        return f"write torch.sym_{number[1]}(...) there for {number[1]}(...), which makes a number of a size"
+    looped = re.search(r"\bfor \w.* in |\.unbind\(|\.tolist\(", line)
+    return "compute all steps of that loop at once, by operations on the whole tensor" if looped else other
 
 
 def _dim_of(bullet: str, inputs: Sequence[InputSpec], dims: dict[str, Dim]) -> str | None:

@@ -97,21 +97,31 @@ def _as_float(bound: Any) -> Any:
 
 
 def parts_of_what_varies(program: torch.export.ExportedProgram) -> None:
-    """Slice each part that is read of ``chunk`` along an axis that varies: torch.onnx counts parts of known sizes."""
+    """Slice each part that is read of ``chunk`` or ``split`` along an axis that varies.
+
+    torch.onnx counts parts of known sizes, and makes a sequence of those of others, of which it takes the last for as
+    large as the first.
+    """
     aten = torch.ops.aten
-    for node in program.graph.find_nodes(op="call_function", target=aten.chunk.default):
-        values, count, *more = node.args
-        axis = more[0] if more else 0
-        if isinstance(values.meta["val"].shape[axis], int) or any(
-            user.target != operator.getitem for user in node.users
-        ):
+    for node in [node for node in program.graph.nodes if node.target in {aten.chunk.default, aten.split.Tensor}]:
+        values, number, *more = node.args
+        axis = more[0] if more else node.kwargs.get("dim", 0)
+        fixed = isinstance(values.meta["val"].shape[axis], int) and isinstance(number, int)
+        if fixed or any(user.target != operator.getitem for user in node.users):
             continue
         for part in list(node.users):
-            size = before(part, aten.sym_size.int, values, axis)
-            each = before(part, operator.floordiv, before(part, operator.add, size, count - 1), count)
-            start, end = (before(part, operator.mul, each, part.args[1] + edge) for edge in (0, 1))
+            each = number
+            if node.target is aten.chunk.default:
+                size = before(part, aten.sym_size.int, values, axis)
+                each = before(part, operator.floordiv, before(part, operator.add, size, number - 1), number)
+            place: Any = part.args[1]
+            start, end = (_times(part, each, place + edge) for edge in (0, 1))
             replace(part, before(part, aten.slice.Tensor, values, axis, start, end))
         program.graph.erase_node(node)
+
+
+def _times(node: torch.fx.Node, size: Any, count: int) -> Any:
+    return size * count if isinstance(size, int) else before(node, operator.mul, size, count)
 
 
 def sums_by_a_divisor(program: torch.export.ExportedProgram) -> None:
