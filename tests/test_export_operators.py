@@ -503,6 +503,47 @@ def test_shifted_bits_of_narrow_integers(workspace, dtype, function):
     assert_alike(workspace, net, np.array([0, 1, 8, 9, 15, 100, 127]).astype(dtype), np.array([200]).astype(dtype))
 
 
+def test_shifted_bits_are_of_the_dtype_that_holds_both(workspace):
+    def shifted(x):
+        return x.int() >> x, x.to(torch.uint8) << x.to(torch.int8), x.int() >> x.sum(), x.to(torch.int16) << 2
+
+    net = exported(workspace, Of(shifted), None, "x=int64[n=1..9] in 0..6")
+    assert_alike(workspace, net, np.array([0, 1, 2, 5]))
+
+
+def filled_below(x):
+    x = x.clone()
+    x[0].clamp_(min=0)
+    x[:, 1].remainder_(0.3)
+    return x
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: (x * 1).remainder_(0.1),
+        lambda x: x.sigmoid().log_(),
+        lambda x: (x * 5).long().relu_() + (x * 5).long().round_() + (x * 7).int().floor_(),
+        lambda x: (x * 1).cumprod_(1),
+        lambda x: (x * 1).fill_diagonal_(-2.0),
+        lambda x: functional.rrelu_(x * 1),
+        lambda x: (x * 1).scatter_reduce_(1, x.argsort(1) // 2, x, "mean", include_self=False),
+        filled_below,
+    ],
+    ids=["remainder", "log", "integers", "cumprod", "diagonal", "rrelu", "scatter", "parts"],
+)
+def test_what_is_written_in_place_is_what_it_is_elsewhere(workspace, function):
+    net = exported(workspace, Of(function), None, "x=float32[n=2..5,m=2..5]")
+    values = np.random.default_rng(0).normal(0, 30, (5, 4)).astype(np.float32)
+    assert_alike(workspace, net, values, values[:2, :3], atol=1e-5)
+
+
+def test_what_is_clamped_in_place_is_a_clip_and_no_more(workspace):
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), Of(lambda x: x.clamp_(0, 6)), Of(lambda x: x.add_(1).clamp_(min=0)))
+    net = exported(workspace, layers, None, "input=float32[batch=1..3,3,h=8..20,8]")
+    assert [node.op_type for node in net.model.graph] == ["Conv", "Clip", "Add", "Relu"]
+
+
 def test_the_sign_of_a_zero(workspace):
     whole = exported(workspace, Of(lambda x: torch.signbit(x.int())), None, "x=float32[n=1..9]")
     assert_alike(workspace, whole, np.array([-2, 0, 3], np.float32))

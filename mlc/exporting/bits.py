@@ -25,7 +25,7 @@ def of_bits() -> dict[Any, Callable[..., Any]]:
 
 def _left(x: Any, places: Any) -> Any:
     """Return ``x << places``; bits that do not fit are lost."""
-    return _narrow(_shifted(op.Cast(x, to=INT64), places, "LEFT"), x)
+    return _narrow(_shifted(op.Cast(x, to=INT64), places, "LEFT"), x, places)
 
 
 def _right(x: Any, places: Any) -> Any:
@@ -33,7 +33,7 @@ def _right(x: Any, places: Any) -> Any:
     wide, minus_one = op.Cast(x, to=INT64), _number(-1, INT64)
     negative = op.Less(wide, _number(0, INT64))
     shifted = _shifted(op.Where(negative, op.Sub(minus_one, wide), wide), places, "RIGHT")
-    return _narrow(op.Where(negative, op.Sub(minus_one, shifted), shifted), x)
+    return _narrow(op.Where(negative, op.Sub(minus_one, shifted), shifted), x, places)
 
 
 def _shifted(wide: Any, places: Any, direction: str) -> Any:
@@ -41,8 +41,18 @@ def _shifted(wide: Any, places: Any, direction: str) -> Any:
     return op.Cast(op.BitShift(op.Cast(wide, to=UINT64), count, direction=direction), to=INT64)
 
 
-def _narrow(wide: Any, like: Any) -> Any:
-    return wide if like.dtype == INT64 else op.Cast(wide, to=like.dtype)
+def _narrow(wide: Any, x: Any, places: Any) -> Any:
+    dtype = x.dtype if isinstance(places, int) else _joint(x, places)
+    return wide if dtype == INT64 else op.Cast(wide, to=dtype)
+
+
+def _joint(x: Any, places: Any) -> ir.DataType:
+    """Return the dtype of both: a single number takes that of a tensor, and tensors the one that holds both."""
+    samples = (
+        torch.zeros([1] * bool(len(value.shape)), dtype=getattr(torch, value.dtype.name.lower()))
+        for value in (x, places)
+    )
+    return ir.DataType[str(torch.result_type(*samples)).removeprefix("torch.").upper()]
 
 
 def _number(number: int, dtype: ir.DataType) -> Any:

@@ -11,12 +11,13 @@ FEW = 16
 
 
 def integers_as_they_are(program: torch.export.ExportedProgram) -> None:
-    """Write ``relu`` of integers as a bound, and ``round`` of them as nothing: onnxruntime has neither."""
+    """Write ``relu`` of integers as a bound, and what rounds them as nothing: onnxruntime has neither."""
     aten = torch.ops.aten
-    for node in [node for node in program.graph.nodes if node.target in {aten.relu.default, aten.round.default}]:
+    rounding = {aten.round.default, aten.floor.default, aten.ceil.default, aten.trunc.default}
+    for node in [node for node in program.graph.nodes if node.target in {aten.relu.default, *rounding}]:
         if node.meta["val"].is_floating_point():
             continue
-        same = node.target is aten.round.default
+        same = node.target in rounding
         replace(node, node.args[0] if same else before(node, aten.clamp_min.default, node.args[0], 0))
 
 

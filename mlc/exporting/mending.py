@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mlc.exporting.complex_numbers import by_real_parts
+from mlc.exporting.in_place import copied_back
 from mlc.exporting.inserting import before, of_dtype, replace, size_of
 from mlc.exporting.integers import integers_as_they_are, products_of_integers
 from mlc.exporting.linear_algebra import unchecked_matrices
@@ -20,6 +21,7 @@ from mlc.types import InputSpec
 
 def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> None:
     """Write all of it anew in the program itself."""
+    copied_back(program)
     promote_subtrahends(program)
     remainders_of_tensors(program)
     float_bounds(program)
@@ -166,12 +168,11 @@ def logarithms_of_sigmoids(program: torch.export.ExportedProgram) -> None:
 def slopes_in_the_middle(program: torch.export.ExportedProgram) -> None:
     """Write ``rrelu`` of a module that is not trained as the leaky one that it is."""
     aten = torch.ops.aten
-    leaky = {aten.rrelu.default: aten.leaky_relu.default, aten.rrelu_.default: aten.leaky_relu_.default}
-    for node in [node for node in program.graph.nodes if node.target in leaky]:
+    for node in program.graph.find_nodes(op="call_function", target=aten.rrelu.default):
         given: list[Any] = [*node.args]
         values, lower, upper, training = [*given, *(1 / 8, 1 / 3, False)[len(given) - 1 :]][:4]
         if not training:
-            node.target, node.args = leaky[node.target], (values, (lower + upper) / 2)
+            node.target, node.args = aten.leaky_relu.default, (values, (lower + upper) / 2)
 
 
 def all_for_asserted(program: torch.export.ExportedProgram) -> None:

@@ -1,4 +1,4 @@
-"""Functions that move elements, of which a trace fixes sizes, or which torch.onnx has no words for."""
+"""Functions that move or fill elements, of which a trace fixes sizes, or which torch.onnx has no words for."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from mlc.exporting.replaced import replaced
 
 @contextmanager
 def rearranging() -> Iterator[None]:
-    """Trace ``take_along_dim``, ``fftshift`` and ``ifftshift`` inside the block by gathers and parts."""
+    """Trace ``take_along_dim``, ``fftshift``, ``ifftshift`` and ``fill_diagonal_`` inside the block by others."""
     with (
         replaced(torch, "take_along_dim", lambda _own: _take_along_dim),
         replaced(torch.fft, "fftshift", lambda _own: _shifting(lambda size: size - size // 2)),
         replaced(torch.fft, "ifftshift", lambda _own: _shifting(lambda size: size // 2)),
+        replaced(Tensor, "fill_diagonal_", _fill_diagonal),
     ):
         yield
 
@@ -31,6 +32,16 @@ def _take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> T
     joint = [_joint(*sizes) for sizes in zip(input.shape, indices.shape, strict=True)]
     values, places = (side.expand([*joint[:axis], side.shape[axis], *joint[axis + 1 :]]) for side in (input, indices))
     return values.gather(axis, places)
+
+
+def _fill_diagonal(own: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def fill_diagonal_(self: Tensor, fill_value: float, wrap: bool = False) -> Tensor:
+        if self.ndim != 2 or wrap:  # noqa: PLR2004
+            return own(self, fill_value, wrap)
+        rows, columns = (torch.arange(size, device=self.device) for size in self.shape)
+        return self.masked_fill_(rows[:, None] == columns, fill_value)
+
+    return fill_diagonal_
 
 
 def _joint(first: Any, second: Any) -> Any:

@@ -9,31 +9,25 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from mlc.exporting.inserting import before, replace, size_of, sizes_of
 
-SCATTERED = (torch.ops.aten.scatter_reduce.two, torch.ops.aten.scatter_reduce_.two)
-
 
 def scatters_of_indices(program: torch.export.ExportedProgram) -> None:
     """Write ``index_reduce`` as a scatter, of which each index is one for all that it takes."""
     aten = torch.ops.aten
-    scatters = {
-        aten.index_reduce.default: aten.scatter_reduce.two, aten.index_reduce_.default: aten.scatter_reduce_.two
-    }  # fmt: skip
-    for node in [node for node in program.graph.nodes if node.target in scatters]:
+    for node in program.graph.find_nodes(op="call_function", target=aten.index_reduce.default):
         values, dim, index, source, kind = node.args
         axis = dim % values.meta["val"].ndim
         sizes = sizes_of(node, source)
         row = [size if at == axis else 1 for at, size in enumerate(sizes)]
         alone = before(node, aten.reshape.default, index, row)
         into = before(node, aten.expand.default, alone, sizes)
-        node.target, node.args = scatters[node.target], (values, axis, into, source, kind)
+        node.target, node.args = aten.scatter_reduce.two, (values, axis, into, source, kind)
 
 
 def sources_of_scatters(program: torch.export.ExportedProgram) -> None:
     """Take of what is scattered no more than there are indices, as torch does: ONNX wants as many."""
     aten = torch.ops.aten
     scatters = {aten.scatter.src, aten.scatter_add.default, aten.scatter_reduce.two}
-    in_place = {aten.scatter_.src, aten.scatter_add_.default, aten.scatter_reduce_.two}
-    for node in [node for node in program.graph.nodes if node.target in scatters | in_place]:
+    for node in [node for node in program.graph.nodes if node.target in scatters]:
         every: list[Any] = list(node.args)
         values, dim, index, source, *more = every
         sizes = zip(index.meta["val"].shape, source.meta["val"].shape, strict=True)
@@ -47,23 +41,21 @@ def ends_of_scatters(program: torch.export.ExportedProgram) -> None:
     """Begin with infinity where the largest or the smallest is scattered alone: torch.onnx takes a finite number."""
     aten = torch.ops.aten
     starts = {"amax": -torch.inf, "amin": torch.inf}
-    for node in [node for node in program.graph.nodes if node.target in SCATTERED]:
+    for node in program.graph.find_nodes(op="call_function", target=aten.scatter_reduce.two):
         values, dim, index, _, kind = node.args
         alone = not node.kwargs.get("include_self", True)
         if not (alone and kind in starts and node.meta["val"].is_floating_point()):
             continue
         begun = before(node, aten.scatter.value, values, dim, index, starts[kind])
-        if node.target == aten.scatter_reduce_.two:
-            begun = before(node, aten.copy_.default, values, begun)
         node.args, node.kwargs = (begun, *node.args[1:]), {**node.kwargs, "include_self": True}
 
 
 def means_of_scatters(program: torch.export.ExportedProgram) -> None:
     """Write what ``scatter_reduce`` has a mean of as a sum over how many there are: torch.onnx leaves the sum."""
     aten = torch.ops.aten
-    for node in [node for node in program.graph.nodes if node.target in SCATTERED and node.args[4] == "mean"]:
-        values, dim, index, source, _ = node.args
-        if not node.meta["val"].is_floating_point():
+    for node in program.graph.find_nodes(op="call_function", target=aten.scatter_reduce.two):
+        values, dim, index, source, kind = node.args
+        if kind != "mean" or not node.meta["val"].is_floating_point():
             continue
         counted_too = node.kwargs.get("include_self", True)
         start = values if counted_too else before(node, aten.zeros_like.default, values)
@@ -73,6 +65,4 @@ def means_of_scatters(program: torch.export.ExportedProgram) -> None:
         mean = before(node, aten.div.Tensor, sums, before(node, aten.clamp_min.default, count, 1.0))
         if not counted_too:
             mean = before(node, aten.where.self, before(node, aten.gt.Scalar, count, 0), mean, values)
-        if node.target == aten.scatter_reduce_.two:
-            mean = before(node, aten.copy_.default, values, mean)
         replace(node, mean)
