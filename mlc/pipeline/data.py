@@ -82,8 +82,11 @@ def refuse_contradictions(recipe: Recipe, live: Live, specs: Sequence[PassSpec])
     if statistics and not calibrating:
         raise UsageError("statistics were given and no pass reads any", "add --pass int8-static, or leave them out")
     if calibrate and not calibrating:
-        hint = "leave it out, or take back a recipe's with --calibrate none; int8, int8-static and fp16 calibrate"
-        raise UsageError(f"calibration data was given and no pass calibrates{_made_of(recipe)}", hint)
+        raise UsageError(
+            f"calibration data was given and no pass calibrates{_made_of(recipe)}",
+            "leave it out, or take back a recipe's with --calibrate none; "
+            "what calibrates is int8, int8-static, fp16, smooth-quant and int4-weights:method=gptq",
+        )
     if recipe.images is not None and not (data or calibrate):
         raise UsageError("settings of images were given and no images", "give --data FOLDER, or --calibrate FOLDER")
     if metric and not (data or calibrate):
