@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.functional import scaled_dot_product_attention
 
 from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Target
 from mlc.workspace import Workspace
-from tests.exporting import exported
+from tests.exporting import assert_alike, exported
 
 pytestmark = pytest.mark.needs_onnxruntime
 
@@ -244,3 +245,64 @@ def test_rows_that_attend_to_nothing_need_not_be_among_what_is_compared(workspac
 def test_opset_23_has_attention_whose_rows_are_zeros(workspace, layer):
     found = exported(workspace, Padded(layer=layer), None, *TOKENS, opset=23)
     assert operators(found)["Attention"] == 1
+
+
+LOWEST = torch.finfo(torch.float32).min
+
+LOW_MASKS = {
+    "an input": lambda m: m[:, None],
+    "chosen by ids": lambda m: torch.where((m > 0)[:, None] & (m < 3)[:, None], 0.0, LOWEST),
+    "a product": lambda m: (1 - (m > 0).float())[:, None] * LOWEST,
+    "filled": lambda m: torch.zeros_like(m).masked_fill(m == 0, LOWEST)[:, None],
+}
+
+
+class Low(nn.Module):
+    """Attention of x to itself under a float mask, by the function that the file itself imported."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x, m):
+        q = x.unflatten(-1, (2, 4)).transpose(1, 2)
+        return scaled_dot_product_attention(q, q + 1, q - 1, attn_mask=self.mask(m)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("mask", LOW_MASKS)
+def test_rows_that_are_wholly_the_lowest_float_give_a_mean(workspace, mask, opset):
+    inputs = "x=float32[batch=1..3,length=1..9,8]", "m=float32[batch,length,length]"
+    ones = torch.ones(2, 5, 5) if mask != "an input" else torch.zeros(2, 5, 5)
+    net = exported(workspace, Low(LOW_MASKS[mask]), (torch.randn(2, 5, 8), ones), *inputs, opset=opset)
+    x, m = np.random.default_rng(0).standard_normal((2, 6, 8)).astype(np.float32), np.ones((2, 6, 6), np.float32)
+    m = m * 0 if mask == "an input" else m
+    m[0, 2], m[1, 1, :3] = (LOWEST, LOWEST) if mask == "an input" else (0, 0)
+    rows = {"x": x, "m": m}
+    assert_alike(workspace, net, rows, {"x": x[:1, :3], "m": m[:1, :3, :3]}, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_rows_of_minus_infinity_give_zeros(workspace, opset):
+    inputs = "x=float32[batch=1..3,length=1..9,8]", "m=float32[batch,length,length]"
+    example = torch.randn(2, 5, 8), torch.zeros(2, 5, 5)
+    net = exported(workspace, Low(LOW_MASKS["an input"]), example, *inputs, opset=opset)
+    m = np.zeros((2, 5, 5), np.float32)
+    m[0, 2] = -np.inf
+    assert_alike(workspace, net, {"x": example[0].numpy(), "m": m}, atol=1e-5)
+
+
+def test_keys_that_are_all_padding_give_a_mean_at_opset_23(workspace):
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x, padding):
+            return self.attention(x, x, x, key_padding_mask=padding * LOWEST, need_weights=False)[0]
+
+    inputs = "x=float32[batch=1..3,length=1..9,8]", "padding=float32[batch,length] in 0..1"
+    net = exported(workspace, Padded(), (torch.randn(2, 5, 8), torch.zeros(2, 5)), *inputs, opset=23)
+    padding = np.array([[1, 1, 1], [0, 1, 1]], np.float32)
+    x = np.random.default_rng(0).standard_normal((2, 3, 8)).astype(np.float32)
+    assert_alike(workspace, net, {"x": x, "padding": padding}, atol=1e-5)

@@ -106,6 +106,16 @@ def test_what_such_a_line_is_told_to_write_exports(workspace, function):
     exported(workspace, models.Of(function), None, "x=float32[batch=1..8,3]")
 
 
+@pytest.mark.parametrize(
+    ("function", "word"),
+    [(lambda x: x * float(x.sum()), "float()"), (lambda x: x * 2 if x.sum().item() > 0 else x, "item()")],
+)
+def test_a_number_of_a_tensor_is_told_to_stay_one(workspace, function, word):
+    error = refused(workspace, models.Of(function), ROWS)
+    assert "hangs on the values" in error.message
+    assert error.hint.startswith(f"keep it a tensor, without {word}, or choose by torch.where")
+
+
 def test_a_sum_of_dims_is_held_to_its_whole_range(workspace):
     error = refused(
         workspace,

@@ -1,12 +1,14 @@
 """Attention as torch computes it, where torch.onnx computes something else or nothing.
 
 A row that may look at no key gives zeros: below opset 23 torch.onnx writes the masked scores of such a row as the
-smallest number, all alike, whose softmax is their mean, or as -inf, whose softmax is NaN. And it writes four axes only,
-at opset 23 none that is broadcast.
+smallest number, all alike, whose softmax is their mean, or as -inf, whose softmax is NaN. A row whose mask is the
+lowest float gives a mean, and at opset 23 onnxruntime gives zeros. And torch.onnx writes four axes only, at opset 23
+none that is broadcast.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
@@ -14,39 +16,50 @@ from typing import Any, TypeAlias
 import torch
 from torch.nn import functional
 
+from mlc.exporting.inserting import before, replace
+from mlc.exporting.opset import NEWER
 from mlc.exporting.replaced import replaced
 
 Attention: TypeAlias = Callable[..., Any]
+
+aten: Any = torch.ops.aten
 
 AXES = 4
 """[batch, heads, length, width], which is all that torch.onnx writes."""
 
 
-def _replaced(by: Callable[[Attention], Attention]) -> AbstractContextManager[None]:
-    """Let modules call another ``scaled_dot_product_attention``, made of torch's own, inside the block."""
-    return replaced(functional, "scaled_dot_product_attention", by)
-
-
 def over_four_axes() -> AbstractContextManager[None]:
     """Trace ``scaled_dot_product_attention`` inside the block over four axes: [batch, heads, length, width]."""
-    return _replaced(_over_four_axes)
+    return replaced(functional, "scaled_dot_product_attention", _over_four_axes)
 
 
-def zeros_where_masked() -> AbstractContextManager[None]:
-    """Trace ``scaled_dot_product_attention`` inside the block with its rows of zeros."""
-    return _replaced(_with_zeros)
+def rows_of_masks(program: torch.export.ExportedProgram, opset: int) -> None:
+    """Write what rows give that look at no key, or all of whose keys are masked alike, as torch has it."""
+    kind = torch.ops.aten.scaled_dot_product_attention.default
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    for node in [node for graph in graphs for node in graph.find_nodes(op="call_function", target=kind)]:
+        mask = (*node.args, None)[3] or node.kwargs.get("attn_mask")
+        if mask is None:
+            continue
+        floats = mask.meta["val"].is_floating_point()
+        if opset < NEWER:
+            _zero_where_masked(node, before(node, aten.gt.Scalar, mask, -math.inf) if floats else mask)
+        elif floats:
+            node.replace_input_with(mask, _without_lowest(node, mask))
 
 
-def _with_zeros(own: Attention) -> Attention:
-    def attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
-        computed = own(query, key, value, attn_mask, *args, **kwargs)
-        if attn_mask is None:
-            return computed
-        seen = attn_mask if attn_mask.dtype == torch.bool else attn_mask > float("-inf")
-        zero = torch.zeros((), dtype=computed.dtype, device=computed.device)
-        return torch.where(seen.any(dim=-1, keepdim=True), computed, zero)
+def _zero_where_masked(node: torch.fx.Node, seen: torch.fx.Node) -> None:
+    computed = before(node, node.target, *node.args, **node.kwargs)
+    some = before(node, aten.any.dim, seen, -1, True)  # noqa: FBT003 - torch's keepdim
+    zero = before(node, aten.scalar_tensor.default, 0.0, dtype=node.meta["val"].dtype)
+    replace(node, before(node, aten.where.self, some, computed, zero))
 
-    return attention
+
+def _without_lowest(node: torch.fx.Node, mask: torch.fx.Node) -> torch.fx.Node:
+    """Return a mask with half the lowest float in place of the lowest: it masks as well, and what is -inf stays."""
+    lowest = torch.finfo(mask.meta["val"].dtype).min
+    half = before(node, aten.scalar_tensor.default, lowest / 2, dtype=mask.meta["val"].dtype)
+    return before(node, aten.where.self, before(node, aten.eq.Scalar, mask, lowest), half, mask)
 
 
 def _over_four_axes(own: Attention) -> Attention:

@@ -51,9 +51,11 @@ def tracing_error(failed: BaseException, inputs: Sequence[InputSpec], log: Guard
     line = raised_at(failed)
     at = f" at {line}" if line else ""
     if type(failed).__name__ == "GuardOnDataDependentSymNode" or "data-dependent" in text:
+        taken = re.search(r"\b(float|int|bool)\(|\.(item|tolist)\(", line)
+        kept = f"keep it a tensor, without {taken[0].lstrip('.')}), or " if taken else ""
         return SourceError(
             f"what the model computes hangs on the values of its inputs{at}",
-            "choose by torch.where(condition, a, b), or branch by torch.cond; sizes must not follow from values",
+            f"{kept}choose by torch.where(condition, a, b), or branch by torch.cond; sizes must not follow from values",
         )
     if "found a fake tensor" in text:
         return SourceError(

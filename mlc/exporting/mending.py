@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mlc.exporting.attention import rows_of_masks
 from mlc.exporting.complex_numbers import by_real_parts
 from mlc.exporting.in_place import copied_back
 from mlc.exporting.inserting import before, of_dtype, replace, size_of
@@ -19,8 +20,8 @@ from mlc.exporting.scatters import ends_of_scatters, means_of_scatters, scatters
 from mlc.types import InputSpec
 
 
-def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> None:
-    """Write all of it anew in the program itself."""
+def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], opset: int) -> None:
+    """Write all of it anew in the program itself, as an opset needs it."""
     copied_back(program)
     promote_subtrahends(program)
     remainders_of_tensors(program)
@@ -43,6 +44,7 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> 
     spreads_of_what_may_be_none(program)
     means_of_what_may_be_none(program)
     own_neighbours(program, inputs)
+    rows_of_masks(program, opset)
     program.graph_module.recompile()
 
 

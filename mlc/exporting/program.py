@@ -36,8 +36,9 @@ def translate(original: ProgramOriginal, traced: Sizes, opset: int | None) -> Tr
     signature = original.signature
     specs = {spec.name: spec for spec in signature.inputs}
     program = tensors_only(program)
-    mend(program, [specs[one.name] for one in original.taken])
-    model = written(program, checked_opset(opset))
+    opset = checked_opset(opset)
+    mend(program, [specs[one.name] for one in original.taken], opset)
+    model = written(program, opset)
     by_name = {one.name: value for one, value in zip(original.taken, list(model.graph.inputs), strict=True)}
     model.graph.inputs[:] = [by_name[spec.name] for spec in signature.inputs]
     fix_sizes(model, signature.inputs)

@@ -13,13 +13,11 @@ from torch import nn
 from mlc.dims import range_text, size_of
 from mlc.errors import SourceError, foreign
 from mlc.exporting.asked import IDLE, Asked, asked_notes
-from mlc.exporting.attention import zeros_where_masked
 from mlc.exporting.errors import FixedError, SizesError, tracing_error
 from mlc.exporting.experts import AllExperts
 from mlc.exporting.guards import SYMBOL, GuardLog, dim_of
 from mlc.exporting.known import Known
 from mlc.exporting.mending import mend, without_asserts
-from mlc.exporting.opset import NEWER
 from mlc.exporting.quantized.trace import Taking
 from mlc.exporting.quantized.written import opset_for, widened, write_out
 from mlc.exporting.recurrences.rolled import rolled, rolled_note
@@ -76,11 +74,11 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
     _, coded = original.noted(arrays)
     opset, needed = opset_for(coded, opset)
     asked = Asked()
-    with rolled(original.module) as called, nullcontext() if opset >= NEWER else zeros_where_masked():
+    with rolled(original.module) as called:
         program, names, doubt, noted = _trace(original, sizes, coded, asked)
         if asked.lines:
             _check_idle(original, sizes, coded, asked, doubted=doubt is not None)
-    mend(program, original.signature.inputs)
+    mend(program, original.signature.inputs, opset)
     with _rolled(original.module):
         model = written(program, opset)
     signature = original.signature

@@ -39,8 +39,9 @@ def translate(original: ScriptOriginal, traced: Sizes, opset: int | None) -> Tra
     program = _converted(original, sizes)
     _check_dims(program, signature.inputs)
     program = tensors_only(program)
-    mend(program, signature.inputs)
-    model = written(program, checked_opset(opset))
+    opset = checked_opset(opset)
+    mend(program, signature.inputs, opset)
+    model = written(program, opset)
     sides = ((model.graph.inputs, signature.inputs), (model.graph.outputs, signature.outputs))
     if any(len(values) != len(specs) for values, specs in sides):
         raise SourceError(f"{CONVERTER} lost an input or output of the model", HINT)
