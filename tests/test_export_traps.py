@@ -108,7 +108,10 @@ def test_what_such_a_line_is_told_to_write_exports(workspace, function):
 
 @pytest.mark.parametrize(
     ("function", "word"),
-    [(lambda x: x * float(x.sum()), "float()"), (lambda x: x * 2 if x.sum().item() > 0 else x, "item()")],
+    [
+        (lambda x: x * float(x.sum()), "float()"),
+        (lambda x: x * 2 if x.sum().item() > 0 else x, "item()"),
+    ],
 )
 def test_a_number_of_a_tensor_is_told_to_stay_one(workspace, function, word):
     error = refused(workspace, models.Of(function), ROWS)

@@ -343,3 +343,28 @@ def test_functions_of_a_file_keep_its_ir_version(tmp_path):
         <domain: "own", opset_import: ["" : 17]> twice (p) => (q) { q = Add(p, p) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
     assert mlc.export(mlc.load(tmp_path / "model.onnx", inputs=["x=float32[n=1..4,3]"])).model.ir_version == 10
+
+
+# sequences
+
+SEQUENCES = {
+    "identities": "i = Identity(x) j = Identity(x) s = SequenceConstruct(i, j)",
+    "a cast": "i = Cast<to = 1>(x) s = SequenceConstruct(i, x)",
+    "twice the same": "i = Neg(x) j = Neg(x) s = SequenceConstruct(i, j)",
+    "there and back": "i = Unsqueeze(x, axis) j = Squeeze(i, axis) s = SequenceConstruct(j, x)",
+    "inserted": "e = SequenceEmpty() i = Identity(x) k = SequenceInsert(e, i) s = SequenceInsert(k, x)",
+    "of a branch": """s = If(yes) <then_branch = t () => (seq(float[b,4]) r) { r = SequenceConstruct(x, x) },
+        else_branch = e () => (seq(float[b,4]) q) { q = SequenceConstruct(x) }>""",
+    "of a branch by value": """m = ReduceMax<keepdims = 0>(x) c = Cast<to = 9>(m)
+        s = If(c) <then_branch = t () => (seq(float[b,4]) r) { i = Identity(x) r = SequenceConstruct(i, x) },
+        else_branch = e () => (seq(float[b,4]) q) { q = SequenceConstruct(x) }>""",
+}
+
+
+@pytest.mark.parametrize("made", SEQUENCES)
+def test_what_goes_into_a_sequence(made, workspace):
+    model = graph(f"""<ir_version: 10, opset_import: ["":20]> g (float[b,4] x) => (float[b,c] y, float[b,4] z)
+        <int64[1] axis = {{1}}, bool yes = {{1}}, int64 first = {{0}}> {{
+        {SEQUENCES[made]} y = ConcatFromSequence<axis = 1>(s) z = SequenceAt(s, first)
+    }}""")
+    rewritten(model, [{"x": random(1, 2, 4)}], workspace, [{"x": random(2, 3, 4)}])

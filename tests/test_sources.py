@@ -403,6 +403,32 @@ def test_a_model_that_the_checker_or_the_runtime_refuses(tmp_path):
     assert "onnxruntime cannot run" in refused(SourceError, mismatched, example)[0]
 
 
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ("seq(float[1,3]) s", "s of m.onnx is no tensor"),
+        ("float[1,3] r, float[1,3] r", "the output r of m.onnx is listed twice"),
+    ],
+)
+def test_outputs_of_an_onnx_file_that_mlc_does_not_take(tmp_path, outputs, message):
+    text = f"""<ir_version: 10, opset_import: ["":20]> g (float[1,3] x) => ({outputs}) {{
+        r = Relu(x) s = SequenceConstruct(x, r)
+    }}"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    assert message in refused(SourceError, str(tmp_path / "m.onnx"), {"x": np.ones((1, 3), np.float32)})[0]
+
+
+def test_a_sparse_weight_of_an_onnx_file(tmp_path):
+    text = """<ir_version: 10, opset_import: ["":20]> g (float[1,3] x) => (float[1,3] y) { y = Add(x, w) }"""
+    model = onnx.parser.parse_model(text)
+    values = onnx.numpy_helper.from_array(np.array([2.0], np.float32), "w")
+    places = onnx.numpy_helper.from_array(np.array([1]))
+    model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, [3]))
+    onnx.save(model, tmp_path / "m.onnx")
+    example = {"x": np.ones((1, 3), np.float32)}
+    assert "the weight w of m.onnx is sparse" in refused(SourceError, str(tmp_path / "m.onnx"), example)[0]
+
+
 def test_an_onnx_weight_that_is_infinite_throughout_is_no_mask(tmp_path):
     graph = "(float[2,3] x) => (float[2,4] y) { t = Transpose(w) y = MatMul(x, t) }"
     model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 20]> g {graph}')

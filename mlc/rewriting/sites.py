@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,9 @@ from mlc.rewriting.differences import Nested, changed_subgraphs, changed_values,
 from mlc.rewriting.fragments import AFTER, Beside, alone, beside, type_inputs
 from mlc.rewriting.portions import portions
 from mlc.rewriting.sessions import Feeds, Runner
+
+Given: TypeAlias = np.ndarray | list[np.ndarray]
+"""A tensor, or a sequence of tensors."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class SiteJudge:
     """Judges values: ``measure(name, expected, actual, loose)`` does one; ``loose`` is for whole subgraphs."""
 
     runner: Runner
-    measure: Callable[[str, np.ndarray, np.ndarray, bool], Difference]
+    measure: Callable[[str, Given, Given, bool], Difference]
 
     def judge(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds], prefix: str = "") -> list[Judgement]:
         """Judge every value that both graphs have and that comes about differently, subgraphs included."""
@@ -130,14 +134,26 @@ class SiteJudge:
         return inner
 
 
-def measure_with(tolerance: float, *, exact: bool) -> Callable[[str, np.ndarray, np.ndarray, bool], Difference]:
+def measure_with(tolerance: float, *, exact: bool) -> Callable[[str, Given, Given, bool], Difference]:
     """Return the comparison for a pass of this tolerance; outputs of whole subgraphs may add up to the export's."""
 
-    def measure(name: str, expected: np.ndarray, actual: np.ndarray, loose: bool) -> Difference:
+    def measure(name: str, expected: Given, actual: Given, loose: bool) -> Difference:
         allowed = max(tolerance, EXPORT_TOLERANCE) if loose else tolerance
+        if isinstance(expected, list) or isinstance(actual, list):
+            return _sequences(name, expected, actual, lambda one, other: measure(name, one, other, loose))
         return compare_one(name, expected, actual, allowed, exact=exact)
 
     return measure
+
+
+def _sequences(
+    name: str, expected: Given, actual: Given, measure: Callable[[np.ndarray, np.ndarray], Difference]
+) -> Difference:
+    """Return the largest difference of the elements of two sequences."""
+    if type(expected) is not type(actual) or len(expected) != len(actual):
+        return Difference(name, math.inf, f"{name} is another sequence than expected", broken=True)
+    each = [measure(*pair) for pair in zip(expected, actual, strict=True)]
+    return max(each, key=lambda one: (bool(one), one.error), default=Difference(name, 0.0))
 
 
 def blame(before: ir.Model, after: ir.Model, value: str, sites: Sequence[str]) -> set[str]:

@@ -17,6 +17,10 @@ Axes: TypeAlias = tuple[int | str | None, ...]
 OPEN = 2**20
 """The upper end of a dim that a file leaves open."""
 
+ONLY_TENSORS = "only tensors go in and out of a model here"
+
+ONLY_NUMBERS = "only numbers go in and out of a model here"
+
 
 def declared(path: Path) -> Signature:
     """Return the interface as the file states it; a dim that it leaves open has its symbol and ends at ``OPEN``.
@@ -39,6 +43,24 @@ def declared_inputs(graph: onnx.GraphProto, path: Path) -> Mapping[str, tuple[st
     return {value.name: _declared(value, path) for value in graph.input if value.name not in defaults}
 
 
+def check_graph(graph: onnx.GraphProto, path: Path) -> None:
+    """Raise SourceError for an output that is no tensor of numbers or stands there twice, and for sparse weights."""
+    names = [value.name for value in graph.output]
+    for value in graph.output:
+        kind = value.type.WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            raise SourceError(f"{value.name} of {path.name} is no tensor", ONLY_TENSORS)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+            raise SourceError(f"{value.name} of {path.name} holds strings", ONLY_NUMBERS)
+        if names.count(value.name) > 1:
+            raise SourceError(
+                f"the output {value.name} of {path.name} is listed twice", "list it once, or a copy of it"
+            )
+    if graph.sparse_initializer:
+        name = graph.sparse_initializer[0].values.name
+        raise SourceError(f"the weight {name} of {path.name} is sparse", "write it as a dense initializer")
+
+
 def _dims(name: str, axes: Axes) -> tuple[Dim, ...]:
     return tuple(
         Dim(size, size) if isinstance(size, int) else Dim(1, OPEN, name=size or f"{name}.{axis}")
@@ -49,11 +71,11 @@ def _dims(name: str, axes: Axes) -> tuple[Dim, ...]:
 def _declared(value: onnx.ValueInfoProto, path: Path) -> tuple[str, Axes]:
     """Return the dtype and axes that a file declares for an input or output: a size, a symbol or unknown."""
     if value.type.WhichOneof("value") != "tensor_type":
-        raise SourceError(f"{value.name} of {path.name} is no tensor", "only tensors go in and out of a model here")
+        raise SourceError(f"{value.name} of {path.name} is no tensor", ONLY_TENSORS)
     element = value.type.tensor_type.elem_type
     dtype = str(onnx.helper.tensor_dtype_to_np_dtype(element)) if element else "float32"
     if element == onnx.TensorProto.STRING:
-        raise SourceError(f"{value.name} of {path.name} holds strings", "only numbers go in and out of a model here")
+        raise SourceError(f"{value.name} of {path.name} holds strings", ONLY_NUMBERS)
     if not value.type.tensor_type.HasField("shape"):
         raise SourceError(f"the rank of {value.name} of {path.name} is not known", "export it with a known rank")
     return dtype, tuple(axis_of(dim) for dim in value.type.tensor_type.shape.dim)

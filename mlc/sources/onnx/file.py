@@ -15,7 +15,7 @@ from mlc.errors import DataError, SourceError, TargetError, UsageError
 from mlc.figures import counted
 from mlc.probes import check_example, probe
 from mlc.runtimes.onnxruntime import open_session
-from mlc.sources.onnx.declared import Axes, declared_inputs
+from mlc.sources.onnx.declared import Axes, check_graph, declared_inputs
 from mlc.sources.onnx.safety import check_values, digest, read_onnx
 from mlc.sources.original import Original
 from mlc.sources.outputs import output_specs
@@ -38,6 +38,7 @@ class OnnxOriginal(Original):
         self.digest = digest(path, proto)
         check_values(path, ir.load(path))
         self.notes = ()
+        check_graph(proto.graph, path)
         values = declared_inputs(proto.graph, path)
         shown = _example(example, tuple(values))
         specs = _specs(values, inputs, shown)
