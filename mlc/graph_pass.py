@@ -109,6 +109,13 @@ class Pass(ABC):
         """Return the statistics that ``apply`` reads, of values of the graph that it will be given."""
         return ()
 
+    def likes(self, model: ir.Model) -> tuple[Need, ...]:  # noqa: ARG002 - the default likes nothing
+        """Return the statistics that ``apply`` does without where there are none: of few samples, whichever there are.
+
+        It is asked of a pass that needs none.
+        """
+        return ()
+
     def plan(self, model: ir.Model, ctx: Context) -> tuple[NodePlan, ...]:
         """Return what a LOSSY pass would make of each node that it looks at, and why; the model stays what it is.
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import onnx_ir as ir
 
-from mlc.graph_pass import Change, Context, Exactness, Pass, Refusal
-from mlc.types import FLOAT, NodePlan
+from mlc.fusion import Places, is_constant
+from mlc.graph_pass import Change, Context, Exactness, Pass, Refusal, Statistics
+from mlc.types import FLOAT, Need, NodePlan
 from passes._dynamic import Looked, look_at, weights_of
 from passes._dynamic_lstm import OPERATOR, SMALL, write_lstms
 from passes._dynamic_write import DynamicWriter
 from passes._kernels import DOMAIN
 from passes._stored import permitted
+
+MASKED = "a mask?"
 
 LARGE_TABLE = 2**16
 
@@ -36,7 +39,8 @@ class Int8Dynamic(Pass):
     Gather, and those that share the weight of a product, have a scale for each row. An LSTM becomes onnxruntime's
     DynamicQuantizeLSTM where the target has it and the output need not be portable.
 
-    Refuses, and keeps float: convolutions, which would be slower; GRU and RNN; products of two activations. A NaN in x
+    Refuses, and keeps float: convolutions, which would be slower; GRU and RNN; products of two activations, and of what
+    holds a mask in the inputs it is judged on or in the calibration data: its scale is that of the mask. A NaN in x
     is lost, as DynamicQuantizeLinear has no code for it; an Inf makes NaN of every row.
 
     ``smallest_table`` is the number of elements from which on a table is large: a small one saves nothing worth two
@@ -68,7 +72,7 @@ class Int8Dynamic(Pass):
 
     def apply(self, model: ir.Model, ctx: Context) -> Change:
         """Quantize what the plan says (everything that can be, without a plan)."""
-        looked = self.looked(model, ctx, permitted(ctx, self.name))
+        looked = _unmasked(self.looked(model, ctx, permitted(ctx, self.name)), model, ctx.statistics)
         chosen = [each.node for each in looked if not each.reason]
         refused = tuple(Refusal(each.site, each.reason) for each in looked if each.reason)
         sites = tuple(each.site for each in looked if not each.reason)
@@ -77,9 +81,35 @@ class Int8Dynamic(Pass):
         for weight in weights_of(chosen):
             writer.write(weight, saturates=saturates)
         write_lstms(writer, (node for node in chosen if node.op_type == "LSTM"), saturates=saturates)
-        return Change(sites, refused, (WHOLE_BATCH,) if adds_up else ())
+        masks = dict.fromkeys(each.reason for each in looked if each.reason.endswith(MASKED))
+        notes = tuple(f"{mask} What reads it stays float" for mask in masks)
+        return Change(sites, refused, ((WHOLE_BATCH,) if adds_up else ()) + notes)
+
+    def likes(self, model: ir.Model) -> tuple[Need, ...]:
+        """Ask for the histogram of what each product reads: beside a mask all else would be one code."""
+        looked = look_at(model, lambda _site: True, recurrent=True, smallest_table=self.smallest_table)
+        return tuple(Need(name, "histogram") for name in dict.fromkeys(_activations(looked, Places(model)).values()))
 
     def looked(self, model: ir.Model, ctx: Context, free: Callable[[str], bool]) -> list[Looked]:
         """Return the nodes that have an integer form here, or stay float for a reason; ``free(site)`` allows one."""
         recurrent = LSTM_KERNEL in ctx.capabilities.kernels
         return look_at(model, free, recurrent=recurrent, smallest_table=self.smallest_table)
+
+
+def _activations(looked: list[Looked], places: Places) -> dict[ir.Node, str]:
+    """Return what each product that is to be quantized reads, by its name; in loops it cannot be known."""
+    read = ((each.node, each.node.inputs[0]) for each in looked if not each.reason and each.node.op_type != "Gather")
+    return {
+        node: places.name(value)
+        for node, value in read
+        if value is not None and value.graph in places.once and not is_constant(value)
+    }
+
+
+def _unmasked(looked: list[Looked], model: ir.Model, statistics: Statistics | None) -> list[Looked]:
+    """Return what was looked at, with the reason where a product reads a value that holds a mask."""
+    if statistics is None:
+        return looked
+    masks = {node: (name, statistics.mask(name)) for node, name in _activations(looked, Places(model)).items()}
+    reasons = {node: f"the value {name} holds {mask[0]:.2g}: {MASKED}" for node, (name, mask) in masks.items() if mask}
+    return [replace(each, reason=reasons.get(each.node, each.reason)) for each in looked]

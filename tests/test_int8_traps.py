@@ -1,10 +1,14 @@
 """What today's quantizers get wrong, one test for each class of mistake."""
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+import mlc
+from mlc.compare import sqnr
 from mlc.emulate import exact_sums, saturating_sums
 from mlc.errors import DataError, PassError
 from mlc.formats import Order, layout_of
@@ -87,6 +91,28 @@ def test_a_mask_is_not_quantized_and_named_with_its_sample(mask, method):
     exact = run(found.before, {"x": x, "mask": masks})
     close = run(found.model, {"x": x, "mask": masks})
     np.testing.assert_allclose(close["y"], exact["y"], rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("to", ["int8", "int8-dynamic"])
+@pytest.mark.parametrize(("mask", "larger"), [(-1e9, 1), (-1e4, 16), (-1e3, 1)])
+def test_a_mask_is_not_quantized_as_it_comes(tmp_path, to, mask, larger):
+    """Half of the rows hold the mask: by it their outputs are right, and all others are lost in its scale."""
+    generator = np.random.default_rng(0)
+    x = (larger * generator.normal(size=(64, 8))).astype(np.float32)
+    masks = np.zeros((64, 8), np.float32)
+    masks[1::2, :2] = mask
+    text = MASK_BETWEEN.replace("float[2,", "float[batch,")
+    model = build(text, weights(0, w1=(8, 8), w2=(8, 4), w3=(8, 4)))
+    path = tmp_path / "m.onnx"
+    onnx.save(ir.to_proto(model), path)
+    specs = ["x=float32[batch=1..64,8]", "mask=float32[batch,8]"]
+    data = {"x": x, "mask": masks}
+    original = mlc.load(str(path), inputs=specs, example=data)
+    found = mlc.rewrite(mlc.export(original), original, to=to)
+    (step,) = [step for step in found.steps if step.spec.name == "int8-dynamic"]
+    assert [refusal.site for refusal in step.refused if refusal.reason.endswith("a mask?")] == ["y"]
+    close, exact = run(found.model, data)["y"][::2], run(model, data)["y"][::2]
+    assert sqnr(exact, close) > 25
 
 
 def test_a_mask_of_infinity_leaves_the_nodes_around_it_float():

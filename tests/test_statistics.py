@@ -355,7 +355,7 @@ def masked(mask, share=0.3, rows=8):
     return x
 
 
-@pytest.mark.parametrize("mask", [-1e4, -1e9, float(np.finfo(np.float32).min) / 2])
+@pytest.mark.parametrize("mask", [-1e3, -1e4, -1e9, float(np.finfo(np.float32).min) / 2])
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_mask_is_told_with_its_sample(mask, times):
     x = masked(mask)

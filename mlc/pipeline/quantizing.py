@@ -114,7 +114,7 @@ def notes_of_plan(sets: Datasets, run: Run, asked: Quantizing, model: ir.Model) 
     notes = [f"--pass overrules the plan's options {pass_text(spec)}" for spec in asked.overruled]
     unused = "no node has a scale known beforehand"
     if sets.calibration is not None and run.statistics is None:
-        notes.append(f"the calibration data {sets.calibration.name} was not used: {unused}")
+        notes.append(f"the calibration data {sets.calibration.name} was not used for more than finding masks: {unused}")
     if sets.statistics is not None and run.statistics is None:
         notes.append(f"the statistics {sets.statistics.name} were not used: {unused}")
     done = () if run.plan is None else run.plan.nodes

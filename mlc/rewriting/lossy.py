@@ -15,6 +15,7 @@ from mlc.compare.decisions import deciders
 from mlc.emulate import rounded_half
 from mlc.errors import MlcError, PassError, UsageError
 from mlc.graph_pass import Pass, Statistics
+from mlc.rewriting.glimpsed import glimpsed
 from mlc.rewriting.half import narrow_notes, put_into_half, refuse_loss
 from mlc.rewriting.outputs import OutputJudge
 from mlc.rewriting.ratios import ratios_of
@@ -83,7 +84,8 @@ def settle_lossy(
     subject, before = trials.subject, trials.before
     start = time.perf_counter()
     statistics = given.statistics(subject, before)
-    trials = replace(trials, context=replace(trials.context, plan=given.plan, statistics=statistics))
+    known = statistics or glimpsed(subject, before, feeds, given.calibration, given.workspace)
+    trials = replace(trials, context=replace(trials.context, plan=given.plan, statistics=known))
 
     def dropped(reason: str) -> Lossy:
         return Lossy(Settled(before, dropped=reason, seconds=time.perf_counter() - start), statistics)

@@ -11,11 +11,11 @@ from mlc.statistics.histograms import HALF, edges
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LEAST = 1e4
-"""The smallest constant that is in use as a mask, -10000."""
+LEAST = 500.0
+"""The smallest number that is taken for that of a mask: -1000 and an activation is one."""
 
-APART = 1000
-"""So many times the largest other element: far more than the 255 steps of 8 bits."""
+APART = 64
+"""So many times the largest other element: of the 255 steps of 8 bits all others would have four, some 10 dB."""
 
 SHARE = 0.001
 """The least share of the elements that are a mask's; what is rarer is an outlier."""
@@ -24,7 +24,7 @@ SHARE = 0.001
 def is_masked(counts: NDArray[np.int64]) -> bool:
     """Whether the lowest elements of a histogram are those of a mask, or of sums of masks.
 
-    They are all negative, at least 1e4, 1000 times larger than all others, and no fewer than one of 1000.
+    They are all negative, at least 500, 64 times larger than all others, and no fewer than one of 1000.
     """
     either = counts[:HALF] + counts[HALF:]
     filled = np.flatnonzero(either)
