@@ -393,3 +393,35 @@ def test_what_nothing_is_told_of_is_counted(by_dynamic):
     assert [node.node for node in told.nodes] == ["p", "y.then_branch/a"]
     assert [each.node for each in told.inside] == ["y.then_branch/a", "y.else_branch/b"]
     assert told.notes == ("2 converted nodes cannot be explained: gone, lost",)
+
+
+POOLED = """agraph (float[n,3,8,8] x) => (float[n,5] y) {
+    a = Conv(x, w, b)
+    c = Conv(a, w2)
+    g = GlobalAveragePool(c)
+    f = Flatten(g)
+    y = Gemm<transB = 1>(f, w3)
+}"""
+
+
+def test_what_is_told_to_stay_float_takes_with_it_what_makes_the_codes(tmp_path, workspace):
+    """The codes between a pool and a product are made by the pool: with the product alone float they would stay."""
+    data = images(0)
+    model = build(POOLED, WEIGHTS)
+
+    def kept_float(*sites):
+        nodes = tuple(NodePlan(node, "", "float" if node in sites else "int8-static", "") for node in "acgfy")
+        made = quantized(model, data, capabilities=VNNI, plan=Plan(nodes))
+        path = tmp_path / "model.onnx"
+        ir.save(made.model, path)
+        told = explain(made.before, path, data, workspace, made.plan)
+        keep = {node.node: node.keep or (node.node,) for node in told.nodes}
+        return made.sqnr(), keep
+
+    before, keep = kept_float()
+    assert (keep["f"], keep["y"], keep["c"]) == (("g", "f"), ("f", "y"), ("c",))
+    alone, left = kept_float("f", "y")
+    assert alone == pytest.approx(before, abs=3)
+    assert left["f"] == ("g",)
+    together, _ = kept_float("g", "f", "y")
+    assert together > max(before, alone) + 1

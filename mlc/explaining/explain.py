@@ -23,6 +23,7 @@ from mlc.explaining.nouns import Explanation, IntegerShare, NodeCost, TensorErro
 from mlc.explaining.weights import weight_errors
 from mlc.figures import counted
 from mlc.formats.nodes import site_of
+from mlc.formats.operators import WEIGHTED
 from mlc.fusion import infer_shapes, opset_of
 from mlc.rewriting.chosen import folded_nodes, quantized_nodes
 from mlc.rewriting.opset import raised
@@ -71,7 +72,11 @@ def explain(
     computing = rounded_half(after) if in_half else after
     tried = deep or not in_half
     found, unknown = _costs(before, computing, sites if tried else (), batches, workspace)
-    nodes = tuple(_told(found, ops, {each.node for each in inside}))
+    converted = {site for site in sites if formats.get(site) != FLOAT}
+    nodes = tuple(
+        replace(node, keep=_keep(before, tensors, node.node, converted))
+        for node in _told(found, ops, {each.node for each in inside})
+    )
     untried = () if tried else (UNTRIED.format(nodes=counted(len(sites), "node")),)
     arithmetic, more = _arithmetic(path, few, workspace) if coded or codes else (None, ())
     costs = {node.node: node.sqnr for node in nodes}
@@ -121,6 +126,23 @@ def _told(found: Costs, ops: Mapping[str, str], inside: Collection[str]) -> Iter
         (site,) = one.sites
         if site not in inside or one.sqnr < math.inf:
             yield NodeCost(site, ops[site], one.sqnr, one.output)
+
+
+def _keep(before: ir.Model, tensors: Sequence[TensorError], site: str, converted: Collection[str]) -> tuple[str, ...]:
+    """Return what has to stay float for what a node loses to go.
+
+    A node without weights writes codes whether or not anything after it takes them, and so stays with what reads it; of
+    what is float already, all that makes the codes it reads.
+    """
+    read = {tensor.value for tensor in tensors if tensor.kind == "activation" and site in tensor.readers}
+    makers = [
+        node
+        for node in before.graph
+        if site_of(node) in converted and any(value.name in read for value in node.outputs)
+    ]
+    if site not in converted:
+        return tuple(map(site_of, makers))
+    return (*(site_of(node) for node in makers if node.op_type not in WEIGHTED), site)
 
 
 def _arithmetic(path: Path, batches: list[Batch], workspace: Workspace) -> tuple[IntegerShare | None, tuple[str, ...]]:

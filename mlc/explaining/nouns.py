@@ -46,12 +46,17 @@ class TensorError:
 
 @dataclass(frozen=True)
 class NodeCost:
-    """What one node costs, quantized alone: the SQNR in dB of the output that loses most, and its name."""
+    """What one node costs, quantized alone: the SQNR in dB of the output that loses most, and its name.
+
+    ``keep`` are the nodes that have to stay float for the loss to go, if not this alone: codes that it reads are made
+    all the same by an integer node before it.
+    """
 
     node: str
     op: str
     sqnr: float
     output: str
+    keep: tuple[str, ...] = ()
 
     @property
     def noise(self) -> float:
@@ -156,4 +161,5 @@ class Explanation:
     @property
     def keep_float(self) -> str:
         """The options that keep them float, as a shell takes them."""
-        return " ".join(f"--keep-float {shlex.quote(node.node)}" for node in self.sensitive)
+        names = dict.fromkeys(name for node in self.sensitive for name in node.keep or (node.node,))
+        return " ".join(f"--keep-float {shlex.quote(name)}" for name in names)
