@@ -415,6 +415,7 @@ def test_what_is_told_to_stay_float_takes_with_it_what_makes_the_codes(tmp_path,
         path = tmp_path / "model.onnx"
         ir.save(made.model, path)
         told = explain(made.before, path, data, workspace, made.plan)
+        assert told is not None
         keep = {node.node: node.keep or (node.node,) for node in told.nodes}
         return made.sqnr(), keep
 

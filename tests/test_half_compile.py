@@ -17,7 +17,7 @@ from mlc.compare import Reference
 from mlc.emulate import rounded_half
 from mlc.errors import PassError
 from mlc.rewriting import check_files, check_half
-from mlc.runtimes.opening import open_session
+from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Target
 from tests.conftest import measure_quickly
 from tests.halves import holding
@@ -245,3 +245,44 @@ def test_a_file_of_16_bits_is_validated_as_one(form, shipped, capsys):
 def expected():
     product = np.maximum(FEEDS["x"] @ WEIGHTS["w"], 0) @ WEIGHTS["v"] + WEIGHTS["c"]
     return np.tanh(product)
+
+
+SCORED = """g (float[n,64] x) => (float[n,16] y) { s = Gemm(x, w, b) y = Softmax(s) }"""
+
+
+def test_the_metric_is_of_float16_as_a_gpu_computes_it(tmp_path, monkeypatch):
+    """Beside a bias of 600 the scores are apart by less than float16 tells; a CPU adds them up in float32."""
+    measure_quickly(monkeypatch)
+    generator = np.random.default_rng(0)
+    arrays = {"w": generator.standard_normal((64, 16)).astype(np.float32) * 0.1, "b": np.full(16, 600, np.float32)}
+    x, seen = (generator.standard_normal((rows, 64)).astype(np.float32) for rows in (200, 32))
+    path = written(tmp_path, SCORED, arrays)
+    labels = onnxruntime.InferenceSession(path).run(None, {"x": x})[0].argmax(1)
+    report = mlc.compile(
+        path, inputs=["x=float32[n=1..8,64]"], passes=["none", "fp16"], out=tmp_path / "out",
+        calibrate=saved(tmp_path, "seen", {"x": seen}), data=saved(tmp_path, "data", {"x": x, "labels": labels}),
+        metric="top1", max_drop=0.01,
+    )  # fmt: skip
+    rounded = tmp_path / "rounded.onnx"
+    ir.save(rounded_half(ir.load(tmp_path / "out/model.onnx")), rounded)
+    with open_session(rounded, Target(), optimize=False) as session:
+        strict = (session.run({"x": x})["y"].argmax(1) == labels).mean()
+    assert strict < 0.95
+    assert report.trial.accuracy.value.value == pytest.approx(strict)
+    assert [verdict.outcome for verdict in report.verdicts if verdict.limit == "max-drop"] == ["missed"]
+    assert any("as a GPU computes it" in note for note in report.trial.notes)
+
+
+def test_what_is_lost_on_the_evaluation_data_is_refused(tmp_path, monkeypatch):
+    """The first samples, by which passes are judged, are small; most others have squares that float16 does not hold."""
+    measure_quickly(monkeypatch)
+    small, large = ROWS, np.concatenate([ROWS, *[400 * ROWS] * 8])
+    arrays = {"axes": np.array([-1]), "epsilon": np.float32(1e-5), "w": SQUARE}
+    with pytest.raises(PassError, match=r"on the evaluation data .* float") as error:
+        mlc.compile(
+            written(tmp_path, NORMALIZED, arrays), inputs=["x=float32[n=1..8,4]"], passes=["none", "fp16"],
+            out=tmp_path / "out", calibrate=saved(tmp_path, "small", {"x": -small}),
+            data=saved(tmp_path, "large", {"x": large}),
+        )  # fmt: skip
+    assert error.value.hint
+    assert not (tmp_path / "out").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -16,7 +16,8 @@ from mlc.measuring.fingerprint import Fingerprint
 from mlc.measuring.nouns import Accuracy, Candidate, Known, OutputAgreement, Runs
 from mlc.measuring.proportions import paired_interval, share_interval
 from mlc.metrics import unchanged
-from mlc.runtimes.opening import open_session
+from mlc.runtimes.opening import open_session, open_unoptimized
+from mlc.runtimes.session import Session
 from mlc.types import Interval, Target
 
 if TYPE_CHECKING:
@@ -69,10 +70,7 @@ def measure_accuracy(
     agreements: list[dict[str, Agreement]] = [{} for _ in candidates]
     originals, scores, evaluated = Scores(), [Scores() for _ in candidates], Fingerprint()
     with ExitStack() as stack:
-        sessions = [
-            stack.enter_context(open_session(candidate.path, target, options=candidate.session_options))
-            for candidate in candidates
-        ]
+        sessions = [stack.enter_context(_opened(candidate, target)) for candidate in candidates]
         done = 0
         for batch in data.batches():
             evaluated.add(batch)
@@ -101,11 +99,18 @@ def measure_agreement(
     results = []
     for candidate in candidates:
         sums: dict[str, Agreement] = {}
-        with open_session(candidate.path, target, options=candidate.session_options) as session:
+        with _opened(candidate, target) as session:
             for reference in references:
                 add_outputs(sums, reference.outputs, session.run(reference.inputs))
         results.append(tuple(one.result() for one in sums.values()))
     return tuple(results)
+
+
+def _opened(candidate: Candidate, target: Target) -> AbstractContextManager[Session]:
+    """Return a session that gives the outputs by which a candidate is judged."""
+    if candidate.judged is not None:
+        return open_unoptimized(candidate.judged, Target())
+    return open_session(candidate.path, target, options=candidate.session_options)
 
 
 def add_outputs(sums: dict[str, Agreement], expected: Mapping[str, Array], actual: Mapping[str, Array]) -> None:

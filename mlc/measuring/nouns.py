@@ -37,11 +37,15 @@ class Known(Protocol):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A written model to be measured: a name that the report shows, its file and the session options it ships with."""
+    """A written model to be measured: a name that the report shows, its file and the session options it ships with.
+
+    ``judged`` is the file whose outputs are compared, where the target computes the model more exactly than others do.
+    """
 
     name: str
     path: Path
     session_options: Mapping[str, str] = field(default_factory=dict)
+    judged: Path | None = None
 
 
 @dataclass(frozen=True)

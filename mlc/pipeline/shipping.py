@@ -18,6 +18,7 @@ from mlc.directory import replaced
 from mlc.emulate import computes_half, rounded_half, saturation_proof
 from mlc.errors import PassError, SourceError
 from mlc.explaining import Explanation
+from mlc.figures import decibels
 from mlc.graph_pass import Exactness
 from mlc.judging import Report, judge, unusable
 from mlc.layer_errors import LayerError, layer_errors
@@ -85,6 +86,7 @@ def ship(shipped: Shipped, out: Path | None, run: Run, *, force: bool) -> Report
     if problems:
         error = PassError if shipped.lossy else SourceError
         raise error(f"on the evaluation data {problems[0]}", NOTHING)
+    _refuse_low(shipped)
     placement = shipped.trial.placement
     if run.recipe.strict_provider and placement is not None:
         refuse(shipped.name, run.recipe.target, placement.assigned, placement.fallbacks)
@@ -96,6 +98,23 @@ def ship(shipped: Shipped, out: Path | None, run: Run, *, force: bool) -> Report
         write_reports(report, directory)
         write_manifest(directory, shipped.artifact, machine(), shipped.sizes)
     return report
+
+
+def _refuse_low(shipped: Shipped) -> None:
+    """Raise PassError where an output is below the floor of a lossy pass on the evaluation data."""
+    steps = [step for step in shipped.artifact.steps if step.exactness == Exactness.LOSSY.value and step.sites]
+    floor = _floor(steps)
+    if floor is None or shipped.sets.evaluation is None:
+        return
+    floats = {spec.name for spec in shipped.artifact.signature.outputs if "float" in spec.dtype}
+    low = [each for each in shipped.trial.agreement if each.output in floats and each.sqnr < floor]
+    if low:
+        worst = min(low, key=lambda each: each.sqnr)
+        raise PassError(
+            f"on the evaluation data {steps[-1].spec.name} left {worst.output} at {decibels(worst.sqnr)}, below its "
+            f"floor of {floor:g} dB",
+            "give calibration data like the evaluated, or keep nodes float: `mlc quantize --explain` names the worst",
+        )
 
 
 @contextmanager

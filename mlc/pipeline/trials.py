@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlc.artifact import Artifact, write_model
 from mlc.compare import Reference
+from mlc.emulate import computes_half
 from mlc.errors import TargetError, UsageError
 from mlc.measuring import Candidate, Trial, measure
 from mlc.measuring.latency import time_original
 from mlc.metrics import Metric, from_function, load_metric
 from mlc.pipeline.data import Datasets
+from mlc.pipeline.halves import STRICT, as_a_gpu_computes
 from mlc.pipeline.peaks import with_peaks
 from mlc.pipeline.run import Live, Run, either
 from mlc.probes import probe
@@ -51,11 +54,17 @@ def trials_of(
     run: Run,
 ) -> tuple[Trial, ...]:
     """Write each model into a folder of its own, as it would ship, and measure them; the first is the baseline."""
+    recipe = run.recipe
+    first = next(iter(models.values()))
     candidates = [
-        Candidate(name, write_model(artifact.model, run.workspace.folder("candidate")), artifact.session_options)
+        Candidate(
+            name,
+            write_model(artifact.model, run.workspace.folder("candidate")),
+            artifact.session_options,
+            None if computes_half(first.model) else as_a_gpu_computes(artifact.model, recipe.target, run.workspace),
+        )
         for name, artifact in models.items()
     ]
-    recipe = run.recipe
     if recipe.strict_provider:
         asked = any(step.requested and step.sites for step in list(models.values())[-1].steps)
         refuse_hopeless(candidates[-1:] if asked else candidates, recipe.target)
@@ -71,6 +80,10 @@ def trials_of(
         references=[reference for reference in kept if not reference.values],
         seed=recipe.seed,
         progress=run.progress,
+    )
+    trials = tuple(
+        replace(trial, notes=(*trial.notes, STRICT)) if trial.candidate.judged is not None else trial
+        for trial in trials
     )
     return with_peaks(trials, original.signature.inputs, recipe.target, run.progress)
 

@@ -29,6 +29,7 @@ from mlc.measuring import Candidate, Trial, measure_accuracy, measure_agreement
 from mlc.measuring.files import file_bytes
 from mlc.pipeline.data import datasets, refuse_contradictions
 from mlc.pipeline.explaining import explanation_of, samples_of, saturation_of
+from mlc.pipeline.halves import STRICT, as_a_gpu_computes
 from mlc.pipeline.layers import compared_layers, exported_like
 from mlc.pipeline.run import Live, Progress, Run, silent
 from mlc.pipeline.trials import metric_of
@@ -109,7 +110,8 @@ def validate(
         saturation = saturation_of(ir.load(located.path), original.run, samples_of(sets.evaluation, kept), run)
         runs = None if sets.evaluation is None else original
         del original  # what nothing runs any more need not lie in memory beside the model
-        candidate = Candidate(str(model), located.path, located.session_options)
+        strict = None if floor is None else as_a_gpu_computes(ir.load(located.path), target, workspace)
+        candidate = Candidate(str(model), located.path, located.session_options, strict)
         with run.stage("measure"):
             if strict_provider:
                 refuse_fallbacks(str(model), located.path, target, located.session_options)
@@ -123,8 +125,7 @@ def validate(
             else:
                 usual = [reference for reference in kept if not reference.values]
                 accuracy, (agreement,) = None, measure_agreement([candidate], usual, target)
-        if runs is None and floor is not None:
-            said += (DRAWN,)
+        said += (DRAWN,) * (runs is None and floor is not None) + (STRICT,) * (strict is not None)
         trial = Trial(candidate, agreement, accuracy, size_bytes=file_bytes(located.path))
         described, notes = sets.described(), (*said, *not_run, *sets.notes)
         report = _report(run, origin, signature, located, (trial,), checks=checks, described=described, notes=notes)
