@@ -16,6 +16,7 @@ from passes._half import FLOAT16
 from passes._half_constants import MASKING, constant_obstacle, is_attention_mask, keeps_from_zero
 from passes._half_sensitive import ADDS, ALWAYS, BOUNDED, DIVIDING, MOVING, PASSING, PRODUCTS, SENSITIVE
 from passes._half_types import Positions, is_float, positions
+from passes._masked import UNSEEN
 
 NARROW = frozenset({ir.DataType.BOOL, ir.DataType.INT8, ir.DataType.UINT8})
 """Integers that float16 holds all of."""
@@ -38,6 +39,9 @@ FROM_WHOLE = "all that it reads was made of whole numbers, of which float16 hold
 UNKNOWN_WHOLE = "it reads floats made of whole numbers, whose range is not known"
 INFINITE = "it may hold infinities, of which no range is collected"
 WIDENS = "it widens what is of 16 bits on purpose"
+UNSEEN_RANGE = (-math.inf, math.inf)
+"""What stands for the range of a value that never came about."""
+
 SCORES = "it gives its scores, which masks take out of float16"
 TEXT = "numbers become texts or are read from them"
 CARRIED = "goes from one iteration to the next, and the range of the last one alone is collected"
@@ -368,8 +372,8 @@ def _range_obstacle(value: ir.Value, rules: Rules, masks: bool) -> str:
     if value in rules.infinite:
         return "" if masks else INFINITE
     known = None if rules.ranges is None else rules.ranges(value)
-    if known is None:
-        return ""
+    if known in (None, UNSEEN_RANGE):
+        return UNSEEN if known else ""
     low, high = known
     if masks and low <= MASKING:
         low = 0.0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mlc.fusion import array_of, is_constant
+from mlc.fusion import array_of, is_constant, only_reader
 from passes._half import FLOAT16, number_obstacle, rounded, too_large
 from passes._half_sensitive import PRODUCTS
 
@@ -76,6 +76,33 @@ def _takes_masks(node: ir.Node, index: int) -> bool:
 def is_attention_mask(node: ir.Node, index: int) -> bool:
     """Whether an attention adds what it reads at this place to its scores."""
     return MASK_INPUT.get(node.op_type) == index
+
+
+def is_added_mask(node: ir.Node, index: int) -> bool:
+    """Whether an Add before a Softmax adds to its scores what no product is behind: a mask, whatever it held so far."""
+    if node.op_type != "Add":
+        return False
+    reader = only_reader(node.outputs[0])
+    while reader is not None and reader.op_type in {"Cast", "Identity"}:
+        reader = only_reader(reader.outputs[0])
+    if reader is None or reader.op_type != "Softmax":
+        return False
+    mask, scores = node.inputs[index], node.inputs[1 - index]
+    return not is_constant(mask) and not _is_computed_by_product(mask) and _is_computed_by_product(scores)
+
+
+def _is_computed_by_product(value: ir.Value | None) -> bool:
+    seen: set[ir.Value | None] = set()
+    sought = [value]
+    while sought:
+        value = sought.pop()
+        producer = None if value is None or value in seen else value.producer()
+        seen.add(value)
+        if producer is not None:
+            if producer.op_type in PRODUCTS:
+                return True
+            sought += producer.inputs
+    return False
 
 
 def constant_obstacle(node: ir.Node, index: int) -> str:

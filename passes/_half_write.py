@@ -8,7 +8,7 @@ import onnx_ir as ir
 from mlc.fusion import Names, array_of, drop_unused_constant, is_constant, is_standard
 from passes._half import FLOAT16, half_constant
 from passes._half_choice import Choice
-from passes._half_constants import LOWEST, Role, fitted, is_attention_mask, role_of
+from passes._half_constants import LOWEST, Role, fitted, is_added_mask, is_attention_mask, role_of
 
 
 class Writer:
@@ -68,7 +68,7 @@ class Writer:
         role = Role.PLAIN
         if is_constant(value):
             role = role_of(node, index, array_of(value))
-        elif value in masks and is_attention_mask(node, index):
+        elif (value in masks and is_attention_mask(node, index)) or is_added_mask(node, index):
             role = Role.MASK
         key = (value, FLOAT16.dtype, role)
         if key not in self._made:

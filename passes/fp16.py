@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from mlc.fusion import infer_shapes, is_constant, note_constants, walk
+from mlc.fusion import Places, infer_shapes, is_constant, note_constants, walk
 from mlc.graph_pass import Change, Context, Exactness, Need, Pass, Refusal, Statistics
 from mlc.types import FLOAT, NodePlan, Plan
 from passes._half import FLOAT16, store_weights
-from passes._half_choice import FORBIDDEN, Choice, Ranges, Rules, choices, ranged, settle
+from passes._half_choice import FORBIDDEN, UNSEEN_RANGE, Choice, Ranges, Rules, choices, ranged, settle
 from passes._half_constants import CLAMPED, MASKING, is_attention_mask
 from passes._half_write import Writer
 from passes._stored import permitted
@@ -36,11 +36,12 @@ class Fp16(Pass):
     overflows or a tenth of it falls below the smallest normal number, where a number that float16 has no bits for keeps
     a divisor from 0, where its operator takes float32 alone, where all that it reads was made of whole numbers such as
     positions, and where it stands between nodes that stay float32.
-    Inside branches and loops no ranges are collected: there the constants decide, and what goes from one iteration to
-    the next stays float32. Sums, normalizations, softmax, exponentials and powers stay float32 unless ``sensitive`` is
-    half; quantizers, coordinates and what draws numbers always do.
+    In branches that no sample takes all stays float32. Inside loops no ranges are collected: there the constants
+    decide, and what goes from one iteration to the next stays float32. Sums, normalizations, softmax, exponentials and
+    powers stay float32 unless ``sensitive`` is half; quantizers, coordinates and what draws numbers always do.
 
-    Numbers of masks up to -1e9 become -16384: -inf would make NaN of a row that is wholly masked. With
+    Numbers of masks up to -1e9 become -16384, and what is added before a softmax and comes of no product ends there:
+    -inf would make NaN of a row that is wholly masked. With
     ``weights_only`` weights are stored in float16 and computed in float32: the file halves, nothing becomes faster, and
     no data is needed.
     """
@@ -124,9 +125,11 @@ def _unknown(_value: ir.Value) -> None:
 
 
 def _names(model: ir.Model) -> dict[ir.Value, str]:
-    """Return the names under which ranges are collected: of values of the main graph, and of what bodies give to it."""
+    """Return the names under which ranges are collected: of values outside of loops, and of what bodies give there."""
+    places = Places(model)
     names = {value: value.name for value in model.graph.inputs if value.const_value is None and value.name}
-    names |= {value: value.name for node in model.graph for value in node.outputs if value.name}
+    once = (value for graph in places.once for node in graph for value in node.outputs)
+    names |= {value: places.name(value) for value in once if value.name}
     for _, graph in walk(model):
         for node in graph:
             for attribute in node.attributes.values():
@@ -141,7 +144,8 @@ def _names(model: ir.Model) -> dict[ir.Value, str]:
 def _ranges(statistics: Statistics, names: dict[ir.Value, str]) -> Ranges:
     def known(value: ir.Value) -> tuple[float, float] | None:
         try:
-            return statistics.range(names[value])
+            name = names[value]
+            return statistics.range(name) if statistics.seen(name) else UNSEEN_RANGE
         except KeyError:
             return None
 

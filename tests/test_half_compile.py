@@ -91,7 +91,10 @@ def declared(data):
     return [f"{name}=float32[n=1..8,{array.shape[1]}]" for name, array in data.items()]
 
 
-@pytest.mark.parametrize("case", CASES)
+CALLERS = "a mask that the caller gives"
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != CALLERS])
 def test_what_the_data_hid_is_refused_with_the_first_node(case, tmp_path):
     text, arrays, spec, small, large, _, said = CASES[case]
     with pytest.raises(PassError) as error:
@@ -103,6 +106,26 @@ def test_what_the_data_hid_is_refused_with_the_first_node(case, tmp_path):
     assert said in error.value.message
     assert "calibration data" in error.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_of_the_caller_that_the_data_hid_is_clamped(tmp_path, monkeypatch):
+    measure_quickly(monkeypatch)
+    text, arrays, spec, small, large, _, _ = CASES[CALLERS]
+    report = mlc.compile(
+        written(tmp_path, text, arrays), inputs=declared(large), passes=["none", spec], out=tmp_path / "out",
+        calibrate=saved(tmp_path, "small", small), data=saved(tmp_path, "large", large),
+    )  # fmt: skip
+    (step,) = report.steps
+    assert "s" in step.sites
+    assert any("masking numbers" in note and note.endswith("mask") for note in step.notes)
+    rows = {"x": large["x"], "mask": large["mask"].copy()}
+    rows["mask"][0] = LOWEST
+    rounded = tmp_path / "rounded.onnx"
+    ir.save(rounded_half(ir.load(tmp_path / "out/model.onnx")), rounded)
+    with open_session(rounded, Target(), optimize=False) as session:
+        strict = session.run(rows)["y"]
+    exact = onnxruntime.InferenceSession(str(tmp_path / "source.onnx")).run(None, rows)[0]
+    np.testing.assert_allclose(strict, exact, atol=0.02)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -268,6 +291,8 @@ def test_the_metric_is_of_float16_as_a_gpu_computes_it(tmp_path, monkeypatch):
     with open_session(rounded, Target(), optimize=False) as session:
         strict = (session.run({"x": x})["y"].argmax(1) == labels).mean()
     assert strict < 0.95
+    assert report.trial is not None
+    assert report.trial.accuracy is not None
     assert report.trial.accuracy.value.value == pytest.approx(strict)
     assert [verdict.outcome for verdict in report.verdicts if verdict.limit == "max-drop"] == ["missed"]
     assert any("as a GPU computes it" in note for note in report.trial.notes)

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from passes._masked import UNSEEN
 from passes.fp16 import Fp16
 from tests.graphs import graph, random
 from tests.halves import casts, halved, holding, ratios, reasons
@@ -17,7 +18,7 @@ def test_a_value_is_cast_once_for_each_direction_also_for_branches():
         y = Mul(v, b)
         z = If(c) <then_branch = t1 () => (float[n,3] p) { q = MatMul(x, w) r = Softmax(a) p = Add(q, r) },
                    else_branch = e1 () => (float[n,3] o) { o = MatMul(u, w) }> }""")
-    after, _ = halved(before, {"x": random(0, 5, 3) / 10, "c": np.array(True)})
+    after, _ = halved(before, *({"x": random(0, 5, 3) / 10, "c": np.array(c)} for c in (True, False)))
     found = [(node.inputs[0].name, node.attributes["to"].as_int()) for each in after.graphs() for node in each
              if node.op_type == "Cast"]  # fmt: skip
     assert len(found) == len(set(found))
@@ -33,10 +34,13 @@ BRANCH = """g (float[n,3] x, bool c) => (float[n,3] y) <float[3,3] w = {1,2,3,4,
                    k = Constant<value_float = 2.0>() m = MatMul(x, w) o = Mul(m, k) }> }"""
 
 
+BRANCHED = ("then_branch/q", "then_branch/p", "else_branch/m", "else_branch/o")
+
+
 @pytest.mark.parametrize("taken", [True, False])
 def test_branches_read_values_and_weights_from_outside(taken, workspace):
     before = graph(BRANCH)
-    after, change = halved(before, {"x": random(0, 5, 3), "c": np.array(taken)})
+    after, change = halved(before, *({"x": random(0, 5, 3), "c": np.array(c)} for c in (True, False)))
     assert set(change.sites) == {
         "a", "y.then_branch/q", "y.then_branch/p", "y.else_branch/m", "y.else_branch/o"
     }  # fmt: skip
@@ -172,9 +176,28 @@ def test_unnamed_nodes_that_read_one_input_get_names_once(workspace):
     assert len(names) == len(set(names)) >= casts(after)
 
 
-def test_needs_are_values_of_the_main_graph_and_repeat():
+def test_a_branch_that_no_sample_takes_stays_float():
+    _, change = halved(graph(BRANCH), {"x": random(0, 5, 3), "c": np.array(True)})
+    assert set(change.sites) == {"a", "y.then_branch/q", "y.then_branch/p"}
+    assert reasons(change)["y.else_branch/m"] == UNSEEN
+
+
+def test_what_overflows_in_a_branch_stays_float(workspace):
+    before = graph("""g (float[n,3] x, bool c) => (float[n,3] y) <float[3,3] w = {1,2,3,4,5,6,7,8,9}, float k = {300}> {
+        a = MatMul(x, w)
+        y = If(c) <then_branch = t () => (float[n,3] p) { q = Mul(a, k) r = Mul(q, k) p = Tanh(r) },
+                   else_branch = e () => (float[n,3] o) { o = MatMul(x, w) }> }""")
+    feeds = [{"x": random(0, 5, 3), "c": np.array(c)} for c in (True, False)]
+    after, change = halved(before, *feeds)
+    assert "y.then_branch/r" in reasons(change)
+    assert "y.else_branch/o" in change.sites
+    for feed in feeds:
+        assert ratios(before, after, feed, workspace)["y"] > 50
+
+
+def test_needs_are_values_outside_of_loops_and_repeat():
     model = graph(BRANCH)
     subject = Fp16()
     needed = [need.value for need in subject.needs(model)]
-    assert needed == ["x", "a", "y"]
+    assert needed == ["x", "a", *(f"y.{place}" for place in BRANCHED)]
     assert subject.needs(model) == subject.needs(model.clone())
