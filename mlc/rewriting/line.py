@@ -92,6 +92,7 @@ def rewrite(
     passes = [(subject, _spec_of(spec)) for subject, spec in zip(subjects, specs, strict=True)]
     model = secured(artifact.model, workspace)
     model, notes = _as_needed(model, subjects, line, raising)
+    _refuse_old(model, subjects, requested, notes)
     model.ir_version = max(model.ir_version, WEIGHTS_APART)
     ran, tolerance = Ran(model), tolerance_of(artifact.steps)
     for lossy, group in groupby(passes, lambda one: one[0].exactness is Exactness.LOSSY):
@@ -105,6 +106,17 @@ def rewrite(
             keep(Plan(), line.store)
     origin = replace(artifact.origin, notes=tuple(dict.fromkeys((*artifact.origin.notes, *notes))))
     return replace(artifact, components={component: ran.model}, steps=(*artifact.steps, *ran.steps), origin=origin)
+
+
+def _refuse_old(model: ir.Model, subjects: Sequence[Pass], requested: Collection[str], notes: Sequence[str]) -> None:
+    """Raise PassError for a pass that was asked for where the opset it needs could not be reached, with the reason."""
+    old = (one for one in subjects if one.name in requested and 0 < opset_of(model) < one.min_opset)
+    lacking = next(old, None)
+    if lacking is not None and notes:
+        raise PassError(
+            f"the pass {lacking.name} needs opset {lacking.min_opset}, and {notes[-1]}",
+            f"export the model at opset {lacking.min_opset} or newer, or leave the pass out",
+        )
 
 
 def _to_fixed_point(
