@@ -55,13 +55,13 @@ def trials_of(
 ) -> tuple[Trial, ...]:
     """Write each model into a folder of its own, as it would ship, and measure them; the first is the baseline."""
     recipe = run.recipe
-    first = next(iter(models.values()))
+    in_half = any(computes_half(artifact.model) for artifact in list(models.values())[:1])
     candidates = [
         Candidate(
             name,
             write_model(artifact.model, run.workspace.folder("candidate")),
             artifact.session_options,
-            None if computes_half(first.model) else as_a_gpu_computes(artifact.model, recipe.target, run.workspace),
+            None if in_half else as_a_gpu_computes(artifact.model, recipe.target, run.workspace),
         )
         for name, artifact in models.items()
     ]
