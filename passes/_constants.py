@@ -8,20 +8,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from mlc.formats import QUANTIZERS
+from mlc.formats import QUANTIZERS, RANDOM
 from mlc.fusion import constant_tensor, evaluate, has_subgraphs, is_standard
 
-RANDOM = frozenset(
-    {
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-        "Multinomial",
-        "Bernoulli",
-        "Dropout",
-    }
-)
+CHANGING = RANDOM | {"Dropout"}
+"""Operators that may give something else each time."""
+
 GROWING = frozenset({"Expand", "ConstantOfShape", "Tile"})
 """Operators whose result can be far larger than what they read: its size is known before it is computed."""
 
@@ -38,7 +30,7 @@ Tensors = Sequence[ir.TensorProtocol | None]
 
 def foldable(node: ir.Node) -> bool:
     """Whether a node is of a kind that gives the same in every run, given the same inputs."""
-    standard = is_standard(node) and node.op_type not in RANDOM | QUANTIZERS
+    standard = is_standard(node) and node.op_type not in CHANGING | QUANTIZERS
     return standard and not has_subgraphs(node)
 
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from mlc.fusion import is_standard, note_constants, walk
 from mlc.graph_pass import Change, Context, Exactness, Pass, Refusal
-from passes._constants import RANDOM
+from passes._constants import CHANGING
 
 PLAIN = frozenset(
     {
@@ -101,7 +101,7 @@ class _Merging:
 def _key(node: ir.Node) -> Hashable | None:
     """Return what two nodes have to share to compute the same, or None for one that is left alone."""
     dropout = node.op_type == "Dropout" and len(node.inputs) > 1
-    if not is_standard(node) or node.op_type in RANDOM or dropout:
+    if not is_standard(node) or node.op_type in CHANGING or dropout:
         return None
     attributes: list[Hashable] = []
     for name, attribute in sorted(node.attributes.items()):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,40 @@ def test_a_line_that_fixes_a_dim_is_told_what_to_write(workspace, function, hint
 )
 def test_what_such_a_line_is_told_to_write_exports(workspace, function):
     exported(workspace, models.Of(function), None, "x=float32[batch=1..8,3]")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * (torch.rand(()) < 1e-6).float() + x,
+        lambda x: x + torch.rand_like(x) * 1e-9,
+        lambda x: torch.cond(x.sum() > 1e9, lambda x: x + torch.randn_like(x), lambda x: x * 2, (x,)),
+    ],
+)
+def test_randomness_that_two_runs_do_not_show(workspace, function):
+    with pytest.raises(SourceError, match=r"the model is random: Random.* draws numbers in each run"):
+        exported(workspace, models.Of(function), None, ROWS, opset=20)
+
+
+def caught_branch(x):
+    try:
+        if x.sum() > 10:
+            return x * 3
+    except Exception:  # noqa: BLE001, S110 - as users write it
+        pass
+    return x * 2
+
+
+def caught_number(x):
+    with suppress(RuntimeError):
+        return x * float(x.max())
+    return x
+
+
+@pytest.mark.parametrize("function", [caught_branch, caught_number])
+def test_what_a_trace_refuses_is_not_lost_in_an_except(workspace, function):
+    error = refused(workspace, models.Of(function), ROWS)
+    assert "hangs on the values" in error.message
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ SIMPLE = (
 )  # fmt: skip
 """Statements that have no branches of their own."""
 
+NUMBERS = {Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist}
+"""What makes numbers of tensors, which a trace refuses where they hang on values."""
+
 OURS, TORCH = Path(__file__).parents[1], Path(torch.__file__).parent
 
 GENERAL = {"any": True, "all": False}
@@ -53,6 +56,7 @@ class Asked(TorchFunctionMode):
         super().__init__()
         self._given = given
         self.lines: dict[str, set[bool]] = {}
+        self._refused: list[Exception] = []
         self.checks: dict[str, str] = {}
         self._last: _Place | None = None
         self._visits: Counter[str] = Counter()
@@ -61,6 +65,7 @@ class Asked(TorchFunctionMode):
     def __enter__(self) -> Self:
         """Begin to count how often each line asks, which is done anew for each call of forward."""
         self._visits.clear()
+        self._refused.clear()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -79,7 +84,12 @@ class Asked(TorchFunctionMode):
             answer = given if known else bool(func(*args))
             self.lines.setdefault(f"{place.line}, {self._visits[place.line]}", set()).add(answer)
             return answer
-        returned = func(*args, **(kwargs or {}))
+        try:
+            returned = func(*args, **(kwargs or {}))
+        except Exception as refused:
+            if func in NUMBERS and torch.compiler.is_exporting() and _place() is not None:
+                self._refused.append(refused)
+            raise
         if name in self._given and len(args) == 1 and not kwargs and getattr(args[0], "dtype", None) == torch.bool:
             self._answers[id(returned)] = (returned, self._given[name])
         return returned
@@ -96,6 +106,11 @@ class Asked(TorchFunctionMode):
             return False
         self.raise_otherwise({last.line: f"{type(raised).__name__}: {first_line(raised)}"})
         return True
+
+    def raise_caught(self) -> None:
+        """Raise what a trace refused and forward caught, as ``except Exception`` does: it took another way for that."""
+        if self._refused:
+            raise self._refused[0]
 
     def raise_otherwise(self, checks: Mapping[str, str]) -> None:
         """Take lines, and what each raises, for checks, of which no way but one is ever taken."""

@@ -16,6 +16,7 @@ from mlc.compare.decisions import decisions, with_outputs
 from mlc.dims import traced_sizes
 from mlc.errors import OutputError, SourceError, TargetError
 from mlc.exporting.cache import Cache
+from mlc.exporting.draws import refuse_random
 from mlc.exporting.observed import is_contradicted, observed
 from mlc.exporting.tidy import correct_shapes
 from mlc.exporting.translation import Doubt, Translation
@@ -142,6 +143,7 @@ def _checked(
     ):
         correct_shapes(model, outputs, doubted=True)
     signature = Signature(original.signature.inputs, _outputs(outputs, model))
+    refuse_random(model)
     workspace.hold(model)
     judge = _code_judge(original, model, workspace)
     try:

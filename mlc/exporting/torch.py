@@ -220,6 +220,7 @@ def _program(  # noqa: PLR0917 - one place calls it
         traceable(original.module, stored_in(original.module)) as stored,
     ):
         program = torch.export.export(Flat(original, coded, stored, asked), tensors, strict=False, **options)
+        asked.raise_caught()
         _check_dense(program)
         copies = {id(kept): nn.Parameter(kept.data) for kept, _ in before.parameters}
         program.state_dict.update(

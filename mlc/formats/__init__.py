@@ -48,7 +48,7 @@ from mlc.formats.nodes import (
     weight_obstacle,
     weight_of,
 )
-from mlc.formats.operators import INTEGER_OPERATORS, MATRIX_PRODUCTS, PRODUCTS, QUANTIZERS, WEIGHTED
+from mlc.formats.operators import INTEGER_OPERATORS, MATRIX_PRODUCTS, PRODUCTS, QUANTIZERS, RANDOM, WEIGHTED
 from mlc.formats.saturation import ORDERS, Order, pairs, pairs_fit, safe_scales, saturating_pairs
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "PASSING",
     "PRODUCTS",
     "QUANTIZERS",
+    "RANDOM",
     "WEIGHTED",
     "Affine",
     "Bias",

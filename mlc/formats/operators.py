@@ -20,5 +20,10 @@ INTEGER_OPERATORS = frozenset({
 })  # fmt: skip
 """Operators that multiply 8-bit integers themselves, ONNX's and onnxruntime's own."""
 
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+"""Operators that give something else each time."""
+
 ON_CODES = QUANTIZERS | {"DynamicQuantizeLSTM", "GatherBlockQuantized", "MatMulInteger", "MatMulNBits"}
 """Operators that make codes, or compute on them, in what passes write."""

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.errors import SourceError
+from mlc.formats import RANDOM
 from mlc.fusion import has_subgraphs
 from mlc.sources.quantized.nouns import Coded
 
@@ -21,11 +22,6 @@ WHOLE = {np.dtype(kind): (np.iinfo(kind).min, np.iinfo(kind).max) for kind in (n
 
 BLOCKS = 21
 """The first opset whose quantizers know blocks, and codes of 4 and 16 bits."""
-
-RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
-"""Operators that give something else each time."""
 
 MATRIX = 2
 
