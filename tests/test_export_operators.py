@@ -503,6 +503,28 @@ def test_shifted_bits_of_narrow_integers(workspace, dtype, function):
     assert_alike(workspace, net, np.array([0, 1, 8, 9, 15, 100, 127]).astype(dtype), np.array([200]).astype(dtype))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / x.abs().amax() - x.amin(),
+        lambda x: torch.cat([*x.aminmax(keepdim=True)]),
+        lambda x: torch.stack([*torch.aminmax(x.long())]) + x.amax((0, 1)).long(),
+        lambda x: x.aminmax(dim=1).max - x.amax(dim=1),
+    ],
+)
+def test_the_extremes_of_all_elements(workspace, function):
+    net = exported(workspace, Of(function), None, "x=float32[batch=1..3,n=1..9]")
+    assert_alike(workspace, net, drawn(3, 4), drawn(1, 1), drawn(2, 9) - 5)
+
+
+@pytest.mark.parametrize("function", [torch.special.erfcx, torch.special.log_ndtr, torch.special.ndtr])
+def test_tails_of_the_normal_distribution(workspace, function):
+    net = exported(workspace, Of(function), None, "x=float32[n=1..12]")
+    assert_alike(
+        workspace, net, np.array([-30, -9, -3, -1, 0, 0.5, 2, 6, 20], np.float32)[function is torch.special.erfcx :]
+    )
+
+
 def test_shifted_bits_are_of_the_dtype_that_holds_both(workspace):
     def shifted(x):
         return x.int() >> x, x.to(torch.uint8) << x.to(torch.int8), x.int() >> x.sum(), x.to(torch.int16) << 2

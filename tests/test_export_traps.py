@@ -120,6 +120,17 @@ def test_randomness_that_two_runs_do_not_show(workspace, function):
         exported(workspace, models.Of(function), None, ROWS, opset=20)
 
 
+@pytest.mark.parametrize("function", [torch.linalg.svdvals, torch.linalg.eigvalsh])
+def test_an_operator_inside_of_another_is_refused_with_the_users_line(workspace, function):
+    class Net(nn.Module):
+        def forward(self, x):
+            return function(x.mT @ x)
+
+    error = refused(workspace, Net(), "x=float32[4,3]")
+    assert "test_export_traps.py" in error.message
+    assert "function(x.mT @ x)" in error.message
+
+
 def caught_branch(x):
     try:
         if x.sum() > 10:

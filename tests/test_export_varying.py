@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from tests.exporting import assert_alike, exported
 from tests.models_for_export import Of
@@ -30,6 +31,49 @@ class Coordinates(nn.Module):
 def test_grids_of_coordinates(workspace):
     net = exported(workspace, Coordinates(), None, "x=float32[batch=1..3,1,h=4..9,w=4..9]")
     assert_alike(workspace, net, *(np.ones((n, 1, h, w), np.float32) for n, h, w in ((1, 4, 9), (3, 7, 5))))
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize("name", ["hann", "hamming", "blackman", "bartlett"])
+def test_windows_of_any_length(workspace, name, periodic):
+    def windowed(x):
+        return x * getattr(torch, f"{name}_window")(x.shape[1], periodic)
+
+    net = exported(workspace, Of(windowed), None, "x=float32[batch=1..3,n=1..9]")
+    assert_alike(workspace, net, *(np.ones((2, n), np.float32) for n in (1, 2, 5, 8)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        lambda: torch.hamming_window(6),
+        lambda: torch.hamming_window(6, False, 0.6, 0.3),
+        lambda: torch.kaiser_window(6),
+        lambda: torch.kaiser_window(6, periodic=False, beta=8.0),
+    ],
+)
+def test_windows_of_a_fixed_length(workspace, window):
+    net = exported(workspace, Of(lambda x: x * window()), None, "x=float32[batch=1..3,6]")
+    assert_alike(workspace, net, np.ones((2, 6), np.float32), atol=1e-6)
+
+
+def test_rolled_by_a_size(workspace):
+    def rolled(x):
+        return torch.roll(x, x.shape[1] // 2, 1) - x.roll((-x.shape[0], x.shape[1] - 1), (0, 1)) + x.roll(1, 1)
+
+    net = exported(workspace, Of(rolled), None, "x=float32[n=1..5,m=2..9]")
+    values = np.arange(35, dtype=np.float32).reshape(5, 7)
+    assert_alike(workspace, net, values, values[:1, :2], values[:3, :5])
+
+
+def test_windows_of_attention_padded_by_a_remainder(workspace):
+    def windowed(x):
+        more = (-x.shape[1]) % 4
+        return functional.pad(x, (0, 0, 0, more)).view(-1, 4, 3).mean(1).view(x.shape[0], -1, 3)
+
+    net = exported(workspace, Of(windowed), None, "x=float32[batch=1..3,n=1..20,3]")
+    values = np.random.default_rng(0).standard_normal((3, 20, 3)).astype(np.float32)
+    assert_alike(workspace, net, *(values[:size, :n] for size, n in ((1, 1), (2, 4), (3, 9), (3, 20))))
 
 
 @pytest.mark.parametrize(

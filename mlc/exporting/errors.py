@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -26,6 +27,10 @@ REWRITES = {
 """What to write in the place of operators that have no counterpart in ONNX."""
 
 
+UNSOLVED = "Cannot create Dim with inconsistent"
+"""How torch fails where it writes down which sizes would hold, of guards that it cannot solve."""
+
+
 class UnwrittenError(NotImplementedError):
     """What a translation of ours does not write; the message says what the model has."""
 
@@ -40,7 +45,7 @@ class FixedError(SizesError):
 
 def speaks_of_sizes(text: str) -> bool:
     """Whether a message of torch.export is about dims that cannot vary as declared."""
-    return text.startswith(("Constraints violated", "Specializations unexpectedly required"))
+    return text.startswith(("Constraints violated", "Specializations unexpectedly required", UNSOLVED))
 
 
 def tracing_error(failed: BaseException, inputs: Sequence[InputSpec], log: GuardLog) -> SourceError:
@@ -100,6 +105,10 @@ def _constraint_error(text: str, inputs: Sequence[InputSpec], log: GuardLog) -> 
             else "narrow the range of that dim",
         )
     reason = bullets[0].removeprefix("- ") if bullets else first_line(SourceError(text))
+    broken = next((one for one in log.broken(inputs) if one.sizes), None)
+    if text.startswith(UNSOLVED) and broken is not None and broken.sizes:
+        at = f", because of {broken.guard.line}" if broken.guard.line else ""
+        reason = f"the model does not compute the same way at {sizes_text(broken.sizes[0])}{at}"
     return SizesError(f"a dim cannot vary as declared: {_readable(reason, inputs)}", "narrow the ranges of the dims")
 
 
@@ -188,7 +197,9 @@ def translation_error(failed: BaseException, program: torch.export.ExportedProgr
     operator = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text)
     node = re.search(r"(?:translating node|While executing) %?(\w+)", text)
     sought = node[1] if node else "", operator[1] if operator else ""
-    line = _node_line(program, *sought) or _node_line(_in_parts(program), *sought)
+    tables = (dict(torch._decomp.decomposition_table), dict(torch.export.default_decompositions()))  # noqa: SLF001
+    lines = (_node_line(_in_parts(program, table), *sought) for table in tables)
+    line = _node_line(program, *sought) or next(filter(None, lines), "")
     at = f" at {line}" if line else ""
     if operator:
         name = operator[1].rpartition(".")[2]
@@ -217,11 +228,11 @@ def translation_error(failed: BaseException, program: torch.export.ExportedProgr
     )
 
 
-def _in_parts(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Return a program in whose operators others are taken apart, as torch.onnx does: each part knows its line."""
+def _in_parts(program: torch.export.ExportedProgram, table: dict[Any, Any]) -> torch.export.ExportedProgram:
+    """Return a program in which operators of a table are taken apart, as torch.onnx does: each part knows its line."""
     try:
         with foreign("taking operators apart"):
-            program = program.run_decompositions(dict(torch._decomp.decomposition_table))  # noqa: SLF001
+            program = program.run_decompositions(table)
     except SourceError:
         pass
     return program

@@ -10,6 +10,7 @@ import torch
 
 from mlc.exporting.attention import rows_of_masks
 from mlc.exporting.complex_numbers import by_real_parts
+from mlc.exporting.extremes import extremes_of_all
 from mlc.exporting.in_place import copied_back
 from mlc.exporting.inserting import before, of_dtype, replace, size_of
 from mlc.exporting.integers import integers_as_they_are, products_of_integers
@@ -26,6 +27,7 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], ops
     promote_subtrahends(program)
     remainders_of_tensors(program)
     float_bounds(program)
+    extremes_of_all(program)
     parts_of_what_varies(program)
     integers_as_they_are(program)
     sums_by_a_divisor(program)

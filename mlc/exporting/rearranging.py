@@ -14,12 +14,14 @@ from mlc.exporting.replaced import replaced
 
 @contextmanager
 def rearranging() -> Iterator[None]:
-    """Trace ``take_along_dim``, ``fftshift``, ``ifftshift`` and ``fill_diagonal_`` inside the block by others."""
+    """Trace ``take_along_dim``, ``fftshift``, ``ifftshift``, ``roll`` and ``fill_diagonal_`` inside by others."""
     with (
         replaced(torch, "take_along_dim", lambda _own: _take_along_dim),
         replaced(torch.fft, "fftshift", lambda _own: _shifting(lambda size: size - size // 2)),
         replaced(torch.fft, "ifftshift", lambda _own: _shifting(lambda size: size // 2)),
         replaced(Tensor, "fill_diagonal_", _fill_diagonal),
+        replaced(Tensor, "roll", _roll),
+        replaced(torch, "roll", _roll),
     ):
         yield
 
@@ -32,6 +34,21 @@ def _take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> T
     joint = [_joint(*sizes) for sizes in zip(input.shape, indices.shape, strict=True)]
     values, places = (side.expand([*joint[:axis], side.shape[axis], *joint[axis + 1 :]]) for side in (input, indices))
     return values.gather(axis, places)
+
+
+def _roll(own: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def roll(input: Tensor, shifts: Any, dims: Any = ()) -> Tensor:  # noqa: A002 - torch's name
+        pairs = [*zip(shifts, dims, strict=False)] if isinstance(shifts, tuple | list) else [(shifts, dims)]
+        axes = [axis[0] if isinstance(axis, tuple | list) and axis else axis for _, axis in pairs]
+        if not any(isinstance(shift, torch.SymInt) for shift, _ in pairs) or not all(isinstance(a, int) for a in axes):
+            return own(input, shifts, dims)
+        for (shift, _), axis in zip(pairs, axes, strict=True):
+            size = input.shape[axis]
+            first = size - shift % size
+            input = torch.cat([input.narrow(axis, first, size - first), input.narrow(axis, 0, first)], axis)  # noqa: A001
+        return input
+
+    return roll
 
 
 def _fill_diagonal(own: Callable[..., Tensor]) -> Callable[..., Tensor]:

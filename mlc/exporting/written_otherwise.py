@@ -30,6 +30,7 @@ from mlc.exporting.roots import roots_of_sizes
 from mlc.exporting.settled import settled
 from mlc.exporting.sizes_in_tensors import sizes_in_tensors
 from mlc.exporting.spectrograms import frames_added_up
+from mlc.exporting.windows import windows
 
 
 @contextmanager
@@ -53,6 +54,7 @@ def written_otherwise(module: nn.Module) -> Iterator[None]:
         frames_added_up(),
         rearranging(),
         settled(),
+        windows(),
         quotients_of_sizes(),
         lengths_of_tensors(module),
         unchecked_distributions(),
