@@ -18,6 +18,7 @@ from mlc.exporting.linear_algebra import unchecked_matrices
 from mlc.exporting.neighbours import own_neighbours
 from mlc.exporting.nothing import means_of_what_may_be_none, spreads_of_what_may_be_none
 from mlc.exporting.scatters import ends_of_scatters, means_of_scatters, scatters_of_indices, sources_of_scatters
+from mlc.exporting.spreads import spreads_by_means
 from mlc.types import InputSpec
 
 
@@ -43,6 +44,7 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], ops
     unchecked_matrices(program)
     all_for_asserted(program)
     without_idle_squeezes(program)
+    spreads_by_means(program)
     spreads_of_what_may_be_none(program)
     means_of_what_may_be_none(program)
     own_neighbours(program, inputs)

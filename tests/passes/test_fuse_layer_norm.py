@@ -1,7 +1,9 @@
 """FuseLayerNorm: golden graph, numbers of every way to write it, each refusal by its reason, and what torch exports."""
 
 import pytest
+import torch
 
+import mlc
 from passes.fuse_layer_norm import FuseLayerNorm
 from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
 
@@ -75,8 +77,6 @@ def test_another_mean_is_no_site():
 
 
 def test_what_torch_exports(workspace):
-    import torch
-
     class Norm(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -92,3 +92,33 @@ def test_what_torch_exports(workspace):
     feeds = [{"x0": random(1, 4, 5, 6)}, {"x0": random(2, 3, 5, 6)}]
     _, (step,) = line(exported, [FuseLayerNorm()], feeds, workspace)
     assert (len(step.sites), step.left_out) == (2, ())
+
+
+def by_variance(x, w, b):
+    return (x - x.mean(-1, True)) / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + 1e-5) * w + b
+
+
+def by_inverse_root(x, w, b):
+    return (x - x.mean(-1, True)) * torch.rsqrt(x.var(-1, keepdim=True, correction=0) + 1e-5) * w + b
+
+
+def by_both(x, w, b):
+    variance, mean = torch.var_mean(x, -1, keepdim=True, correction=0)
+    return (x - mean) / torch.sqrt(variance + 1e-5) * w + b
+
+
+@pytest.mark.parametrize("spelled", [by_variance, by_inverse_root, by_both])
+def test_layers_that_users_spell_out_by_a_variance(spelled, workspace):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.w, self.b = (torch.nn.Linear(6, 6), *map(torch.nn.Parameter, torch.rand(2, 6)))
+
+        def forward(self, x):
+            return self.linear(spelled(x, self.w, self.b))
+
+    original = mlc.load(Net().eval(), inputs=["x=float32[batch=1..3,n=1..9,6]"], example=torch.rand(2, 5, 6))
+    rewritten = mlc.rewrite(mlc.export(original), original)
+    (sites,) = {step.sites for step in rewritten.steps if step.spec.name == "fuse-layer-norm" and step.sites}
+    assert len(sites) == 1
+    assert ops(rewritten.model) == ["LayerNormalization", "MatMul", "Add"]

@@ -1,0 +1,63 @@
+"""The variance and the standard deviation as means: torch.onnx takes what is kept of an axis apart into shapes."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+from mlc.exporting.inserting import before, replace
+
+aten: Any = torch.ops.aten
+
+SPREADS = {aten.var: False, aten.std: True, aten.var_mean: False, aten.std_mean: True}
+"""Of which a root is taken."""
+
+PAIRS = (aten.var_mean, aten.std_mean)
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def spreads_by_means(program: torch.export.ExportedProgram) -> None:
+    """Write the mean of squared differences from the mean, corrected where one is subtracted from the count.
+
+    Left as they are where nothing says how many there are, or how many are too few.
+    """
+    for node in [node for node in program.graph.nodes if getattr(node.target, "overloadpacket", None) in SPREADS]:
+        values, axes, keeps, correction = _given(node)
+        sizes = [values.meta["val"].shape[axis] for axis in axes]
+        counted = all(isinstance(size, int) for size in sizes)
+        unknown = any(free_unbacked_symbols(size) for size in sizes)
+        if values.meta["val"].dtype not in DTYPES or unknown or not axes:
+            continue
+        if correction and (not counted or math.prod(sizes) <= correction):
+            continue
+        pair = node.target.overloadpacket in PAIRS
+        for part in [user for user in node.users if user.target is operator.getitem] if pair else [node]:
+            if pair and part.args[1] == 1:
+                replace(part, before(part, aten.mean.dim, values, axes, keeps))
+                continue
+            apart = before(part, aten.sub.Tensor, values, before(part, aten.mean.dim, values, axes, True))  # noqa: FBT003
+            spread = before(part, aten.mean.dim, before(part, aten.mul.Tensor, apart, apart), axes, keeps)
+            if correction:
+                count = math.prod(sizes)
+                spread = before(part, aten.mul.Tensor, spread, count / (count - correction))
+            root = SPREADS[node.target.overloadpacket]
+            replace(part, before(part, aten.sqrt.default, spread) if root else spread)
+        if pair and not node.users:
+            program.graph.erase_node(node)
+
+
+def _given(node: torch.fx.Node) -> tuple[torch.fx.Node, list[int], bool, float]:
+    """Return what a call reduces, over which axes, whether it keeps them, and what it subtracts from the count."""
+    target: Any = node.target
+    given = {**dict(zip((one.name for one in target._schema.arguments), node.args, strict=False)), **node.kwargs}  # noqa: SLF001
+    values: Any = node.args[0]
+    rank = values.meta["val"].ndim
+    axes = sorted(axis % rank for axis in given.get("dim") or range(rank))
+    correction = given.get("correction")
+    subtracted = float(given.get("unbiased", True)) if correction is None else float(correction)
+    return values, axes, bool(given.get("keepdim")), subtracted
