@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mlc.formats import number
 from mlc.fusion import Match, Search, dims_of
-from mlc.graph_pass import Change, Context, Exactness
+from mlc.graph_pass import Change, Context, Exactness, Refusal
 from passes._kernels import DOMAIN, not_float32
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 KERNEL = f"{DOMAIN}.MultiHeadAttention"
+
+NO_KERNEL = "its operator is onnxruntime's own, for CPUs that have its kernel, and for no portable output"
 
 LONG = 512
 """From so many queries and keys on the kernel is the faster one: below, 5 to 30 % slower at 16 to 256, measured."""
@@ -28,7 +30,7 @@ class FuseLongAttention(Search):
     al., FlashAttention, arXiv 2205.14135, algorithm 1), in place of scores as large as the square of the length. Takes
     inputs of three axes whose lengths are known. Refuses where there is a mask or a cache, where another output is an
     output of the graph or used, where it is causal or the scores are capped, where keys have fewer heads, where values
-    have another width, and other than float32.
+    have another width, other than float32, and wherever the kernel is not to be had.
     """
 
     name: ClassVar[str] = "fuse-long-attention"
@@ -42,9 +44,11 @@ class FuseLongAttention(Search):
     ends: ClassVar[frozenset[str]] = frozenset({"Attention"})
 
     def apply(self, model: ir.Model, ctx: Context) -> Change:
-        """Replace every long attention, where the target is a CPU that has the kernel."""
-        able = ctx.capabilities.cpu and KERNEL in ctx.capabilities.kernels
-        return super().apply(model, ctx) if able else Change()
+        """Replace every long attention, where the target is a CPU that has the kernel; elsewhere refuse it."""
+        if ctx.capabilities.cpu and KERNEL in ctx.capabilities.kernels:
+            return super().apply(model, ctx)
+        found = super().apply(model.clone(), ctx)
+        return Change((), (*(Refusal(site, NO_KERNEL) for site in found.sites), *found.refused))
 
     def look(self, node: ir.Node) -> Match | None:
         q, k, v = node.inputs[:3]

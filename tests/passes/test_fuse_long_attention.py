@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from mlc.graph_pass import Context
-from mlc.types import Target
+from mlc.types import Refusal, Target
 from passes.fuse_attention import FuseAttention
-from passes.fuse_long_attention import FuseLongAttention
+from passes.fuse_long_attention import NO_KERNEL, FuseLongAttention
 from passes.split_qkv import SplitQkv
 from tests.graphs import ANY_CPU, graph, ops, random, same_numbers, text
 
@@ -45,9 +45,9 @@ def test_numbers(body, batch, workspace):
 
 
 @pytest.mark.parametrize("able", [ANY_CPU, replace(ABLE, cpu=False)], ids=["no kernel", "no CPU"])
-def test_nothing_where_the_target_is_no_cpu_that_has_the_kernel(able):
+def test_where_the_target_is_no_cpu_that_has_the_kernel_it_says_so(able):
     after, change = apply(model(), able)
-    assert change == type(change)((), ())
+    assert change == type(change)((), (Refusal("y", NO_KERNEL),))
     assert ops(after) == ["Attention"]
 
 
