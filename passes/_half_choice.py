@@ -26,6 +26,9 @@ CASTING = frozenset({"Cast", "CastLike"})
 CANCELLED = 128
 """So many times larger than what is left of them values are rounded to float16 by a 16th of it."""
 
+FAR = 256.0
+"""Scores that are further from 0 are rounded to float16 by a quarter and more, which is a factor of their powers."""
+
 QK_OUTPUT = 3
 """The place of the output in which an Attention gives its scores."""
 
@@ -113,7 +116,38 @@ def choices(rules: Rules) -> list[Choice]:
             choice = Choice(node, f"{prefix}{site_of(node)}", _places(node, opset))
             choice.reason = _obstacle(choice, rules)
             found.append(choice)
+    _keep_exact(found, rules)
     return found
+
+
+def _keep_exact(found: list[Choice], rules: Rules) -> None:
+    """Keep float32 what makes large values of which differences count: rounded before them, these are lost."""
+    by_node = {choice.node: choice for choice in found}
+    for reader in found:
+        for large, least in _told_apart(reader, rules):
+            sought = [large]
+            while sought:
+                value = sought.pop()
+                choice = by_node.get(node) if (node := value.producer()) is not None else None
+                if choice is None or not choice.half or (_largest(value, rules) or 0.0) < least:
+                    continue
+                choice.reason = f"{reader.site} leaves little of what it gives, of which float16 keeps 11 bits"
+                sought += [each for _, each in choice.reads()]
+
+
+def _told_apart(choice: Choice, rules: Rules) -> list[tuple[ir.Value, float]]:
+    """Return values of which a node takes differences that float16 does not tell, with how large what makes them is.
+
+    Masks are the lowest of what a softmax reads, so that the highest says how far off the others are.
+    """
+    if _cancellation(choice, rules):
+        least = CANCELLED * (_largest(choice.node.outputs[0], rules) or 0.0)
+        return [(value, least) for _, value in choice.reads()]
+    scores = choice.node.inputs[0] if choice.node.op_type in {"Softmax", "LogSoftmax"} else None
+    known = None if scores is None or rules.ranges is None else rules.ranges(scores)
+    if scores is None or known is None or not math.isfinite(known[1]) or abs(known[1]) <= FAR:
+        return []
+    return [(scores, FAR)]
 
 
 def settle(found: list[Choice]) -> None:

@@ -32,10 +32,10 @@ class Fp16(Pass):
 
     Inputs and outputs of the model stay float32, and so do those of branches and loops; a value is cast once for each
     direction, also where branches read it. A node stays float32 where the collected range of a value that it reads or
-    gives exceeds ``share`` of 65,504, where it leaves little of the difference of large values, where a weight
-    overflows or a tenth of it falls below the smallest normal number, where a number that float16 has no bits for keeps
-    a divisor from 0, where its operator takes float32 alone, where all that it reads was made of whole numbers such as
-    positions, and where it stands between nodes that stay float32.
+    gives exceeds ``share`` of 65,504, where it leaves little of the difference of large values, or makes these or large
+    scores of a softmax, where a weight overflows or a tenth of it falls below the smallest normal number, where a
+    number that float16 has no bits for keeps a divisor from 0, where its operator takes float32 alone, where all that
+    it reads was made of whole numbers such as positions, and where it stands between nodes that stay float32.
     In branches that no sample takes all stays float32. Inside loops no ranges are collected: there the constants
     decide, and what goes from one iteration to the next stays float32. Sums, normalizations, softmax, exponentials and
     powers stay float32 unless ``sensitive`` is half; quantizers, coordinates and what draws numbers always do.

@@ -1,6 +1,7 @@
 """Layers that cost the most at the outputs get a better format by themselves, and only where outputs lose much."""
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -11,7 +12,7 @@ from mlc import api
 from mlc.artifact import Step, write_model
 from mlc.compare import sqnr
 from mlc.data import Batch
-from mlc.errors import TargetError
+from mlc.errors import PassError, TargetError
 from mlc.graph_pass import Context
 from mlc.pipeline.outliers import SEARCHES, Outliers
 from mlc.rewriting.sensitivity import output_sensitivity
@@ -226,3 +227,27 @@ def test_an_outlier_in_a_branch_is_found(workspace):
     found = looking.amended(before, after, plan, [step])
     assert {entry.node: entry.format for entry in found.nodes}["y.then_branch/q"] == "float"
     assert [entry.format for entry in found.nodes].count("float") == 1
+
+
+RELUS = """agraph (float[batch,16] x) => (float[batch,16] y) {
+    a = MatMul(x, w0) r = Relu(a) b = MatMul(r, w1) t = Relu(b) c = MatMul(t, w2) u = Relu(c)
+    d = MatMul(u, w0) v = Relu(d) y = MatMul(v, w0)
+}"""
+
+
+def test_an_outlier_behind_a_relu_takes_with_it_what_makes_its_codes(tmp_path):
+    """One column of b is 300 times larger than all others: the Relu behind it writes codes for the product c."""
+    arrays = weights(0, w0=(16, 16), w1=(16, 16), w2=(16, 16))
+    arrays["w1"][:, 3] *= 300
+    arrays["w2"][3] /= 300
+    path = tmp_path / "m.onnx"
+    onnx.save(ir.to_proto(build(RELUS, arrays)), path)
+    data = [{"x": np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)}]
+    original = api.load(str(path), inputs=["x=float32[batch=1..64,16]"])
+    with pytest.raises(PassError, match="below its floor"):
+        api.rewrite(api.export(original), original, passes=["none", "int8-static"], calibrate=data)
+    found = api.rewrite(api.export(original), original, to="int8-static", calibrate=data)
+    (step,) = (step for step in found.steps if step.exactness == "lossy")
+    assert {"a", "d", "y"} <= set(step.sites)
+    assert {"b", "t", "c"}.isdisjoint(step.sites)
+    assert step.sqnr["y"] > 25

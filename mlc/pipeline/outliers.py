@@ -11,8 +11,8 @@ import onnx_ir as ir
 from mlc.artifact import Step
 from mlc.errors import TargetError
 from mlc.explaining.node_costs import Costs, node_costs
-from mlc.formats import MATRIX_PRODUCTS, constant, weight_of
-from mlc.fusion import opset_of
+from mlc.formats import FOLDING, MATRIX_PRODUCTS, PASSING, constant, site_of, weight_of
+from mlc.fusion import opset_of, producer
 from mlc.pipeline.layers import probed
 from mlc.plan import formats_for, reserve_for
 from mlc.plan.kept import nodes_by_site
@@ -56,6 +56,8 @@ GOAL = 30.0
 SAMPLES = 128
 """So many samples of the calibration data tell what a node costs."""
 
+OUTLIER = "an outlier"
+
 UNTRIED = "too much work to be tried alone as an outlier"
 
 
@@ -73,6 +75,9 @@ class Outliers:
         ``before`` is the float graph and ``after`` what the plan made of it. Errors add up as if they had nothing to
         do with each other, so what a node costs alone is what the outputs win without it.
         """
+        left = self._makers(before, after, plan)
+        if left:
+            return Plan(tuple(left.get(entry.node, entry) for entry in plan.nodes))
         reached = min((ratio for step in steps for ratio in step.sqnr.values()), default=GOAL)
         entries = [entry for entry in plan.nodes if entry.format != FLOAT and entry.op in DECIDING]
         sites = [entry.node for entry in entries]
@@ -92,6 +97,25 @@ class Outliers:
             return replace(entry, reason=f"{entry.reason}; {UNTRIED}") if entry.node in untried else entry
 
         return Plan(tuple(map(better, plan.nodes)))
+
+    def _makers(self, before: ir.Model, after: ir.Model, plan: Plan) -> dict[str, NodePlan]:
+        """Return the nodes, to be float too, that make the codes which outliers that are float already still read.
+
+        A product writes codes where a Relu behind it is folded into them, whoever reads these.
+        """
+        entries, nodes, now = {entry.node: entry for entry in plan.nodes}, nodes_by_site(before), nodes_by_site(after)
+        found: dict[str, NodePlan] = {}
+        for entry in plan.nodes:
+            reader = now.get(entry.node) if entry.format == FLOAT and OUTLIER in entry.reason else None
+            if reader is None or producer(reader.inputs[0], "DequantizeLinear") is None:
+                continue
+            for maker in _above(nodes[entry.node]):
+                own = entries.get(site_of(maker), entry)
+                if own.format != FLOAT:
+                    found[own.node] = replace(
+                        own, format=FLOAT, reason=f"it makes the codes for {entry.node}, {OUTLIER}"
+                    )
+        return found
 
     def _together(self, model: ir.Model, entries: Sequence[NodePlan]) -> list[list[NodePlan]]:
         """Group nodes by what can have another format alone: readers of one matrix in blocks share its codes."""
@@ -130,7 +154,16 @@ class Outliers:
                 instead = self._instead(entries, opset)
                 for entry in entries:
                     mate = "" if (entry.node,) == worst.sites else f"it reads the weight of {worst.sites[0]}, "
-                    yield entry.node, replace(entry, format=instead, reason=f"{mate}an outlier: {loss}")
+                    yield entry.node, replace(entry, format=instead, reason=f"{mate}{OUTLIER}: {loss}")
+
+
+def _above(node: ir.Node) -> Iterator[ir.Node]:
+    """Yield what makes the activation that a node reads, up to the product that it is of."""
+    while (value := node.inputs[0]) is not None and (maker := value.producer()) is not None:
+        yield maker
+        if maker.op_type not in PASSING | FOLDING:
+            return
+        node = maker
 
 
 def _matrix(node: ir.Node) -> ir.Value | None:

@@ -195,6 +195,24 @@ def test_what_overflows_in_a_branch_stays_float(workspace):
         assert ratios(before, after, feed, workspace)["y"] > 50
 
 
+LARGE = {
+    "a difference": """s = Add(h, big) r = Relu(s) d = Sub(r, big) y = MatMul(d, w)""",
+    "a difference behind a bias": """s = Gemm(h, w, big) d = Sub(s, big) y = MatMul(d, w)""",
+    "a softmax": """s = Add(h, big) p = Softmax(s) y = MatMul(p, w)""",
+}
+
+
+@pytest.mark.parametrize("form", LARGE)
+def test_large_values_of_which_differences_count_stay_float(form, workspace):
+    before = holding(f"g (float[n,16] x) => (float[n,16] y) {{ h = MatMul(x, w) {LARGE[form]} }}",
+                     w=random(1, 16, 16) / 4, big=np.full(16, 20000, np.float32))  # fmt: skip
+    feeds = {"x": random(0, 5, 16)}
+    after, change = halved(before, feeds)
+    assert {"h", "y"} <= set(change.sites)
+    assert "s" in reasons(change)
+    assert ratios(before, after, feeds, workspace)["y"] > 50
+
+
 def test_needs_are_values_outside_of_loops_and_repeat():
     model = graph(BRANCH)
     subject = Fp16()
