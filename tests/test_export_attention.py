@@ -306,3 +306,29 @@ def test_keys_that_are_all_padding_give_a_mean_at_opset_23(workspace):
     padding = np.array([[1, 1, 1], [0, 1, 1]], np.float32)
     x = np.random.default_rng(0).standard_normal((2, 3, 8)).astype(np.float32)
     assert_alike(workspace, net, {"x": x, "padding": padding}, atol=1e-5)
+
+
+class Branching(nn.Module):
+    """Attention in a branch."""
+
+    def forward(self, x, m):
+        def attending(x, m):
+            q = x.unflatten(-1, (2, 4)).transpose(1, 2)
+            return (
+                functional.scaled_dot_product_attention(q, q + 1, q - 1, attn_mask=m[:, None])
+                .transpose(1, 2)
+                .flatten(2)
+            )
+
+        return torch.cond(x[0, 0, 0] > 0, attending, lambda x, _m: x * 2, (x, m))
+
+
+@pytest.mark.parametrize("lowest", [LOWEST, -np.inf])
+@pytest.mark.parametrize("opset", OPSETS)
+def test_masks_in_branches(workspace, opset, lowest):
+    inputs = "x=float32[batch=1..3,length=1..9,8]", "m=float32[batch,length,length]"
+    net = exported(workspace, Branching(), (torch.ones(2, 5, 8), torch.zeros(2, 5, 5)), *inputs, opset=opset)
+    x = np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32)
+    m = np.zeros((2, 5, 5), np.float32)
+    m[0, 2] = lowest
+    assert_alike(workspace, net, *({"x": x * sign, "m": m} for sign in (1, -1)), atol=1e-5)

@@ -40,6 +40,9 @@ SIMPLE = (
 NUMBERS = {Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist}
 """What makes numbers of tensors, which a trace refuses where they hang on values."""
 
+MODES = "overrides.py"
+"""Where torch goes from one mode to the next."""
+
 OURS, TORCH = Path(__file__).parents[1], Path(torch.__file__).parent
 
 GENERAL = {"any": True, "all": False}
@@ -87,7 +90,7 @@ class Asked(TorchFunctionMode):
         try:
             returned = func(*args, **(kwargs or {}))
         except Exception as refused:
-            if func in NUMBERS and torch.compiler.is_exporting() and _place() is not None:
+            if func in NUMBERS and torch.compiler.is_exporting() and _asked_by_model():
                 self._refused.append(refused)
             raise
         if name in self._given and len(args) == 1 and not kwargs and getattr(args[0], "dtype", None) == torch.bool:
@@ -156,6 +159,13 @@ def _place() -> _Place | None:
     if not text or not calls:
         return None
     return _Place(f"{text}{CALLED}{', '.join(places)}", calls[0][1], calls[0][2])
+
+
+def _asked_by_model() -> bool:
+    """Whether it is a line of the model itself that asks: torch, where it tries what it may not know, has an answer."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_stack(sys._getframe(2))]  # noqa: SLF001
+    asking = next((file for file in files if not _is_of(file, OURS) and Path(file).name != MODES), "")
+    return not _is_of(asking, TORCH)
 
 
 def _raises_alone(file: str, asking: int, raising: int) -> bool:

@@ -49,7 +49,9 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], ops
     means_of_what_may_be_none(program)
     own_neighbours(program, inputs)
     rows_of_masks(program, opset)
-    program.graph_module.recompile()
+    for part in program.graph_module.modules():
+        if isinstance(part, torch.fx.GraphModule):
+            part.recompile()
 
 
 def without_asserts(program: torch.export.ExportedProgram) -> None:

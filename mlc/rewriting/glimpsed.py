@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.data import Batch
-from mlc.errors import DataError
+from mlc.errors import DataError, TargetError
 from mlc.graph_pass import Pass, Statistics
 from mlc.rewriting.sessions import Feeds
 from mlc.statistics import collect
@@ -28,14 +28,14 @@ def glimpsed(
 ) -> Statistics | None:
     """Return what a pass would like to know, of the inputs it is judged on and the first of the calibration data.
 
-    None where it would like nothing, and where an output is not finite.
+    None where it would like nothing, where an output is not finite, and where the graph does not run.
     """
     wanted = subject.likes(model)
     if not wanted:
         return None
     try:
         return collect(model, wanted, [*_batches(feeds), *islice(calibration or (), BATCHES)], workspace)
-    except DataError:
+    except (DataError, TargetError):
         return None
 
 
