@@ -54,6 +54,7 @@ benchmarks: venv
 	$(BIN)/python -m benchmarks.saturation
 	$(BIN)/python -m benchmarks.install
 	$(BIN)/python -m benchmarks.rewriting_backend
+	$(BIN)/python -m benchmarks.quantizing_backend
 	$(BIN)/python -m benchmarks.big_graph
 	$(BIN)/python -m benchmarks.fusion
 	$(BIN)/python -m benchmarks.kills

@@ -44,7 +44,7 @@ def measure(quick: bool, progress: Progress) -> Result:
     """Judge all models, in both forms, by every rewriter that is installed; count what became of them."""
     every = EVERY if quick else 1
     found: dict[str, list[Line]] = {}
-    for done, one in enumerate(lines(every), 1):
+    for done, one in enumerate(lines(WORKER, every), 1):
         found.setdefault(one["rewriter"], []).append(one)
         if done % TOLD == 0:
             progress(f"{done} models judged, the last by {one['rewriter']}")
@@ -53,11 +53,11 @@ def measure(quick: bool, progress: Progress) -> Result:
                   rewriters={name: counted(some) for name, some in found.items()}, absent=absent)  # fmt: skip
 
 
-def lines(every: int) -> Iterator[Line]:
+def lines(worker: str, every: int) -> Iterator[Line]:
     """Yield what became of each model; one that ends the process is counted, and the next process goes on behind it."""
     done, begun, ended = 0, None, False
     while not ended:
-        command = [sys.executable, "-m", WORKER, str(every), str(done)]
+        command = [sys.executable, "-m", worker, str(every), str(done)]
         with subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
         ) as process:
@@ -74,7 +74,7 @@ def lines(every: int) -> Iterator[Line]:
             yield {**begun, "outcome": RAISED, "reason": reason, "nodes": [0, 0], "steps": []}
             begun = None
         elif process.returncode:
-            raise RuntimeError(f"{WORKER} ended with exit code {process.returncode}")
+            raise RuntimeError(f"{worker} ended with exit code {process.returncode}")
 
 
 def counted(found: Sequence[Line]) -> dict[str, Any]:

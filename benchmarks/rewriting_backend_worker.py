@@ -7,8 +7,11 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
+from itertools import islice
+from typing import NamedTuple
 
 import onnx
 import onnxruntime
@@ -62,22 +65,53 @@ def through_onnxslim(case: Case, _answers: Answers, workspace: Workspace) -> Rew
     return Rewritten(path, EXPORT_TOLERANCE)
 
 
+def through_onnxsim(case: Case, _answers: Answers, workspace: Workspace) -> Rewritten:
+    """Run onnxsim with its defaults."""
+    import onnxsim
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(case.model)
+    path = workspace.folder("after") / "model.onnx"
+    simplified, _ = onnxsim.simplify(copy)
+    onnx.save(simplified, path)
+    return Rewritten(path, EXPORT_TOLERANCE)
+
+
 REWRITERS: dict[str, Rewriter] = {
     "mlc": through_passes,
     "onnxscript": through_onnxscript,
     "onnxruntime": through_onnxruntime,
     "onnxslim": through_onnxslim,
+    "onnxsim": through_onnxsim,
 }
 """Each by the package that it is; the peers are held to the tolerance of an export, mlc to its passes'."""
 
 
-def jobs(every: int) -> Iterator[tuple[str, Case]]:
+class Job(NamedTuple):
+    """One model for one tool: how it is called, what judges it, and what is told beside the verdict."""
+
+    called: Mapping[str, str]
+    judge: Callable[[], Verdict]
+    more: Callable[[], Mapping[str, object]] = dict
+
+
+def jobs(every: int) -> Iterator[Job]:
     """Yield every so many models in both forms, for each rewriter that is installed, always in one order."""
-    models = cases()[::every]
     for name in filter(find_spec, REWRITERS):
-        for case in models:
-            yield name, case
-            yield name, with_initializers(case)
+        for case in both_forms(every):
+            yield Job(called(name, case), partial(judged, case, REWRITERS[name]))
+
+
+def both_forms(every: int) -> Iterator[Case]:
+    """Yield every so many models as they are and with their inputs turned into initializers."""
+    for case in cases()[::every]:
+        yield case
+        yield with_initializers(case)
+
+
+def called(tool: str, case: Case) -> dict[str, str]:
+    """Return what a job is called."""
+    return {"rewriter": tool, "model": case.name, "form": case.form}
 
 
 def told(verdict: Verdict) -> dict[str, object]:
@@ -99,19 +133,23 @@ def told(verdict: Verdict) -> dict[str, object]:
     }
 
 
-def main(every: str, first: str) -> None:
+def tell(every_job: Iterator[Job], first: int) -> None:
     """Judge from the ``first`` job on; print which one begins, and then what became of it."""
-    tell = sys.stdout
-    for index, (name, case) in enumerate(jobs(int(every))):
-        if index >= int(first):
-            job = {"rewriter": name, "model": case.name, "form": case.form}
-            print(json.dumps(job), file=tell, flush=True)
-            with contextlib.redirect_stdout(sys.stderr):
-                verdict = judged(case, REWRITERS[name])
-            print(json.dumps({**job, **told(verdict)}), file=tell, flush=True)
+    out = sys.stdout
+    for job in islice(every_job, first, None):
+        print(json.dumps(job.called), file=out, flush=True)
+        with contextlib.redirect_stdout(sys.stderr):
+            verdict = job.judge()
+        print(json.dumps({**job.called, **told(verdict), **job.more()}), file=out, flush=True)
+
+
+def main(every_job: Callable[[int], Iterator[Job]]) -> None:
+    """Tell of the jobs that the command line asks for."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    every, first = map(int, sys.argv[1:])
+    tell(every_job(every), first)
 
 
 if __name__ == "__main__":
-    logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    main(*sys.argv[1:])
+    main(jobs)

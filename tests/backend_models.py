@@ -30,8 +30,9 @@ from mlc.registry import DEFAULT_PASSES, pass_class
 from mlc.rewriting import rewrite
 from mlc.runtimes.onnxruntime import FAILURES, reason
 from mlc.sources.onnx.declared import declared
-from mlc.types import Capabilities, Dim, InputSpec, OutputSpec, PassSpec, Signature
+from mlc.types import Capabilities, Dim, InputSpec, Need, OutputSpec, PassSpec, Signature
 from mlc.workspace import Workspace
+from passes.fp16 import Fp16
 
 STORED = ("simple", "pytorch-converted", "pytorch-operator")
 """Folders of files; the ``node`` models are made by code, a module for each operator."""
@@ -82,6 +83,14 @@ class Verdict:
     nodes_before: int = 0
     nodes_after: int = 0
     steps: tuple[Step, ...] = ()
+
+
+class WithoutRanges(Fp16):
+    """Float16 by the constants alone, as inside of loops, for models that nothing can be collected from."""
+
+    def needs(self, model: ir.Model) -> tuple[Need, ...]:
+        """Return nothing."""
+        return ()
 
 
 def cases(without: Collection[str] = ()) -> list[Case]:

@@ -8,7 +8,18 @@ import pytest
 
 from passes.bf16 import Bf16
 from passes.fp16 import Fp16
-from tests.backend_models import FORMS, NOT_RUN, SAME, SLOW, STORED, cases, judged, through_lossy, with_initializers
+from tests.backend_models import (
+    FORMS,
+    NOT_RUN,
+    SAME,
+    SLOW,
+    STORED,
+    WithoutRanges,
+    cases,
+    judged,
+    through_lossy,
+    with_initializers,
+)
 
 pytestmark = pytest.mark.needs_onnxruntime
 
@@ -32,13 +43,6 @@ def test_rewriting_keeps_what_a_model_computes(case, form):
     if verdict.outcome == NOT_RUN:
         pytest.skip(verdict.reason)
     assert (verdict.outcome, verdict.reason) == (SAME, "")
-
-
-class WithoutRanges(Fp16):
-    """Float16 by the constants alone, as inside of branches, for models that nothing can be collected from."""
-
-    def needs(self, model):
-        return ()
 
 
 LOSSY = {"fp16": (Fp16(), WithoutRanges()), "bf16": (Bf16(),)}

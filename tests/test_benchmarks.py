@@ -21,6 +21,7 @@ from benchmarks import (
     quantization,
     quantization_settings,
     quantization_summary,
+    quantizing_backend,
     rewriting,
     rewriting_backend,
     saturation,
@@ -106,6 +107,16 @@ def test_rewriting(tmp_path, monkeypatch):
 def test_rewriting_of_the_backend_models(tmp_path):
     measured, _ = kept(rewriting_backend.measure(True, quiet), rewriting_backend.summary, tmp_path)
     assert measured["rewriters"]["mlc"]["failed"] == []
+
+
+@pytest.mark.needs_onnxruntime
+def test_conversions_of_the_backend_models(tmp_path):
+    measured, said = kept(quantizing_backend.measure(True, quiet), quantizing_backend.summary, tmp_path)
+    ours = [name for name in measured["tools"] if name.startswith("mlc")]
+    assert ours == ["mlc, fp16", "mlc, fp16:sensitive=half", "mlc, int8-dynamic"]
+    assert [measured["tools"][name]["failed"] for name in ours] == [[], [], []]
+    assert sum(one["converted"] for one in measured["tools"]["mlc, fp16"]["forms"].values()) > 0
+    assert len(said.claims) == 12
 
 
 @pytest.mark.needs_onnxruntime
