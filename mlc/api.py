@@ -64,6 +64,7 @@ def compile(  # noqa: A001 - the word of the field
     strict: bool | None = None,
     strict_provider: bool | None = None,
     portable: bool | None = None,
+    freeze: bool | None = None,
     task: str | None = None,
     trust: bool = False,
     cache: bool = True,
@@ -84,7 +85,7 @@ def compile(  # noqa: A001 - the word of the field
         "data": data, "images": images, "metric": metric,
         "max_drop": max_drop, "max_latency": max_latency, "min_speedup": min_speedup, "max_size": max_size, "at": at,
         "opset": opset, "seed": seed, "strict": strict, "strict_provider": strict_provider, "portable": portable,
-        "task": task, **other,
+        "freeze": freeze, "task": task, **other,
     }  # fmt: skip
     recipe, live = _asked(source, example, asked)
     place = None if out is None else Path(out)

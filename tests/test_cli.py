@@ -197,7 +197,7 @@ def test_compile_hands_on_what_was_asked(capsys, pipeline):
         "--calibrate", "c.npz", "--data", "d.npz", "--metric", "top1", "--max-drop", "1%", "--max-latency", "5",
         "--min-speedup", "1.5", "--max-size", "10", "--at", "n=2", "-o", "out", "--force", "--strict", "--seed", "3",
         "--opset", "21", "--trust", "--no-cache", "--task", "image-classification", "--strict-provider",
-        "--portable",
+        "--portable", "--freeze",
     )  # fmt: skip
     (((recipe, out), keywords),) = pipeline.calls
     assert (out, keywords) == (Path("out"), {"force": True, "trust": True, "cache": False, "explain": False})
@@ -210,6 +210,7 @@ def test_compile_hands_on_what_was_asked(capsys, pipeline):
     assert recipe.limits == Limits(Drop(0.01, relative=True), 5.0, 1.5, 10.0)
     assert (recipe.at, recipe.strict, recipe.seed, recipe.opset) == ({"n": 2}, True, 3, 21)
     assert (recipe.task, recipe.strict_provider, recipe.portable) == ("image-classification", True, True)
+    assert recipe.freeze is True
 
 
 def test_flags_override_the_recipe_file(capsys, pipeline, tmp_path, monkeypatch):
@@ -233,6 +234,7 @@ TAKEN_BACK = {
     "max_drop": "[limits]\nmax_drop = 0.1", "max_latency": "[limits]\nmax_latency = 1",
     "min_speedup": "[limits]\nmin_speedup = 2", "max_size": "[limits]\nmax_size = 3",
     "strict": "strict = true", "strict_provider": "strict_provider = true", "portable": "portable = true",
+    "freeze": "freeze = true",
 }  # fmt: skip
 """What a recipe may hold beside a source and passes, each as a line of its file."""
 

@@ -30,6 +30,7 @@ seed = 7
 strict = true
 strict_provider = true
 portable = true
+freeze = true
 task = "image-classification"
 
 [limits]
@@ -79,6 +80,7 @@ def test_every_key_of_a_file(tmp_path, monkeypatch):
         strict=True,
         strict_provider=True,
         portable=True,
+        freeze=True,
         task="image-classification",
         images=Images((28, 32), 40, 1 / 255, (0.5,), (0.2, 0.3, 0.4), "NCHW"),
     )
@@ -294,6 +296,7 @@ RECIPES = st.builds(
     strict=st.booleans(),
     strict_provider=st.booleans(),
     portable=st.booleans(),
+    freeze=st.booleans(),
     task=st.none() | st.sampled_from(["text-classification", "fill-mask"]),
 )
 
@@ -332,6 +335,7 @@ def test_every_field_is_written(tmp_path):
             opset=20,
             strict_provider=True,
             portable=True,
+            freeze=True,
             task="fill-mask",
             images=Images((1, 2), 2, 1.0, (0.0,), (1.0,), "NCHW"),
         ),

@@ -17,6 +17,7 @@ from mlc.graph_pass import Exactness
 from mlc.judging import Report, choose
 from mlc.pipeline.data import datasets, refuse_contradictions, refuse_missing_data, replayable
 from mlc.pipeline.explaining import explained_only
+from mlc.pipeline.freezing import frozen
 from mlc.pipeline.opset import exported_for
 from mlc.pipeline.optimizers import settled, without_optimizers
 from mlc.pipeline.outliers import amend_for
@@ -94,8 +95,7 @@ def compile(  # noqa: A001 - the word of the field
             exported, checks = exported_for(recipe, (*exact, *lossy), original, able, workspace=workspace, export=at)
             if not isinstance(original, OnnxOriginal):  # a file's own may be raised, unless it was asked for
                 run.recipe = recipe = replace(recipe, opset=exported.origin.opset)
-            if recipe.portable:
-                refuse_custom(exported.model)
+            exported = _as_asked(exported, recipe)
         with run.stage("rewrite"):
             store = sets.statistics or Store()
             rewritten = rewritten_by(
@@ -125,6 +125,13 @@ def compile(  # noqa: A001 - the word of the field
         shipped = Shipped(name, models[name], trials, kept, checks, sets, notes, rewritten.model)
         with run.stage("write"):
             return ship(shipped, out, run, force=force)
+
+
+def _as_asked(exported: Artifact, recipe: Recipe) -> Artifact:
+    """Return an export with what a caller may override as asked. Raises SourceError for what is not portable."""
+    if recipe.portable:
+        refuse_custom(exported.model)
+    return frozen(exported) if recipe.freeze else exported
 
 
 def rewritten_by(

@@ -156,6 +156,7 @@ FIELDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "strict": lambda value: {"strict": _flag(value)},
     "strict_provider": lambda value: {"strict_provider": _flag(value)},
     "portable": lambda value: {"portable": _flag(value)},
+    "freeze": lambda value: {"freeze": _flag(value)},
     "task": lambda value: {"task": text_of(value)},
 }
 """How each field is read, into the fields of Recipe that it decides."""

@@ -47,7 +47,8 @@ class Recipe:
     ``source``, ``calibrate``, ``data`` and ``metric`` are written as on the command line, paths relative to the working
     directory; a live Python object has ``python:<digest>`` in its place and cannot be replayed. ``opset`` is None until
     the source has decided it: an .onnx file has its own. ``strict_provider`` refuses nodes that fall back from the
-    target's provider, ``portable`` operators of a single runtime. ``task`` is what a Hugging Face model is for.
+    target's provider, ``portable`` operators of a single runtime. ``freeze`` makes constants of the weights of an .onnx
+    file that a caller could override. ``task`` is what a Hugging Face model is for.
     ``images`` is how image files become the input. ``to`` is a number format, made of several passes by what pays,
     ``keep_float`` names nodes that no pass quantizes, ``plan`` a file that gives every node its format. ``statistics``
     is a file of an earlier run, or the directory that holds it, in the place of calibration data.
@@ -73,6 +74,7 @@ class Recipe:
     strict: bool = False
     strict_provider: bool = False
     portable: bool = False
+    freeze: bool = False
     task: str | None = None
 
 
@@ -188,6 +190,7 @@ def recipe_toml(recipe: Recipe, beside: Path) -> str:
         "strict": recipe.strict,
         "strict_provider": recipe.strict_provider or None,
         "portable": recipe.portable or None,
+        "freeze": recipe.freeze or None,
         "task": recipe.task,
     }
     for key, move in FILES.items():
