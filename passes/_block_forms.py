@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -24,6 +24,9 @@ KERNEL = f"{DOMAIN}.{PRODUCT}"
 
 TYPES_OF_4_BITS = 10
 """The IR version that brought them."""
+
+NAMED = 3
+"""So many weights are named in a note."""
 
 MATRIX_TYPES = {
     (4, True): ir.DataType.INT4,
@@ -56,7 +59,7 @@ def write_blocks(
     """Put the codes of every weight that can be quantized in its place; ``codes_of`` is given it [rows, columns]."""
     one = joined(ctx, form)
     found = block_weights(model, scheme, permitted(ctx, name), short=one)
-    change = Change(found.sites, tuple(found.refused))
+    change = Change(found.sites, tuple(found.refused), tuple(_smaller(found.weights, scheme)))
     if found.weights:
         model.ir_version = max(model.ir_version, TYPES_OF_4_BITS)
     if one and any(weight.products for weight in found.weights):
@@ -72,6 +75,19 @@ def write_blocks(
         else:
             write_standard(own, weight, codes, found.places)
     return change
+
+
+def _smaller(weights: Sequence[StoredWeight], scheme: BlockScheme) -> Iterator[str]:
+    """Yield a note for each smaller size of blocks, of weights whose rows are no whole ones of the size asked for."""
+    sizes: dict[int, list[str]] = {}
+    for weight in weights:
+        block = scheme.fitted(len(weight.matrix())).block
+        sizes.setdefault(block, []).append(str(weight.value.name))
+    for block, names in sizes.items():
+        if block < scheme.block:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            told = f"{', '.join(names[:NAMED])}{more}"
+            yield f"blocks of {block} and not {scheme.block} for {told}: their rows are no whole ones of {scheme.block}"
 
 
 def accuracy_level(ctx: Context) -> int:

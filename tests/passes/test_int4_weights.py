@@ -41,6 +41,17 @@ def test_embedding_products_and_tied_head(form, symmetric, method):
     assert found.sqnr() > 12
 
 
+def test_blocks_that_are_smaller_than_asked_for_are_told():
+    text = """agraph (float[n,128] x, float[n,96] z) => (float[n,8] y, float[n,8] u) {
+        y = MatMul(x, w)
+        u = MatMul(z, v)
+    }"""
+    model = build(text, weights(0, w=(128, 8), v=(96, 8)), opset=21)
+    feed = {"x": np.ones((2, 128), np.float32), "z": np.ones((2, 96), np.float32)}
+    for block, notes in ((32, ()), (128, ("blocks of 32 and not 128 for v: their rows are no whole ones of 128",))):
+        assert by_blocks(model, Int4Weights(block=block), batches(feed)).change.notes == notes
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rows", [1, 4])
 def test_sizes_other_than_the_calibrated(form, rows):
