@@ -38,13 +38,12 @@ def _take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> T
 
 def _roll(own: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def roll(input: Tensor, shifts: Any, dims: Any = ()) -> Tensor:  # noqa: A002 - torch's name
-        pairs = [*zip(shifts, dims, strict=False)] if isinstance(shifts, tuple | list) else [(shifts, dims)]
-        axes = [axis[0] if isinstance(axis, tuple | list) and axis else axis for _, axis in pairs]
-        if not any(isinstance(shift, torch.SymInt) for shift, _ in pairs) or not all(isinstance(a, int) for a in axes):
+        moves, axes = ([*each] if isinstance(each, tuple | list) else [each] for each in (shifts, dims))
+        if not any(isinstance(move, torch.SymInt) for move in moves) or len(moves) != len(axes):
             return own(input, shifts, dims)
-        for (shift, _), axis in zip(pairs, axes, strict=True):
+        for move, axis in zip(moves, axes, strict=True):
             size = input.shape[axis]
-            first = size - shift % size
+            first = size - move % size
             input = torch.cat([input.narrow(axis, first, size - first), input.narrow(axis, 0, first)], axis)  # noqa: A001
         return input
 
