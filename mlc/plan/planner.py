@@ -24,6 +24,8 @@ ASKED_FLOAT = "kept float: asked for"
 
 UNNAMED = "the plan's file does not name it"
 
+UNASKED = "no format is for it"
+
 AROUND = "the nodes around it have no such form"
 
 DECIDING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Gather"})
@@ -111,7 +113,7 @@ def plan_for(
             known = found.get(entry.node)
             if known is None or known.reason == KEPT_BY_PLAN or (known.format == FLOAT and entry.format != FLOAT):
                 found[entry.node] = entry
-    unnamed = NodePlan("", "", FLOAT, "no format is for it")
+    unnamed = NodePlan("", "", FLOAT, UNASKED)
     return Plan(
         tuple(_final(site, node, found.get(site, unnamed), kept) for site, node in nodes_by_site(model).items())
     )

@@ -15,6 +15,7 @@ from mlc.errors import MlcError, PassError
 from mlc.fusion import Places, array_of, opset_of
 from mlc.graph_pass import Context, Exactness, Pass, Statistics
 from mlc.invariants import snapshot
+from mlc.plan.planner import UNASKED
 from mlc.rewriting.lossy import Collected, settle_lossy
 from mlc.rewriting.outputs import OutputJudge
 from mlc.rewriting.sessions import Feeds, Runner
@@ -77,7 +78,7 @@ class Line:
         self.progress(subject.name)
         ran = self._run(subject, spec, model, tolerance, plan or Plan())
         for step in ran.steps:
-            refuse(step, subject, strict=self.strict)
+            refuse(step, subject, strict=self.strict, plan=plan or Plan())
         return ran
 
     def _run(self, subject: Pass, spec: PassSpec, model: ir.Model, tolerance: float, plan: Plan) -> Ran:
@@ -166,13 +167,14 @@ def _of_the_plan(refused: Sequence[Refusal], plan: Plan, model: ir.Model, name: 
     )
 
 
-def refuse(step: Step, subject: Pass, *, strict: bool) -> None:
-    """Raise PassError where a pass did not do what was asked."""
+def refuse(step: Step, subject: Pass, *, strict: bool, plan: Plan) -> None:
+    """Raise PassError where a pass did not do what was asked, with its reasons, or those that the plan had before."""
     name = subject.name
     if step.requested and step.dropped:
         raise PassError(f"the pass {name} was dropped: {step.dropped}", _named(step.left_out))
     if step.requested and subject.exactness is Exactness.LOSSY and not step.sites:
-        reasons = "; ".join(f"{refusal.site}: {refusal.reason}" for refusal in step.refused[:3])
+        planned = [Refusal(entry.node, entry.reason) for entry in plan.nodes if entry.reason not in ("", UNASKED)]
+        reasons = "; ".join(f"{each.site}: {each.reason}" for each in (*step.refused, *planned)[:3])
         raise PassError(f"the pass {name} converted no node", f"it refused {reasons}" if reasons else NONE_LEFT)
     if strict and step.left_out:
         count = len(step.left_out)
