@@ -13,25 +13,33 @@ if TYPE_CHECKING:
 
 @dataclass
 class Root:
-    """``sqrt(mean(square) + epsilon)``: the value that is squared, epsilon, and the nodes."""
+    """``sqrt(mean(square) + epsilon)``: the value that is squared, epsilon, and the nodes.
+
+    ``outside`` says that epsilon is added to the root instead.
+    """
 
     squared: ir.Value
     epsilon: float
     nodes: list[ir.Node]
     last: bool
+    outside: bool = False
+
+
+MEAN = "ReduceMean"
+
+OUTSIDE = "epsilon is added to the root, and not to what it is of"
 
 
 def root_of(value: ir.Value | None) -> Root | None:
     """Return the root of a mean of squares that a value is, or None. ``last`` is whether the mean is over axis -1."""
     root = producer(value, "Sqrt")
-    total = producer(root.inputs[0], "Add") if root else None
-    if root is None or total is None:
-        return None
-    for one, other in (total.inputs, total.inputs[::-1]):
-        epsilon, mean = scalar_of(one), producer(other, "ReduceMean")
+    total = producer(value if root is None else root.inputs[0], "Add")
+    for one, other in (total.inputs, total.inputs[::-1]) if total is not None else ():
+        inner = root or producer(other, "Sqrt")
+        epsilon, mean = scalar_of(one), producer(other if root is not None or inner is None else inner.inputs[0], MEAN)
         square = squared_in(mean.inputs[0]) if mean else None
-        if epsilon is not None and mean is not None and square is not None:
-            return Root(square[0], epsilon, [square[1], mean, total, root], over_last(mean))
+        if epsilon is not None and total and inner and mean and square is not None:
+            return Root(square[0], epsilon, [square[1], mean, total, inner], over_last(mean), outside=root is None)
     return None
 
 

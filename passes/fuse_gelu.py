@@ -112,19 +112,20 @@ def _tanh_argument(inner: ir.Value, x: ir.Value) -> tuple[list[ir.Node], bool] |
         inside = product_of(other)
         power = _power(inside.factors, x, 2 if before else 3)
         if total is not None and power is not None:
-            wrong = _off(inside.scale, CUBIC) or _off(outer.scale, math.sqrt(2 / math.pi))
-            return [*power, *inside.nodes, total, *outer.nodes], wrong
+            nodes, other_exponent = power
+            wrong = other_exponent or _off(inside.scale, CUBIC) or _off(outer.scale, math.sqrt(2 / math.pi))
+            return [*nodes, *inside.nodes, total, *outer.nodes], wrong
     return None
 
 
-def _power(factors: list[ir.Value], x: ir.Value, exponent: int) -> list[ir.Node] | None:
-    """Return the nodes that make a power of x of factors, or None where it is something else."""
+def _power(factors: list[ir.Value], x: ir.Value, exponent: int) -> tuple[list[ir.Node], bool] | None:
+    """Return the nodes that make a power of x of factors, and whether it is another; None where it is none."""
     if factors == [x] * exponent:
-        return []
+        return [], False
     power = producer(factors[0], "Pow") if len(factors) == 1 else None
-    if power is None or power.inputs[0] is not x or scalar_of(power.inputs[1]) != exponent:
+    if power is None or power.inputs[0] is not x or scalar_of(power.inputs[1]) is None:
         return None
-    return [power]
+    return [power], scalar_of(power.inputs[1]) != exponent
 
 
 def _off(found: float, wanted: float) -> bool:

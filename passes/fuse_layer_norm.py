@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from mlc.fusion import Match, Search, producer
 from mlc.graph_pass import Exactness
-from passes._norms import Root, fits_last, over_last, root_of
+from passes._norms import OUTSIDE, Root, fits_last, over_last, root_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -19,8 +19,8 @@ class FuseLayerNorm(Search):
     """``(x - mean(x)) / sqrt(mean((x - mean(x))**2) + epsilon) * w + b`` becomes ``LayerNormalization(x, w, b)``.
 
     As Ba, Kiros and Hinton have it (Layer Normalization, arXiv 1607.06450, section 3). Refuses where a mean is not over
-    the last axis, where w or b does not have one element for each of it, and where a value inside is used elsewhere or
-    is an output.
+    the last axis, where epsilon is outside of the root, where w or b does not have one element for each of the axis,
+    and where a value inside is used elsewhere or is an output.
     """
 
     name: ClassVar[str] = "fuse-layer-norm"
@@ -40,6 +40,8 @@ class FuseLayerNorm(Search):
         return None
 
     def check(self, x, weight, bias, root, last) -> str | None:
+        if root.outside:
+            return OUTSIDE
         if not last:
             return "a mean is not over the last axis"
         for role, value in (("weight", weight), ("bias", bias)):

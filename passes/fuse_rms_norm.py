@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mlc.fusion import Match, Search, producer, product_of
 from mlc.graph_pass import Exactness
-from passes._norms import Root, fits_last, root_of
+from passes._norms import OUTSIDE, Root, fits_last, root_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -18,8 +18,8 @@ class FuseRmsNorm(Search):
     """``x / sqrt(mean(x**2) + epsilon) * w`` becomes ``RMSNormalization(x, w)`` of opset 23.
 
     As Zhang and Sennrich have it (Root Mean Square Layer Normalization, arXiv 1910.07467, equation 4). Refuses where
-    the mean is not over the last axis, where w does not have one element for each of it, where there is another factor,
-    and where a value inside is used elsewhere or is an output.
+    the mean is not over the last axis, where epsilon is outside of the root, where w does not have one element for each
+    of the axis, where there is another factor, and where a value inside is used elsewhere or is an output.
     """
 
     name: ClassVar[str] = "fuse-rms-norm"
@@ -41,6 +41,8 @@ class FuseRmsNorm(Search):
         return None
 
     def check(self, x, root, others, scale) -> str | None:
+        if root.outside:
+            return OUTSIDE
         if not root.last:
             return "the mean is not over the last axis"
         if len(others) != 1 or scale != 1.0:

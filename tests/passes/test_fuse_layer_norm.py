@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import mlc
+from passes._norms import OUTSIDE
 from passes.fuse_layer_norm import FuseLayerNorm
 from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
 
@@ -74,6 +75,14 @@ def test_another_mean_is_no_site():
     body = FORMS["one difference"].replace("m = ReduceMean(x, axes)", "o = Exp(x) m = ReduceMean(o, axes)")
     _, change = apply(FuseLayerNorm(), model(body))
     assert change == type(change)((), ())
+
+
+def test_an_epsilon_outside_of_the_root_is_refused():
+    body = """m = ReduceMean(x, axes) d = Sub(x, m) q = Mul(d, d) v = ReduceMean(q, axes) s = Sqrt(v) a = Add(eps, s)
+        n = Div(d, a) p = Mul(n, w) y = Add(p, b)"""
+    after, change = apply(FuseLayerNorm(), model(body))
+    assert [refusal.reason for refusal in change.refused] == [OUTSIDE]
+    assert "LayerNormalization" not in ops(after)
 
 
 def test_what_torch_exports(workspace):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from passes._norms import OUTSIDE
 from passes.fuse_rms_norm import FuseRmsNorm
 from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
 
@@ -50,6 +51,13 @@ def test_refusals_by_what_is_constant(weights, reason):
     _, change = apply(FuseRmsNorm(), model(FORMS["as torch writes it"], weights))
     assert change.sites == ()
     assert reason in change.refused[0].reason
+
+
+def test_an_epsilon_outside_of_the_root_is_refused():
+    body = "q = Pow(x, two) m = ReduceMean(q, axes) s = Sqrt(m) a = Add(s, eps) n = Div(x, a) y = Mul(n, w)"
+    after, change = apply(FuseRmsNorm(), model(body))
+    assert [refusal.reason for refusal in change.refused] == [OUTSIDE]
+    assert "RMSNormalization" not in ops(after)
 
 
 def test_another_factor_is_refused():
