@@ -84,5 +84,7 @@ def test_rows_in_order_with_states_of_their_own(workspace):
 
 
 def test_what_is_packed_for_a_projection_is_refused(workspace):
-    with pytest.raises(SourceError, match="a packed sequence before an LSTM with proj_size"):
+    with pytest.raises(SourceError, match="a packed sequence before an LSTM with proj_size") as caught:
         exported(workspace, Layers(proj_size=3), None, X, ROWS)
+    assert "test_export_packed.py" in caught.value.message
+    assert "self.layers(rows)" in caught.value.message

@@ -131,6 +131,17 @@ def test_an_operator_inside_of_another_is_refused_with_the_users_line(workspace,
     assert "function(x.mT @ x)" in error.message
 
 
+def test_a_forward_that_asks_whether_it_is_traced_is_told_so(workspace):
+    class Net(nn.Module):
+        def forward(self, x):
+            return x * 2 if torch.compiler.is_compiling() else x * 3
+
+    error = refused(workspace, Net(), ROWS)
+    assert "differs from the original" in error.message
+    assert error.hint.startswith("forward asks whether it is traced")
+    assert "x * 2 if torch.compiler.is_compiling() else x * 3" in error.hint
+
+
 def caught_branch(x):
     try:
         if x.sum() > 10:

@@ -150,11 +150,24 @@ def _checked(
         checks = check(model, answers, workspace, judge)
     except DifferenceError as failed:
         if doubt is None or not doubt.explains(failed.sizes):
-            raise
+            raise _told_why(failed, original) from failed
         raise doubt.refused from failed
     if judge is not None and judge.moved:
         origin = replace(origin, notes=(*origin.notes, judge.told()))
     return Artifact({"model": model}, signature, origin), checks
+
+
+def _told_why(failed: DifferenceError, original: Original) -> DifferenceError:
+    """Return a difference with the line at which forward asks whether it is traced, if it has one."""
+    if not hasattr(original, "module"):
+        return failed
+    from mlc.exporting.traced import asks_whether_traced  # an .onnx file needs no torch
+
+    line = asks_whether_traced(cast("TorchOriginal", original).module)
+    if not line:
+        return failed
+    hint = f"forward asks whether it is traced, and may then compute otherwise, at {line}"
+    return DifferenceError(failed.message, hint, failed.sizes)
 
 
 def _answers(original: Original, doubt: Doubt | None, kept: Sequence[Reference]) -> Iterator[Reference]:

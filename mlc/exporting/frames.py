@@ -12,8 +12,9 @@ TRACERS = frozenset({"torch", "onnxscript", "onnx_ir"})
 """Packages that a trace runs through: a line of theirs tells a user nothing."""
 
 MODES = frozenset({
-    "asked.py", "bags.py", "branches.py", "covariances.py", "experts.py", "grids.py", "known.py", "rearranging.py",
-    "roots.py", "sizes_in_tensors.py",
+    "adaptive.py", "asked.py", "attention.py", "bags.py", "branches.py", "covariances.py", "distances.py", "elman.py",
+    "experts.py", "fourier.py", "grids.py", "known.py", "packed.py", "pooling.py", "projected.py", "rearranging.py",
+    "roots.py", "settled.py", "sizes_in_tensors.py", "spectrograms.py", "windows.py",
 })  # fmt: skip
 """Files of ours through which torch's functions are called while a module is traced, below the user's line."""
 
@@ -28,7 +29,7 @@ def user_frame(frames: Sequence[tuple[str, int, str, str]]) -> str:
     library = ""
     for file, number, function, line in reversed(frames):
         path = Path(file)
-        if path.parent == Path(__file__).parent and path.name in MODES:
+        if Path(__file__).parent in path.parents and path.name in MODES:
             continue
         if ours in path.parents:
             break
