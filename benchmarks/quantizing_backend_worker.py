@@ -28,8 +28,8 @@ HALF, DYNAMIC = "fp16", "int8-dynamic"
 TOLERANCE = 0.1
 """The largest error over the rms of an output that a conversion may leave: 20 dB."""
 
-NO_WORK = frozenset({"Cast", "CastLike", "Constant", "Identity"})
-"""Operators that compute nothing, whichever numbers they hold."""
+NO_WORK = frozenset({"Cast", "CastLike", "Constant", "Identity", "Shape", "Size"})
+"""Operators that compute nothing of the numbers that they read."""
 
 
 def through_converter(case: Case, _answers: Answers, workspace: Workspace) -> Rewritten:

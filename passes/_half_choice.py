@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -32,6 +32,10 @@ FAR = 256.0
 QK_OUTPUT = 3
 """The place of the output in which an Attention gives its scores."""
 
+LITTLE_LEFT = "leaves little of what it gives, of which float16 keeps 11 bits"
+MAKES_WHOLE = "makes whole numbers of what it gives"
+WHOLE_NUMBERS = "it makes whole numbers, which others would be of rounded ones"
+FAR_APART = "its scores are further from 0 than float16 tells apart"
 INTERFACE = "the interface of a branch or loop stays float32, what is inside does not"
 FUNCTION = "it calls a function of the model's own"
 SEQUENCE = "it reads or gives what is not a tensor"
@@ -121,33 +125,57 @@ def choices(rules: Rules) -> list[Choice]:
 
 
 def _keep_exact(found: list[Choice], rules: Rules) -> None:
-    """Keep float32 what makes large values of which differences count: rounded before them, these are lost."""
+    """Keep float32 what makes values of which small differences count: rounded before them, these are lost."""
     by_node = {choice.node: choice for choice in found}
     for reader in found:
-        for large, least in _told_apart(reader, rules):
-            sought = [large]
+        for told in _told_apart(reader, rules):
+            sought = [told.value]
             while sought:
                 value = sought.pop()
                 choice = by_node.get(node) if (node := value.producer()) is not None else None
-                if choice is None or not choice.half or (_largest(value, rules) or 0.0) < least:
+                if choice is None or not choice.half or (_largest(value, rules) or 0.0) < told.least:
                     continue
-                choice.reason = f"{reader.site} leaves little of what it gives, of which float16 keeps 11 bits"
-                sought += [each for _, each in choice.reads()]
+                if told.least or choice.node.op_type not in PRODUCTS:
+                    choice.reason = f"{reader.site} {told.reason}"
+                    sought += [each for _, each in choice.reads()]
 
 
-def _told_apart(choice: Choice, rules: Rules) -> list[tuple[ir.Value, float]]:
-    """Return values of which a node takes differences that float16 does not tell, with how large what makes them is.
+class _ToldApart(NamedTuple):
+    """A value of which a node tells apart what float16 does not, how large what makes it is, and what the node does."""
 
-    Masks are the lowest of what a softmax reads, so that the highest says how far off the others are.
+    value: ir.Value
+    least: float
+    reason: str
+
+
+def _told_apart(choice: Choice, rules: Rules) -> list[_ToldApart]:
+    """Return what a node that stays float32 tells apart: by a difference, a softmax, or as whole numbers.
+
+    Masks are the lowest of what a softmax reads, so that the highest says how far off the others are. What a product
+    gives is no whole number, in float32 either.
     """
     if _cancellation(choice, rules):
         least = CANCELLED * (_largest(choice.node.outputs[0], rules) or 0.0)
-        return [(value, least) for _, value in choice.reads()]
-    scores = choice.node.inputs[0] if choice.node.op_type in {"Softmax", "LogSoftmax"} else None
+        return [_ToldApart(value, least, LITTLE_LEFT) for _, value in choice.reads()]
+    value = choice.node.inputs[0] if choice.node.inputs else None
+    if value is not None and _makes_integers(choice.node):
+        return [_ToldApart(value, 0.0, MAKES_WHOLE)]
+    if value is not None and _is_far(choice.node, rules):
+        return [_ToldApart(value, FAR, LITTLE_LEFT)]
+    return []
+
+
+def _is_far(node: ir.Node, rules: Rules) -> bool:
+    """Whether a softmax reads scores that float16 rounds by much of what they are apart."""
+    scores = node.inputs[0] if node.op_type in {"Softmax", "LogSoftmax"} else None
     known = None if scores is None or rules.ranges is None else rules.ranges(scores)
-    if scores is None or known is None or not math.isfinite(known[1]) or abs(known[1]) <= FAR:
-        return []
-    return [(scores, FAR)]
+    return known is not None and math.isfinite(known[1]) and abs(known[1]) > FAR
+
+
+def _makes_integers(node: ir.Node) -> bool:
+    """Whether a node makes whole numbers of floats, which are places or codes."""
+    given = node.outputs[0].dtype if node.op_type in CASTING else None
+    return given is not None and given.is_integer() and is_float(node.inputs[0])
 
 
 def settle(found: list[Choice]) -> None:
@@ -330,6 +358,8 @@ def _kind_obstacle(choice: Choice, rules: Rules) -> str:
         (SCORES, node.op_type == "Attention" and len(node.outputs) > QK_OUTPUT and bool(node.outputs[QK_OUTPUT].name)),
         (ADDS, reduction is not None and reduction.as_string() != "none"),
         (WHOLE, node.op_type in CASTING and _reads_wide_integers(node)),
+        (WHOLE_NUMBERS, _makes_integers(node)),
+        (FAR_APART, _is_far(node, rules)),
         (FLOAT_ALONE, not choice.positions.inputs and not choice.positions.outputs and not _is_cast(node)),
     )
     reason = next((reason for reason, holds in reasons if holds), "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 ADDS = "it adds up many values, and sums leave float16"
+MULTIPLIES = "it multiplies many values, and products leave float16"
 NORMALIZES = "it divides by a spread made of squares, which leave float16"
 GROWS = "it takes powers or exponentials, which leave float16"
 QUANTIZES = "scales of quantized values need more bits"
@@ -22,7 +23,7 @@ SENSITIVE = {
         ADDS,
         (
             "CumSum", "DFT", "Det", "GlobalLpPool", "LpPool", "ReduceL1", "ReduceL2", "ReduceLogSum",
-            "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum", "ReduceSumSquare", "STFT",
+            "ReduceLogSumExp", "ReduceMean", "ReduceSum", "ReduceSumSquare", "STFT",
             "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss",
         ),
     ),
@@ -42,6 +43,7 @@ ALWAYS = {
     **_because(QUANTIZES, ("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear")),
     **_because(PLACES, ("AffineGrid", "GridSample", "NonMaxSuppression", "RoiAlign", "MaxRoiPool")),
     **_because(ADDS, ("LinearAttention",)),
+    **_because(MULTIPLIES, ("ReduceProd",)),
     **_because(NORMALIZES, ("BatchNormalization", "MeanVarianceNormalization")),
     **_because(GROWS, ("Tan",)),
     **_because(BITS, ("BitCast",)),

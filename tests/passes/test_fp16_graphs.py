@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from passes._half_choice import FAR_APART, MAKES_WHOLE
 from passes._masked import UNSEEN
 from passes.fp16 import Fp16
 from tests.graphs import graph, random
@@ -210,6 +211,27 @@ def test_large_values_of_which_differences_count_stay_float(form, workspace):
     after, change = halved(before, feeds)
     assert {"h", "y"} <= set(change.sites)
     assert "s" in reasons(change)
+    assert ratios(before, after, feeds, workspace)["y"] > 50
+
+
+def test_what_becomes_a_place_stays_float(workspace):
+    """Rows 4000 and 4001 of a table are one row in float16."""
+    before = holding("""g (float[n,4] x, float[n] place) => (float[n,4] y) {
+        h = MatMul(x, w) p = Mul(place, scale) f = Floor(p) i = Cast<to = 7>(f) r = Gather(table, i) y = Add(h, r) }""",
+        w=random(1, 4, 4), scale=np.float32(0.5), table=random(2, 5000, 4))  # fmt: skip
+    feeds = {"x": random(0, 6, 4), "place": np.array([8000, 8002, 8004, 9996, 3, 1], np.float32)}
+    after, change = halved(before, feeds)
+    assert reasons(change)["f"] == f"i {MAKES_WHOLE}"
+    assert {"h", "y"} <= set(change.sites)
+    assert ratios(before, after, feeds, workspace)["y"] > 50
+
+
+def test_a_softmax_of_large_scores_stays_float_whatever_else_does(workspace):
+    text = "g (float[n,8] x) => (float[n,8] y) { h = MatMul(x, w) r = Mul(x, big) s = Softmax(r) y = Mul(h, s) }"
+    before = holding(text, w=random(1, 8, 8), big=np.float32(4000))
+    feeds = {"x": 1 + random(0, 6, 8) / 1000}
+    after, change = halved(before, feeds, sensitive="half")
+    assert reasons(change)["s"] == FAR_APART
     assert ratios(before, after, feeds, workspace)["y"] > 50
 
 
