@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.common import MET, MISSED, Claim, Progress, Result, Summary, Table, result, run
 from benchmarks.quantizing_backend_worker import TOLERANCE, TOOLS
-from benchmarks.rewriting_backend import EVERY, TOLD, Line, lines
+from benchmarks.rewriting_backend import EVERY, Line, by_rewriter
 from tests.backend_models import FORMS, NOT_RUN, OUTCOMES, SAME
 
 WORKER = "benchmarks.quantizing_backend_worker"
@@ -26,11 +26,7 @@ NOTE = (
 def measure(quick: bool, progress: Progress) -> Result:
     """Judge all models, in both forms, by every tool that is installed; count what became of them."""
     every = EVERY if quick else 1
-    found: dict[str, list[Line]] = {}
-    for done, one in enumerate(lines(WORKER, every), 1):
-        found.setdefault(one["rewriter"], []).append(one)
-        if done % TOLD == 0:
-            progress(f"{done} models judged, the last by {one['rewriter']}")
+    found = by_rewriter(WORKER, every, progress)
     packages = [TOOLS[name].package.replace("_", "-") for name in found]
     return result("quantizing_backend", {"every": every, "forms": list(FORMS)}, packages=packages,
                   tools={name: counted(some) for name, some in found.items()},

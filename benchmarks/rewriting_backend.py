@@ -43,14 +43,20 @@ Line: TypeAlias = dict[str, Any]
 def measure(quick: bool, progress: Progress) -> Result:
     """Judge all models, in both forms, by every rewriter that is installed; count what became of them."""
     every = EVERY if quick else 1
-    found: dict[str, list[Line]] = {}
-    for done, one in enumerate(lines(WORKER, every), 1):
-        found.setdefault(one["rewriter"], []).append(one)
-        if done % TOLD == 0:
-            progress(f"{done} models judged, the last by {one['rewriter']}")
+    found = by_rewriter(WORKER, every, progress)
     absent = [name for name in REWRITERS if name not in found]
     return result("rewriting_backend", {"every": every, "forms": list(FORMS)}, packages=list(found),
                   rewriters={name: counted(some) for name, some in found.items()}, absent=absent)  # fmt: skip
+
+
+def by_rewriter(worker: str, every: int, progress: Progress) -> dict[str, list[Line]]:
+    """Return what became of every so many models, by what rewrote them."""
+    found: dict[str, list[Line]] = {}
+    for done, one in enumerate(lines(worker, every), 1):
+        found.setdefault(one["rewriter"], []).append(one)
+        if done % TOLD == 0:
+            progress(f"{done} models judged, the last by {one['rewriter']}")
+    return found
 
 
 def lines(worker: str, every: int) -> Iterator[Line]:
