@@ -32,11 +32,26 @@ def shapes(inputs: Iterable[InputSpec], sizes: Sizes) -> dict[str, tuple[int, ..
 
 
 def value_range(spec: InputSpec, inputs: Iterable[InputSpec], sizes: Sizes) -> tuple[float, float] | None:
-    """Return the range of values of one of the inputs under the given sizes, or None where it has none."""
+    """Return the range of values of one of the inputs under the given sizes, or None where it has none.
+
+    Where nothing is known of the size that it ends with, it is the range of the largest.
+    """
     if spec.values is None or spec.ceiling is None:
         return spec.values
     dims = {dim.name: dim for each in inputs for dim in each.dims}
+    if not {spec.ceiling.dim, *dims[spec.ceiling.dim].terms} & sizes.keys():
+        return spec.values
     return spec.values[0], size_of(dims[spec.ceiling.dim], sizes) - spec.ceiling.below
+
+
+def sizes_in(inputs: Iterable[InputSpec], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Return the sizes that arrays of these shapes have along named dims, whether or not they are legal."""
+    found = {}
+    for spec in inputs:
+        for dim, size in zip(spec.dims, shapes.get(spec.name, ()), strict=False):
+            if dim.name is not None and not dim.terms:
+                found[dim.name] = size
+    return found
 
 
 def legal(dim: Dim, size: int) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mlc.fusion import array_of, is_constant, only_reader
+from mlc.fusion import array_of, is_constant, is_standard, only_reader
 from passes._half import FLOAT16, number_obstacle, rounded, too_large
 from passes._half_sensitive import PRODUCTS
 
@@ -30,6 +30,9 @@ NEAR = 2.0**-7
 
 BIASED = 2
 """The place from which on the inputs of a product are added to it."""
+
+MOVED = frozenset({"Cast", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+"""What gives the elements of its first input in other places."""
 
 MASK_INPUT = {"Attention": 3, "GroupQueryAttention": 10, "MultiHeadAttention": 5}
 
@@ -79,7 +82,12 @@ def is_attention_mask(node: ir.Node, index: int) -> bool:
 
 
 def is_added_mask(node: ir.Node, index: int) -> bool:
-    """Whether an Add before a Softmax adds to its scores what no product is behind: a mask, whatever it held so far."""
+    """Whether an Add before a Softmax adds to its scores what no product is behind: a mask, whatever it held so far.
+
+    What moves the mask there counts as the Add.
+    """
+    if node.op_type in MOVED and index == 0 and is_standard(node):
+        return any(is_added_mask(use.node, use.idx) for use in node.outputs[0].uses())
     if node.op_type != "Add":
         return False
     reader = only_reader(node.outputs[0])

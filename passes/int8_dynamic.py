@@ -40,8 +40,8 @@ class Int8Dynamic(Pass):
     DynamicQuantizeLSTM where the target has it and the output need not be portable.
 
     Refuses, and keeps float: convolutions, which would be slower; GRU and RNN; products of two activations, and of what
-    holds a mask in the inputs it is judged on or in the calibration data: its scale is that of the mask. A NaN in x
-    is lost, as DynamicQuantizeLinear has no code for it; an Inf makes NaN of every row.
+    holds a mask in the inputs it is judged on, or in calibration data where another pass takes these: its scale is that
+    of the mask. A NaN in x is lost, as DynamicQuantizeLinear has no code for it; an Inf makes NaN of every row.
 
     ``smallest_table`` is the number of elements from which on a table is large: a small one saves nothing worth two
     lookups in the place of one.

@@ -17,7 +17,7 @@ from mlc.data import batch_size, filled_size, open_data, split
 from mlc.errors import DataError
 from mlc.pipeline.data import datasets
 from mlc.pipeline.run import Live
-from mlc.recipe import merge
+from mlc.recipe import merge, parse_inputs
 from mlc.types import Dim, InputSpec, OutputSpec, PassSpec, Signature
 
 BATCH = Dim(1, 64, name="batch")
@@ -182,6 +182,15 @@ def test_values_that_are_not_finite(tmp_path, value, kind):
     data = open_data(npz(tmp_path / "d.npz", x=x), X)
     with pytest.raises(DataError, match=rf"sample 70 of d\.npz has {kind} in the input x"):
         list(data)
+
+
+def test_values_beyond_the_size_that_their_range_ends_with(tmp_path):
+    inputs = parse_inputs(["x=float32[n=1..8,seq=2..16]", "lengths=int64[n] in 1..seq"])
+    arrays = {"x": np.zeros((50, 4), np.float32), "lengths": np.full(50, 4)}
+    assert sum(batch.count for batch in open_data(npz(tmp_path / "d.npz", **arrays), inputs)) == 50
+    arrays["lengths"][41] = 5
+    with pytest.raises(DataError, match=r"sample 41 of d\.npz has 5 in the input lengths, outside 1\.\.4"):
+        list(open_data(npz(tmp_path / "d.npz", **arrays), inputs))
 
 
 def test_values_outside_the_stated_range(tmp_path):

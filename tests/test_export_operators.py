@@ -510,6 +510,8 @@ def test_shifted_bits_of_narrow_integers(workspace, dtype, function):
         lambda x: torch.cat([*x.aminmax(keepdim=True)]),
         lambda x: torch.stack([*torch.aminmax(x.long())]) + x.amax((0, 1)).long(),
         lambda x: x.aminmax(dim=1).max - x.amax(dim=1),
+        lambda x: x.sum().amax() + x.mean().aminmax().min + x.mean().amin(0),
+        lambda x: torch.cond(x.sum() > 0, lambda x: x - x.aminmax().min, lambda x: x / x.abs().amax(), (x,)),
     ],
 )
 def test_the_extremes_of_all_elements(workspace, function):

@@ -83,6 +83,29 @@ def test_rows_in_order_with_states_of_their_own(workspace):
     assert_alike(workspace, net, *falling)
 
 
+class Rows(nn.Module):
+    """What is computed of packed rows themselves."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.layers, self.function = nn.GRU(4, 5, batch_first=True), function
+
+    def forward(self, x, lengths):
+        rows = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.function(self.layers(rows)[0])
+
+
+def softened(packed):
+    rows = PackedSequence(torch.softmax(packed.data, 0), *packed[1:])
+    return pad_packed_sequence(rows, batch_first=True)[0]
+
+
+@pytest.mark.parametrize("function", [lambda packed: packed.data.mean(0), lambda packed: packed.data, softened])
+def test_rows_that_are_packed_are_those_of_torch(workspace, function):
+    example = torch.randn(3, 7, 4), torch.tensor([7, 7, 7])
+    assert_alike(workspace, exported(workspace, Rows(function), example, X, ROWS), *feeds())
+
+
 def test_what_is_packed_for_a_projection_is_refused(workspace):
     with pytest.raises(SourceError, match="a packed sequence before an LSTM with proj_size") as caught:
         exported(workspace, Layers(proj_size=3), None, X, ROWS)

@@ -111,7 +111,7 @@ def test_what_such_a_line_is_told_to_write_exports(workspace, function):
     "function",
     [
         lambda x: x * (torch.rand(()) < 1e-6).float() + x,
-        lambda x: x + torch.rand_like(x) * 1e-9,
+        lambda x: x + torch.rand_like(x) * 5e-7,
         lambda x: torch.cond(x.sum() > 1e9, lambda x: x + torch.randn_like(x), lambda x: x * 2, (x,)),
     ],
 )
@@ -129,6 +129,20 @@ def test_an_operator_inside_of_another_is_refused_with_the_users_line(workspace,
     error = refused(workspace, Net(), "x=float32[4,3]")
     assert "test_export_traps.py" in error.message
     assert "function(x.mT @ x)" in error.message
+
+
+def test_noise_that_an_input_turns_off_is_no_randomness(workspace):
+    """As in text to speech, whose noise has a scale that callers give."""
+
+    class Noisy(nn.Module):
+        def forward(self, x, scale):
+            return x * 2 + torch.randn_like(x) * scale
+
+    inputs = ROWS, "scale=float32[] in 0..0"
+    net = exported(workspace, Noisy(), None, *inputs, opset=20)
+    assert "RandomNormalLike" in [node.op_type for node in net.model.graph]
+    with pytest.raises(SourceError, match="random"):
+        exported(workspace, Noisy(), None, ROWS, "scale=float32[] in 0..1", opset=20)
 
 
 def test_a_forward_that_asks_whether_it_is_traced_is_told_so(workspace):

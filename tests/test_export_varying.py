@@ -61,6 +61,7 @@ def test_rolled_by_a_size(workspace):
     def rolled(x):
         return torch.roll(x, x.shape[1] // 2, 1) - x.roll((-x.shape[0], x.shape[1] - 1), (0, 1)) + x.roll(1, 1)
 
+    exported(workspace, Of(lambda x: x[:, :0].roll(x.shape[0], 1)), None, "x=float32[n=1..5,3]")
     net = exported(workspace, Of(rolled), None, "x=float32[n=1..5,m=2..9]")
     values = np.arange(35, dtype=np.float32).reshape(5, 7)
     assert_alike(workspace, net, values, values[:1, :2], values[:3, :5])

@@ -44,6 +44,8 @@ MASKED = """g (float[n,4] x, float[n,4] keep) => (float[n,4] y) {
 MASK = {"one": np.float32(1), "low": np.float32(LOWEST), "w": SQUARE}
 GIVEN = """g (float[n,4] x, float[n,4] mask) => (float[n,4] y) {
     a = MatMul(x, w) s = Add(a, mask) p = Softmax(s) y = MatMul(p, w) }"""
+MOVED = """g (float[n,4] x, float[n,4] mask) => (float[n,4] y) { r = Reshape(x, three) a = MatMul(r, w)
+    u = Unsqueeze(mask, one) s = Add(a, u) p = Softmax(s) o = MatMul(p, w) y = Reshape(o, two) }"""
 PRODUCT = "g (float[n,4] x) => (float[n,4] y) { a = MatMul(x, w) b = Mul(a, small) y = MatMul(b, w) }"
 HALF = "fp16:sensitive=half"
 
@@ -108,9 +110,12 @@ def test_what_the_data_hid_is_refused_with_the_first_node(case, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_mask_of_the_caller_that_the_data_hid_is_clamped(tmp_path, monkeypatch):
+@pytest.mark.parametrize("text", [GIVEN, MOVED])
+def test_a_mask_of_the_caller_that_the_data_hid_is_clamped(text, tmp_path, monkeypatch):
     measure_quickly(monkeypatch)
-    text, arrays, spec, small, large, _, _ = CASES[CALLERS]
+    _, arrays, spec, small, large, _, _ = CASES[CALLERS]
+    if text == MOVED:
+        arrays = arrays | {"three": np.array([-1, 1, 4]), "two": np.array([-1, 4]), "one": np.array([1])}
     report = mlc.compile(
         written(tmp_path, text, arrays), inputs=declared(large), passes=["none", spec], out=tmp_path / "out",
         calibrate=saved(tmp_path, "small", small), data=saved(tmp_path, "large", large),

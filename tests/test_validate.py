@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,22 @@ def test_without_limits_it_reports(tmp_path, capsys, identity):
     assert capsys.readouterr().out.splitlines()[0] == "The outputs do not agree with the source's, 0 dB at worst."
     assert main(["validate", identity, "--against", identity, *INPUT]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "The outputs equal the source's."
+
+
+def test_a_model_in_half_equals_itself(tmp_path, capsys):
+    body = "<float16[6,6] w> { h = Cast<to=10>(x) m = MatMul(h, w) output = Cast<to=1>(m) }"
+    model = onnx.parser.parse_model(f"{HEAD}{SAME}{body}")
+    weight = np.random.default_rng(0).standard_normal((6, 6)).astype(np.float16)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    del model.graph.value_info[:]
+    onnx.save(model, tmp_path / "half.onnx")
+    half = str(tmp_path / "half.onnx")
+    assert main(["validate", half, "--against", half, *INPUT]) == 0
+    out = capsys.readouterr().out
+    told = re.search(r"agree with the source's at (\d+) dB|equal the source's", out.splitlines()[0])
+    assert told is not None
+    assert int(told[1] or 999) > 120
+    assert "as a GPU computes it" not in out
 
 
 def test_limits_decide(tmp_path, capsys, identity):

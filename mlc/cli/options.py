@@ -131,7 +131,9 @@ StrictProvider = Annotated[bool, typer.Option("--strict-provider", help=_STRICT_
 StrictOrNot = Annotated[bool | None, switch("strict", _STRICT)]
 StrictProviderOrNot = Annotated[bool | None, switch("strict-provider", _STRICT_PROVIDER)]
 PortableOrNot = Annotated[bool | None, switch("portable", "Write standard ONNX operators only, for any runtime.")]
-FreezeOrNot = Annotated[bool | None, switch("freeze", "Make constants of weights that a caller could override.")]
+FreezeOrNot = Annotated[
+    bool | None, switch("freeze", "Make constants of what a caller of an .onnx file could override.")
+]
 Task = Annotated[str | None, option("--task", "TASK", "What a Hugging Face model is for (from its architecture).")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Export anew, and keep no export for later runs.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Run the code that a model file or directory holds.")]

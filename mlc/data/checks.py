@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlc.dims import legal, range_text
+from mlc.dims import legal, range_text, sizes_in, value_range
 from mlc.errors import DataError
 from mlc.figures import counted
 from mlc.grammar import nearest
@@ -106,6 +106,7 @@ def _check_sums(
 
 def check_values(source: str, inputs: Sequence[InputSpec], arrays: Mapping[str, Array], indexes: Array) -> None:
     """Raise DataError with the sample's index for NaN or Inf, and for values outside the range that the spec states."""
+    sizes = sizes_in(inputs, {name: np.shape(array) for name, array in arrays.items()})
     for spec in inputs:
         array = arrays[spec.name]
         if array.dtype.kind in "fc" and not np.isfinite(array).all():
@@ -114,9 +115,10 @@ def check_values(source: str, inputs: Sequence[InputSpec], arrays: Mapping[str, 
             raise DataError(
                 f"sample {indexes[row]} of {source} has {kind} in the input {spec.name}", "remove or repair it"
             )
-        if spec.values is None or array.size == 0:
+        values = value_range(spec, inputs, sizes)
+        if values is None or array.size == 0:
             continue
-        low, high = spec.values
+        low, high = values
         bad = (array < low) | (array > high)
         if bad.any():
             row = _first_row(bad)

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.nn import functional
 
-from mlc.exporting.inserting import before, replace
+from mlc.exporting.inserting import before, calls_of, replace
 from mlc.exporting.opset import NEWER
 from mlc.exporting.replaced import replaced
 
@@ -35,9 +35,7 @@ def over_four_axes() -> AbstractContextManager[None]:
 
 def rows_of_masks(program: torch.export.ExportedProgram, opset: int) -> None:
     """Write what rows give that look at no key, or all of whose keys are masked alike, as torch has it."""
-    kind = torch.ops.aten.scaled_dot_product_attention.default
-    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
-    for node in [node for graph in graphs for node in graph.find_nodes(op="call_function", target=kind)]:
+    for node in calls_of(program, {aten.scaled_dot_product_attention.default}):
         mask = (*node.args, None)[3] or node.kwargs.get("attn_mask")
         if mask is None:
             continue

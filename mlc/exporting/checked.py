@@ -143,8 +143,8 @@ def _checked(
     ):
         correct_shapes(model, outputs, doubted=True)
     signature = Signature(original.signature.inputs, _outputs(outputs, model))
-    refuse_random(model)
     workspace.hold(model)
+    refuse_random(model, kept, workspace)
     judge = _code_judge(original, model, workspace)
     try:
         checks = check(model, answers, workspace, judge)

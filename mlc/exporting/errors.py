@@ -117,7 +117,7 @@ def _instead(line: str, other: str) -> str:
     number = re.search(r"\b(int|float)\(", line)
     if number:
         return f"write torch.sym_{number[1]}(...) there for {number[1]}(...), which makes a number of a size"
-    looped = re.search(r"\bfor \w.* in |\.unbind\(|\.tolist\(", line)
+    looped = re.search(r"\bfor \w.* in |\.unbind\(", line)
     return "compute all steps of that loop at once, by operations on the whole tensor" if looped else other
 
 

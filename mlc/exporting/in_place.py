@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mlc.exporting.inserting import before, replace
+from mlc.exporting.inserting import before, calls_of, replace
 
 NAMES = (
     "ceil", "clamp", "clamp_max", "clamp_min", "cumprod", "floor", "index_reduce", "log", "relu", "remainder", "round",
@@ -18,6 +18,6 @@ def copied_back(program: torch.export.ExportedProgram) -> None:
     aten = torch.ops.aten
     own = [(getattr(aten, f"{name}_"), getattr(aten, name)) for name in NAMES]
     twins = {getattr(into, kind): getattr(other, kind) for into, other in own for kind in into.overloads()}
-    for node in [node for node in program.graph.nodes if node.target in twins]:
+    for node in calls_of(program, twins):
         computed = before(node, twins[node.target], *node.args, **node.kwargs)
         replace(node, before(node, aten.copy_.default, node.args[0], computed))

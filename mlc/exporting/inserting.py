@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
+
+
+def calls_of(program: torch.export.ExportedProgram, targets: Collection[Any]) -> list[Any]:
+    """Return the calls of some operators, in branches and bodies of loops too."""
+    graphs = (part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule))
+    return [node for graph in graphs for node in graph.nodes if node.op == "call_function" and node.target in targets]
 
 
 def before(node: torch.fx.Node, target: Any, *args: Any, **kwargs: Any) -> torch.fx.Node:

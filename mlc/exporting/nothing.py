@@ -37,7 +37,8 @@ def means_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
 
 def spreads_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
     """Add nought times the mean to a variance or a standard deviation: where there is no mean there is neither."""
-    for node in [node for node in program.graph.nodes if _packet(node) in {*ALONE, *ALONE.values()}]:
+    spreads = [node for node in program.graph.nodes if _packet(node) in {*ALONE, *ALONE.values()}]
+    for node in [node for node in spreads if node.args[0].meta["val"].ndim]:
         values, axes, keeps = _reduced(node)
         if not _may_be_none(values, axes):
             continue

@@ -43,6 +43,8 @@ def _roll(own: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return own(input, shifts, dims)
         for move, axis in zip(moves, axes, strict=True):
             size = input.shape[axis]
+            if isinstance(size, int) and size == 0:
+                continue
             first = size - move % size
             input = torch.cat([input.narrow(axis, first, size - first), input.narrow(axis, 0, first)], axis)  # noqa: A001
         return input

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from mlc.exporting.inserting import before, replace
+from mlc.exporting.inserting import before, calls_of, replace
 
 aten: Any = torch.ops.aten
 
@@ -26,7 +26,8 @@ def spreads_by_means(program: torch.export.ExportedProgram) -> None:
 
     Left as they are where nothing says how many there are, or how many are too few.
     """
-    for node in [node for node in program.graph.nodes if getattr(node.target, "overloadpacket", None) in SPREADS]:
+    kinds = {getattr(packet, kind) for packet in SPREADS for kind in packet.overloads()}
+    for node in [node for node in calls_of(program, kinds) if node.args[0].meta["val"].ndim]:
         values, axes, keeps, correction = _given(node)
         sizes = [values.meta["val"].shape[axis] for axis in axes]
         counted = all(isinstance(size, int) for size in sizes)
@@ -48,7 +49,7 @@ def spreads_by_means(program: torch.export.ExportedProgram) -> None:
             root = SPREADS[node.target.overloadpacket]
             replace(part, before(part, aten.sqrt.default, spread) if root else spread)
         if pair and not node.users:
-            program.graph.erase_node(node)
+            node.graph.erase_node(node)
 
 
 def _given(node: torch.fx.Node) -> tuple[torch.fx.Node, list[int], bool, float]:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from mlc.artifact import Origin
 from mlc.compare import EXPORT_TOLERANCE, Check
 from mlc.directory import MARK
-from mlc.emulate import saturation_proof
+from mlc.emulate import computes_half, saturation_proof
 from mlc.errors import UsageError
 from mlc.explaining import Explanation
 from mlc.explaining.halves import HIGHEST
@@ -40,6 +40,7 @@ from mlc.rewriting import check_files, check_half
 from mlc.runtimes.strict import refuse_fallbacks
 from mlc.sources.load import load
 from mlc.sources.onnx.declared import declared
+from mlc.sources.onnx.file import OnnxOriginal
 from mlc.sources.onnx.safety import check_values
 from mlc.sources.original import Original
 from mlc.sources.specs import dim_text
@@ -88,6 +89,7 @@ def validate(
             signature = original.signature
             problems = interface_problems(signature, declared(located.path))
             opset, floor = _read(located.path)
+            strict = None if floor is None else _strict(original, located.path, run)
             origin = Origin(original.source, original.digest, "", opset, notes=original.notes)
         if problems:
             trial = Trial(Candidate(str(model), located.path), size_bytes=file_bytes(located.path))
@@ -110,7 +112,6 @@ def validate(
         saturation = saturation_of(ir.load(located.path), original.run, samples_of(sets.evaluation, kept), run)
         runs = None if sets.evaluation is None else original
         del original  # what nothing runs any more need not lie in memory beside the model
-        strict = None if floor is None else as_a_gpu_computes(ir.load(located.path), target, workspace)
         candidate = Candidate(str(model), located.path, located.session_options, strict)
         with run.stage("measure"):
             if strict_provider:
@@ -130,6 +131,13 @@ def validate(
         described, notes = sets.described(), (*said, *not_run, *sets.notes)
         report = _report(run, origin, signature, located, (trial,), checks=checks, described=described, notes=notes)
         return replace(report, layers=layers, saturation=saturation, explanation=explanation)
+
+
+def _strict(original: Original, path: Path, run: Run) -> Path | None:
+    """Return what a model in float16 is judged by, unless its source computes in float16 itself."""
+    if isinstance(original, OnnxOriginal) and computes_half(ir.load(original.path)):
+        return None
+    return as_a_gpu_computes(ir.load(path), run.recipe.target, run.workspace)
 
 
 def _read(path: Path) -> tuple[int, float | None]:

@@ -111,4 +111,7 @@ def _end_text(spec: InputSpec, arrays: Arrays, end: int) -> str:
 
 
 def _hint(held: Sequence[InputSpec]) -> str:
-    return f"narrow the range of {' and '.join(spec.name for spec in held)} to the values that the model takes"
+    names = " and ".join(spec.name for spec in held)
+    rows = [spec.name for spec in held if len(spec.dims) == 1 and "int" in spec.dtype and spec.ceiling is None]
+    ending = f"; of lengths, let it end with the size, as in {rows[0]}=... in 1..DIM" if rows else ""
+    return f"narrow the range of {names} to the values that the model takes{ending}"

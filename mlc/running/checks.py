@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlc.data.checks import ANSWERS
-from mlc.dims import legal, range_text
+from mlc.dims import legal, range_text, sizes_in, value_range
 from mlc.errors import DataError
 from mlc.figures import counted
 from mlc.grammar import nearest
@@ -106,7 +106,9 @@ def _fitting(axis: int, dim: Dim, size: int) -> str:
 def notes_on(file: str, arrays: Arrays, ports: Sequence[Port], inputs: Sequence[InputSpec]) -> Iterator[str]:
     """Yield what is unusual in arrays that can be run: symbols that disagree, values that nothing was verified for."""
     yield from _disagreeing(file, arrays, ports)
-    ranges: Mapping[str, tuple[float, float]] = {spec.name: spec.values for spec in inputs if spec.values is not None}
+    sizes = sizes_in(inputs, {name: np.shape(array) for name, array in arrays.items()})
+    known = {spec.name: value_range(spec, inputs, sizes) for spec in inputs}
+    ranges = {name: values for name, values in known.items() if values is not None}
     for name, array in arrays.items():
         whole = f"of {counted(array.size, 'value')} of {name} in {file}"
         if array.size == 0:

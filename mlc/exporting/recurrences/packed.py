@@ -41,16 +41,21 @@ def packed_sequences() -> Iterator[None]:
 
 
 class _Lengths:
-    """What stands for the batch sizes of a packed sequence: the lengths of its rows, int64 [batch]."""
+    """What stands for the batch sizes of a packed sequence: the lengths of its rows, int64 [batch].
+
+    It knows the padded steps, [steps, batch, ...], of what is packed; a tensor that was computed of packed rows is
+    padded anew where a layer or ``pad_packed_sequence`` reads it.
+    """
 
     device = torch.device("cpu")
 
     def __init__(self, lengths: Tensor, steps: int) -> None:
         self.lengths, self.steps = lengths, steps
+        self._known: list[tuple[Tensor, Tensor]] = []
 
     def __getitem__(self, step: int) -> Any:
         if step != 0:
-            raise NotImplementedError("batch_sizes of a packed sequence hang on the values of lengths")
+            raise UnwrittenError("the batch sizes of a packed sequence, which hang on the values of lengths")
         return self.lengths.shape[0]
 
     def size(self, _axis: int = 0) -> Any:
@@ -59,19 +64,34 @@ class _Lengths:
         torch._check(longest <= self.steps)  # type: ignore[no-untyped-call] # noqa: SLF001 - torch raises otherwise
         return longest
 
+    def packed(self, padded: Tensor) -> Tensor:
+        """Return the rows of all steps behind each other, as torch has them."""
+        rows: Tensor = padded.flatten(0, 1)[self._places()]
+        self._known.append((rows, padded))
+        return rows
+
+    def padded(self, rows: Tensor) -> Tensor:
+        """Return the steps of packed rows, with zeros behind the end of each."""
+        for known, padded in self._known:
+            if known is rows:
+                return padded
+        batch = self.lengths.shape[0]
+        zeros = rows.new_zeros(self.steps * batch, *rows.shape[1:])
+        return zeros.index_copy(0, self._places(), rows).reshape(self.steps, batch, *rows.shape[1:])
+
+    def _places(self) -> Tensor:
+        return (torch.arange(self.steps)[:, None] < self.lengths).flatten().nonzero().squeeze(1)
+
 
 def _packed(padded: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, _Lengths]:
     steps = padded.transpose(0, 1) if batch_first else padded
-    return steps.flatten(0, 1), _Lengths(lengths, steps.shape[0])
-
-
-def _unpacked(data: Tensor, sizes: _Lengths) -> Tensor:
-    return data.reshape(sizes.steps, sizes.lengths.shape[0], *data.shape[1:])
+    sizes = _Lengths(lengths, steps.shape[0])
+    return sizes.packed(steps), sizes
 
 
 def _padded(data: Tensor, sizes: _Lengths, batch_first: bool, value: float, total: int) -> tuple[Tensor, Tensor]:
     places = torch.arange(total)
-    steps = _unpacked(data, sizes)[places.clamp(max=sizes.steps - 1)]
+    steps = sizes.padded(data)[places.clamp(max=sizes.steps - 1)]
     behind = places[:, None] >= sizes.lengths
     rows = torch.where(behind.reshape(*behind.shape, *(1 for _ in steps.shape[2:])), value, steps)
     return rows.transpose(0, 1) if batch_first else rows, sizes.lengths
@@ -94,7 +114,7 @@ def _layers(own: Callable[..., Any], kind: str) -> Callable[..., Any]:
         if hidden.shape[-1] != cell.shape[-1]:
             raise UnwrittenError("a packed sequence before an LSTM with proj_size, which ONNX has not")
         ways, each = 2 if both_ways else 1, 4 if has_biases else 2
-        steps, ends = _unpacked(data, sizes), []
+        steps, ends = sizes.padded(data), []
         for below in range(0, hidden.shape[0], ways):
             here = slice(below, below + ways)
             parts = [_in_order(kind, weights[part::each][here]) for part in range(each)]
@@ -104,7 +124,7 @@ def _layers(own: Callable[..., Any], kind: str) -> Callable[..., Any]:
             )
             ends.append(last)
         found = [torch.cat(end) for end in zip(*ends, strict=True)]
-        return steps.flatten(0, 1), *(found if kind == "LSTM" else found[:1])
+        return sizes.packed(steps), *(found if kind == "LSTM" else found[:1])
 
     return layers
 
