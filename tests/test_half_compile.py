@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -49,7 +50,7 @@ MOVED = """g (float[n,4] x, float[n,4] mask) => (float[n,4] y) { r = Reshape(x, 
 PRODUCT = "g (float[n,4] x) => (float[n,4] y) { a = MatMul(x, w) b = Mul(a, small) y = MatMul(b, w) }"
 HALF = "fp16:sensitive=half"
 
-CASES = {
+CASES: dict[str, tuple[Any, ...]] = {
     "a layer normalization taken apart": (
         NORMALIZED, APART, HALF, {"x": ROWS}, {"x": OUTLIERS}, "s", "Mul s gives Inf where float32 gives 641201",
     ),
@@ -114,10 +115,11 @@ def test_what_the_data_hid_is_refused_with_the_first_node(case, tmp_path):
 def test_a_mask_of_the_caller_that_the_data_hid_is_clamped(text, tmp_path, monkeypatch):
     measure_quickly(monkeypatch)
     _, arrays, spec, small, large, _, _ = CASES[CALLERS]
+    held = dict(arrays)
     if text == MOVED:
-        arrays = arrays | {"three": np.array([-1, 1, 4]), "two": np.array([-1, 4]), "one": np.array([1])}
+        held |= {"three": np.array([-1, 1, 4]), "two": np.array([-1, 4]), "one": np.array([1])}
     report = mlc.compile(
-        written(tmp_path, text, arrays), inputs=declared(large), passes=["none", spec], out=tmp_path / "out",
+        written(tmp_path, text, held), inputs=declared(large), passes=["none", spec], out=tmp_path / "out",
         calibrate=saved(tmp_path, "small", small), data=saved(tmp_path, "large", large),
     )  # fmt: skip
     (step,) = report.steps
