@@ -146,6 +146,7 @@ WRONG_INPUTS = [
     ("x=float32[1] in 0..1e999", "1e999", "is too large"),
     ("x=float32[1] in 2..1", "2..1", "is an empty range"),
     ("x=int64[n=1..9] in 0..m", "m", "nor a dim with a range"),
+    ("x=int64[n=1..9] in 1.5..n", "1.5..n", "is not a range of whole numbers"),
     ("x=int64[n=1..9] in 1..n-1", "1..n-1", "is empty at the smallest size"),
     ("x=int64[n=1..9] in 1..n-m", "m", "what is taken from the size"),
     ("x=int8[n=1..200] in 1..n", "1..n", "does not fit in int8"),

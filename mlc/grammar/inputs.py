@@ -202,6 +202,8 @@ def _range_of_values(spec: _Written, dims: Mapping[str, Dim]) -> tuple[float, fl
     if spec.values is None:
         return None
     reader, start, low, high, end = spec.values
+    if spec.dtype in _INTEGERS and not isinstance(low, int):
+        reader.refuse(start, f"is not a range of whole numbers, which {spec.dtype} needs")
     if isinstance(high, Ceiling):
         if high.dim not in dims:
             hint = nearest(high.dim, [*dims]) if dims else ""

@@ -115,7 +115,7 @@ def _refuse_old(model: ir.Model, subjects: Sequence[Pass], requested: Collection
     if lacking is not None and notes:
         raise PassError(
             f"the pass {lacking.name} needs opset {lacking.min_opset}, and {notes[-1]}",
-            f"export the model at opset {lacking.min_opset} or newer, or leave the pass out",
+            f"export the model at opset {lacking.min_opset} or newer, or leave out what asked for the pass",
         )
 
 
