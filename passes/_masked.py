@@ -74,4 +74,4 @@ def _problem(value: str, statistics: Statistics) -> str:
     if not statistics.seen(value):
         return UNSEEN
     mask = statistics.mask(value)
-    return "" if mask is None else f"the value {value} holds {mask[0]:.2g} for sample {mask[1]}: a mask?"
+    return "" if mask is None else f"the value {value} holds {mask[0]:.4g} for sample {mask[1]}: a mask?"

@@ -111,5 +111,5 @@ def _unmasked(looked: list[Looked], model: ir.Model, statistics: Statistics | No
     if statistics is None:
         return looked
     masks = {node: (name, statistics.mask(name)) for node, name in _activations(looked, Places(model)).items()}
-    reasons = {node: f"the value {name} holds {mask[0]:.2g}: {MASKED}" for node, (name, mask) in masks.items() if mask}
+    reasons = {node: f"the value {name} holds {mask[0]:.4g}: {MASKED}" for node, (name, mask) in masks.items() if mask}
     return [replace(each, reason=reasons.get(each.node, each.reason)) for each in looked]

@@ -86,7 +86,7 @@ def test_a_mask_is_not_quantized_and_named_with_its_sample(mask, method):
     found = quantized(model, batches({"x": x, "mask": masks}), method=method)
     assert found.change.sites == ("a", "z")
     told = [refusal.reason for refusal in found.change.refused if refusal.site == "y"]
-    assert told == [f"the value m holds {mask:.2g} for sample 1: a mask?"]
+    assert told == [f"the value m holds {mask:.4g} for sample 1: a mask?"]
     assert any(note.startswith(told[0]) for note in found.change.notes)
     exact = run(found.before, {"x": x, "mask": masks})
     close = run(found.model, {"x": x, "mask": masks})
