@@ -5,13 +5,13 @@ Of nothing they are NaN; what ONNX makes of them is 0.
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from mlc.exporting.inserting import before, replace
+from mlc.exporting.reducing import parts_of, reduced
 
 aten: Any = torch.ops.aten
 
@@ -22,7 +22,7 @@ ALONE = {aten.var_mean: aten.var, aten.std_mean: aten.std}
 def means_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
     """Divide a sum by how many there are."""
     for node in [node for node in program.graph.nodes if node.target in {aten.mean.dim, aten.mean.default}]:
-        values, axes, keeps = _reduced(node)
+        values, axes, keeps = reduced(node)
         if not _may_be_none(values, axes):
             continue
         dtype = node.meta["val"].dtype
@@ -39,11 +39,11 @@ def spreads_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
     """Add nought times the mean to a variance or a standard deviation: where there is no mean there is neither."""
     spreads = [node for node in program.graph.nodes if _packet(node) in {*ALONE, *ALONE.values()}]
     for node in [node for node in spreads if node.args[0].meta["val"].ndim]:
-        values, axes, keeps = _reduced(node)
+        values, axes, keeps = reduced(node)
         if not _may_be_none(values, axes):
             continue
         pair = _packet(node) in ALONE
-        for part in [user for user in node.users if user.target is operator.getitem] if pair else [node]:
+        for part in parts_of(node) if pair else [node]:
             mean = before(part, aten.mean.dim, values, axes, keeps)
             if pair and part.args[1] == 1:
                 replace(part, mean)
@@ -57,16 +57,6 @@ def spreads_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
 
 def _packet(node: torch.fx.Node) -> Any:
     return getattr(node.target, "overloadpacket", None)
-
-
-def _reduced(node: torch.fx.Node) -> tuple[torch.fx.Node, list[int], bool]:
-    """Return what a call reduces, over which axes, and whether it keeps them."""
-    target: Any = node.target
-    given = {**dict(zip((one.name for one in target._schema.arguments), node.args, strict=False)), **node.kwargs}  # noqa: SLF001
-    values: Any = node.args[0]
-    rank = values.meta["val"].ndim
-    axes = sorted(axis % rank for axis in given.get("dim") or range(rank))
-    return values, axes, bool(given.get("keepdim"))
 
 
 def _may_be_none(values: torch.fx.Node, axes: list[int]) -> bool:

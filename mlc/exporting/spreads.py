@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from mlc.exporting.inserting import before, calls_of, replace
+from mlc.exporting.reducing import arguments_of, parts_of, reduced
 
 aten: Any = torch.ops.aten
 
@@ -28,7 +28,7 @@ def spreads_by_means(program: torch.export.ExportedProgram) -> None:
     """
     kinds = {getattr(packet, kind) for packet in SPREADS for kind in packet.overloads()}
     for node in [node for node in calls_of(program, kinds) if node.args[0].meta["val"].ndim]:
-        values, axes, keeps, correction = _given(node)
+        (values, axes, keeps), correction = reduced(node), _correction(node)
         sizes = [values.meta["val"].shape[axis] for axis in axes]
         counted = all(isinstance(size, int) for size in sizes)
         unknown = any(free_unbacked_symbols(size) for size in sizes)
@@ -37,7 +37,7 @@ def spreads_by_means(program: torch.export.ExportedProgram) -> None:
         if correction and (not counted or math.prod(sizes) <= correction):
             continue
         pair = node.target.overloadpacket in PAIRS
-        for part in [user for user in node.users if user.target is operator.getitem] if pair else [node]:
+        for part in parts_of(node) if pair else [node]:
             if pair and part.args[1] == 1:
                 replace(part, before(part, aten.mean.dim, values, axes, keeps))
                 continue
@@ -52,13 +52,8 @@ def spreads_by_means(program: torch.export.ExportedProgram) -> None:
             node.graph.erase_node(node)
 
 
-def _given(node: torch.fx.Node) -> tuple[torch.fx.Node, list[int], bool, float]:
-    """Return what a call reduces, over which axes, whether it keeps them, and what it subtracts from the count."""
-    target: Any = node.target
-    given = {**dict(zip((one.name for one in target._schema.arguments), node.args, strict=False)), **node.kwargs}  # noqa: SLF001
-    values: Any = node.args[0]
-    rank = values.meta["val"].ndim
-    axes = sorted(axis % rank for axis in given.get("dim") or range(rank))
+def _correction(node: torch.fx.Node) -> float:
+    """Return what a call subtracts from the count."""
+    given = arguments_of(node)
     correction = given.get("correction")
-    subtracted = float(given.get("unbiased", True)) if correction is None else float(correction)
-    return values, axes, bool(given.get("keepdim")), subtracted
+    return float(given.get("unbiased", True)) if correction is None else float(correction)
