@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.common import MET, MISSED, Claim, Progress, Result, Summary, Table, result, run
 from benchmarks.quantizing_backend_worker import TOLERANCE, TOOLS
-from benchmarks.rewriting_backend import EVERY, Line, by_rewriter
+from benchmarks.rewriting_backend import EVERY, Line, by_rewriter, failures, outcomes
 from tests.backend_models import FORMS, NOT_RUN, OUTCOMES, SAME
 
 WORKER = "benchmarks.quantizing_backend_worker"
@@ -40,14 +40,10 @@ def counted(found: list[Line]) -> dict[str, Any]:
         mine = [one for one in found if one["form"] == form]
         right = [one["converted"] for one in mine if one["outcome"] == SAME]
         forms[form] = {
-            "outcomes": {outcome: sum(one["outcome"] == outcome for one in mine) for outcome in OUTCOMES},
+            "outcomes": outcomes(mine),
             "converted": sum(after - before for before, after in right),
         }
-    failed = [
-        {key: one[key] for key in ("model", "form", "outcome", "reason")}
-        for one in found if one["outcome"] not in {SAME, NOT_RUN}
-    ]  # fmt: skip
-    return {"forms": forms, "failed": failed}
+    return {"forms": forms, "failed": failures(found)}
 
 
 def summary(measured: Result) -> Summary:

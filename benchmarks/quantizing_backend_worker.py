@@ -12,8 +12,7 @@ from typing import NamedTuple
 import onnx
 import onnx_ir as ir
 
-from benchmarks.rewriting_backend_worker import Job, both_forms, called, main
-from mlc.compare import EXPORT_TOLERANCE
+from benchmarks.rewriting_backend_worker import Job, both_forms, called, copied, main, saved
 from mlc.emulate import rounded_half
 from mlc.errors import MlcError, foreign
 from mlc.formats import INTEGER_OPERATORS
@@ -36,14 +35,14 @@ def through_converter(case: Case, _answers: Answers, workspace: Workspace) -> Re
     """Run ``convert_float_to_float16`` of onnxconverter-common, inputs and outputs kept in float32."""
     from onnxconverter_common import float16
 
-    return _saved(float16.convert_float_to_float16(_copied(case), keep_io_types=True), workspace)
+    return saved(float16.convert_float_to_float16(copied(case), keep_io_types=True), workspace, TOLERANCE)
 
 
 def through_transformers(case: Case, _answers: Answers, workspace: Workspace) -> Rewritten:
     """Run the function of that name of onnxruntime.transformers, likewise."""
     from onnxruntime.transformers import float16
 
-    return _saved(float16.convert_float_to_float16(_copied(case), keep_io_types=True), workspace)
+    return saved(float16.convert_float_to_float16(copied(case), keep_io_types=True), workspace, TOLERANCE)
 
 
 def through_dynamic(case: Case, _answers: Answers, workspace: Workspace) -> Rewritten:
@@ -54,18 +53,6 @@ def through_dynamic(case: Case, _answers: Answers, workspace: Workspace) -> Rewr
     onnx.save(case.model, folder / "source.onnx")
     quantize_dynamic(folder / "source.onnx", folder / "model.onnx")
     return Rewritten(folder / "model.onnx", TOLERANCE)
-
-
-def _copied(case: Case) -> onnx.ModelProto:
-    model = onnx.ModelProto()
-    model.CopyFrom(case.model)
-    return model
-
-
-def _saved(model: onnx.ModelProto, workspace: Workspace) -> Rewritten:
-    path = workspace.folder("after") / "model.onnx"
-    onnx.save(model, path)
-    return Rewritten(path, TOLERANCE)
 
 
 class Tool(NamedTuple):
@@ -109,7 +96,7 @@ def counting(tool: Tool, counts: list[int]) -> Rewriter:
         made = tool.convert(case, answers, workspace)
         counts[:] = [converted(model, tool.format) for model in (ir.from_proto(case.model), ir.load(made.path))]
         path = _rounded(made.path, case, workspace) if tool.format == HALF else made.path
-        return replace(made, path=path, tolerance=max(TOLERANCE, EXPORT_TOLERANCE))
+        return replace(made, path=path, tolerance=TOLERANCE)
 
     return rewriter
 

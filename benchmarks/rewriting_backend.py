@@ -90,16 +90,23 @@ def counted(found: Sequence[Line]) -> dict[str, Any]:
         mine = [one for one in found if one["form"] == form]
         same = [one["nodes"] for one in mine if one["outcome"] == SAME]
         forms[form] = {
-            "outcomes": {outcome: sum(one["outcome"] == outcome for one in mine) for outcome in OUTCOMES},
+            "outcomes": outcomes(mine),
             "nodes": [sum(pair[place] for pair in same) for place in (0, 1)],
             "passes": by_pass(mine),
         }
-    failed = [
-        {key: one[key] for key in ("model", "form", "outcome", "reason")}
-        for one in found if one["outcome"] not in {SAME, NOT_RUN}
-    ]  # fmt: skip
     refused = Counter(one["reason"] for one in found if one["outcome"] == NOT_RUN)
-    return {"forms": forms, "failed": failed, "not_run": dict(refused.most_common())}
+    return {"forms": forms, "failed": failures(found), "not_run": dict(refused.most_common())}
+
+
+def outcomes(found: Sequence[Line]) -> dict[str, int]:
+    """Count how many models came to each outcome."""
+    return {outcome: sum(one["outcome"] == outcome for one in found) for outcome in OUTCOMES}
+
+
+def failures(found: Sequence[Line]) -> list[Line]:
+    """Return every model whose numbers or interface did not hold, with the reason."""
+    kept = ("model", "form", "outcome", "reason")
+    return [{key: one[key] for key in kept} for one in found if one["outcome"] not in {SAME, NOT_RUN}]
 
 
 def by_pass(found: Sequence[Line]) -> dict[str, dict[str, int]]:
@@ -119,10 +126,10 @@ def summary(measured: Result) -> Summary:
     found: dict[str, Any] = measured["rewriters"]
     claims = []
     for form in FORMS:
-        outcomes = found[OURS]["forms"][form]["outcomes"]
-        ran = sum(outcomes.values()) - outcomes[NOT_RUN]
-        kept = f"{outcomes[SAME]} of {ran}"
-        claims.append(Claim(f"numbers and interface are kept, {form}", kept, MET if outcomes[SAME] == ran else MISSED))
+        counts = found[OURS]["forms"][form]["outcomes"]
+        ran = sum(counts.values()) - counts[NOT_RUN]
+        kept = f"{counts[SAME]} of {ran}"
+        claims.append(Claim(f"numbers and interface are kept, {form}", kept, MET if counts[SAME] == ran else MISSED))
     claims += [_as_many(found, form) for form in FORMS if len(found) > 1]
     rows = list(outcome_rows(found))
     failed = [(name, *one.values()) for name, counts in found.items() for one in counts["failed"]]

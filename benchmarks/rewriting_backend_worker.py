@@ -31,15 +31,25 @@ from tests.backend_models import (
 )
 
 
+def copied(case: Case) -> onnx.ModelProto:
+    """Return the model of a case for a tool that may change what it is given."""
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    return model
+
+
+def saved(model: onnx.ModelProto, workspace: Workspace, tolerance: float) -> Rewritten:
+    """Write what a tool made of a model, to be held to a tolerance."""
+    path = workspace.folder("after") / "model.onnx"
+    onnx.save(model, path)
+    return Rewritten(path, tolerance)
+
+
 def through_onnxscript(case: Case, _answers: Answers, workspace: Workspace) -> Rewritten:
     """Run the optimizer of onnxscript with its defaults."""
     from onnxscript import optimizer
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(case.model)
-    path = workspace.folder("after") / "model.onnx"
-    onnx.save(optimizer.optimize(copy), path)
-    return Rewritten(path, EXPORT_TOLERANCE)
+    return saved(optimizer.optimize(copied(case)), workspace, EXPORT_TOLERANCE)
 
 
 def through_onnxruntime(case: Case, _answers: Answers, workspace: Workspace) -> Rewritten:
@@ -58,23 +68,15 @@ def through_onnxslim(case: Case, _answers: Answers, workspace: Workspace) -> Rew
     """Run onnxslim with its defaults."""
     import onnxslim
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(case.model)
-    path = workspace.folder("after") / "model.onnx"
-    onnx.save(onnxslim.slim(copy), path)
-    return Rewritten(path, EXPORT_TOLERANCE)
+    return saved(onnxslim.slim(copied(case)), workspace, EXPORT_TOLERANCE)
 
 
 def through_onnxsim(case: Case, _answers: Answers, workspace: Workspace) -> Rewritten:
     """Run onnxsim with its defaults."""
     import onnxsim
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(case.model)
-    path = workspace.folder("after") / "model.onnx"
-    simplified, _ = onnxsim.simplify(copy)
-    onnx.save(simplified, path)
-    return Rewritten(path, EXPORT_TOLERANCE)
+    simplified, _ = onnxsim.simplify(copied(case))
+    return saved(simplified, workspace, EXPORT_TOLERANCE)
 
 
 REWRITERS: dict[str, Rewriter] = {
