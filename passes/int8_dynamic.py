@@ -17,8 +17,6 @@ from passes._dynamic_write import DynamicWriter
 from passes._kernels import DOMAIN
 from passes._stored import permitted
 
-MASKED = "a mask?"
-
 LARGE_TABLE = 2**16
 
 LSTM_KERNEL = f"{DOMAIN}.{OPERATOR}"
@@ -72,7 +70,9 @@ class Int8Dynamic(Pass):
 
     def apply(self, model: ir.Model, ctx: Context) -> Change:
         """Quantize what the plan says (everything that can be, without a plan)."""
-        looked = _unmasked(self.looked(model, ctx, permitted(ctx, self.name)), model, ctx.statistics)
+        looked = self.looked(model, ctx, permitted(ctx, self.name))
+        masks = _masks(looked, model, ctx.statistics)
+        looked = [replace(each, reason=masks.get(each.node, each.reason)) for each in looked]
         chosen = [each.node for each in looked if not each.reason]
         refused = tuple(Refusal(each.site, each.reason) for each in looked if each.reason)
         sites = tuple(each.site for each in looked if not each.reason)
@@ -81,8 +81,7 @@ class Int8Dynamic(Pass):
         for weight in weights_of(chosen):
             writer.write(weight, saturates=saturates)
         write_lstms(writer, (node for node in chosen if node.op_type == "LSTM"), saturates=saturates)
-        masks = dict.fromkeys(each.reason for each in looked if each.reason.endswith(MASKED))
-        notes = tuple(f"{mask} What reads it stays float" for mask in masks)
+        notes = tuple(f"{mask} What reads it stays float" for mask in dict.fromkeys(masks.values()))
         return Change(sites, refused, ((WHOLE_BATCH,) if adds_up else ()) + notes)
 
     def likes(self, model: ir.Model) -> tuple[Need, ...]:
@@ -106,10 +105,9 @@ def _activations(looked: list[Looked], places: Places) -> dict[ir.Node, str]:
     }
 
 
-def _unmasked(looked: list[Looked], model: ir.Model, statistics: Statistics | None) -> list[Looked]:
-    """Return what was looked at, with the reason where a product reads a value that holds a mask."""
+def _masks(looked: list[Looked], model: ir.Model, statistics: Statistics | None) -> dict[ir.Node, str]:
+    """Return why products stay float that read a value that holds a mask."""
     if statistics is None:
-        return looked
+        return {}
     masks = {node: (name, statistics.mask(name)) for node, name in _activations(looked, Places(model)).items()}
-    reasons = {node: f"the value {name} holds {mask[0]:.4g}: {MASKED}" for node, (name, mask) in masks.items() if mask}
-    return [replace(each, reason=reasons.get(each.node, each.reason)) for each in looked]
+    return {node: f"the value {name} holds {mask[0]:.4g}: a mask?" for node, (name, mask) in masks.items() if mask}
