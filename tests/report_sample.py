@@ -8,7 +8,17 @@ from pathlib import Path
 
 from mlc.artifact import LeftOut, Origin, Step, Way
 from mlc.compare import Check, Difference
-from mlc.explaining import Between, Explanation, Inside, IntegerShare, Kept, NodeCost, ProductShare, TensorError
+from mlc.explaining import (
+    Between,
+    Explanation,
+    Inside,
+    IntegerShare,
+    Kept,
+    NodeCost,
+    NodeTime,
+    ProductShare,
+    TensorError,
+)
 from mlc.judging import Report, judge
 from mlc.layer_errors import LayerError
 from mlc.measuring import Accuracy, Arithmetic, Candidate, Latency, OutputAgreement, Trial
@@ -158,7 +168,12 @@ def explanation() -> Explanation:
         TensorError("stem.weight", "weight", "int8", 44.6, 0.0, -0.71, 0.64, -0.71, 0.71, ("stem",)),
         TensorError(HOSTILE, "activation", "uint8", -math.inf, 1.0, math.inf, -math.inf, 0.0, 1.0),
     ]
-    nodes = tuple(NodeCost(f"layer{n}.conv", "Conv", 52.0 - n, "logits") for n in range(9))
+    nodes = tuple(
+        NodeCost(
+            f"layer{n}.conv", "Conv", 52.0 - n, "logits", time=NodeTime(0.25 + n / 8, 0.125 + n / 8) if n else None
+        )
+        for n in range(9)
+    )
     products = (ProductShare("QLinearConv", 9, 71_000_000, True), ProductShare("Gemm", 1, 1_400_000, False))
     between = (Between("softmax", "Softmax"), Between(HOSTILE, "Tanh"))
     share, notes = IntegerShare(products, between, 1), ("a sentence of its own",)

@@ -10,6 +10,7 @@ from mlc.explaining.nouns import (
     IntegerShare,
     Kept,
     NodeCost,
+    NodeTime,
     ProductShare,
     TensorError,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "IntegerShare",
     "Kept",
     "NodeCost",
+    "NodeTime",
     "ProductShare",
     "TensorError",
 ]

@@ -103,11 +103,11 @@ def _quantizer(node: ir.Node, before: ir.Model) -> _Quantizer | None:
     if node.op_type not in {"QuantizeLinear", DYNAMIC} or source is None or constant(source) is not None:
         return None
     codes = node.outputs[0]
-    found = _Quantizer(node, codes, _folded(source, before))
+    found = _Quantizer(node, codes, folded_into(source, before))
     return None if code_range(found.dtype) is None else found
 
 
-def _folded(source: ir.Value, before: ir.Model) -> ir.Node | None:
+def folded_into(source: ir.Value, before: ir.Model) -> ir.Node | None:
     """Return the Relu or Clip that alone reads a value in the float graph, and does not in the quantized one.
 
     Or that gives it: onnxruntime's quantizer hands its name on to what stands before it.

@@ -19,7 +19,8 @@ from mlc.explaining.arithmetic import arithmetic_of
 from mlc.explaining.halves import half_errors, halved_nodes, kept_nodes
 from mlc.explaining.inside import converted_inside
 from mlc.explaining.node_costs import Costs, first_batches, node_costs
-from mlc.explaining.nouns import Explanation, IntegerShare, NodeCost, TensorError
+from mlc.explaining.node_times import node_times
+from mlc.explaining.nouns import Explanation, IntegerShare, NodeCost, NodeTime, TensorError
 from mlc.explaining.weights import weight_errors
 from mlc.figures import counted
 from mlc.formats.nodes import site_of
@@ -28,13 +29,15 @@ from mlc.fusion import infer_shapes, opset_of
 from mlc.rewriting.chosen import folded_nodes, quantized_nodes
 from mlc.rewriting.opset import raised
 from mlc.rewriting.sessions import Runner
-from mlc.types import FLOAT
+from mlc.types import FLOAT, Target
 
 if TYPE_CHECKING:
     from mlc.data import Batch
     from mlc.statistics import Batches
     from mlc.types import Plan
     from mlc.workspace import Workspace
+
+CPU = Target()
 
 SAMPLES = 32
 """So many samples suffice, and the batch that they end in."""
@@ -44,14 +47,22 @@ UNTRIED = "what each of {nodes} costs alone is told by `mlc quantize --explain` 
 
 
 def explain(
-    before: ir.Model, path: Path, batches: Batches, workspace: Workspace, plan: Plan | None = None, *, deep: bool = True
+    before: ir.Model,
+    path: Path,
+    batches: Batches,
+    workspace: Workspace,
+    plan: Plan | None = None,
+    *,
+    deep: bool = True,
+    target: Target = CPU,
 ) -> Explanation | None:
     """Return where the quantized model at ``path`` loses against the float graph ``before``, over the first samples.
 
     None where nothing in it is quantized. ``plan`` says what each node was to be; of those to be converted, the ones of
     which nothing is told are counted in a note. Nodes and weights are told by the names that both have; what each node
     costs alone is told where both are of one opset, in float16 as a GPU computes it, of which there are so many that it
-    is done where ``deep`` asks for it. The multiply-adds are those of onnxruntime's CPU provider.
+    is done where ``deep`` asks for it. What nodes take is timed on the ``target``. The multiply-adds are those of
+    onnxruntime's CPU provider.
     """
     before, after = before.clone(), ir.load(path)
     for model in (before, after):
@@ -73,9 +84,11 @@ def explain(
     tried = deep or not in_half
     found, unknown = _costs(before, computing, sites if tried else (), batches, workspace)
     converted = {site for site in sites if formats.get(site) != FLOAT}
+    told_nodes = list(_told(found, ops, {each.node for each in inside}))
+    times, untimed = _times((before, after), told_nodes, batches, workspace, target)
     nodes = tuple(
-        replace(node, keep=_keep(before, tensors, node.node, converted))
-        for node in _told(found, ops, {each.node for each in inside})
+        replace(node, keep=_keep(before, tensors, node.node, converted), time=times.get(node.node))
+        for node in told_nodes
     )
     untried = () if tried else (UNTRIED.format(nodes=counted(len(sites), "node")),)
     arithmetic, more = _arithmetic(path, few, workspace) if coded or codes else (None, ())
@@ -92,7 +105,7 @@ def explain(
         nodes=nodes,
         grouped=sum(group.noise for group in found.groups),
         arithmetic=arithmetic,
-        notes=(*unknown, *untried, *more, *_untold(formats, told)),
+        notes=(*unknown, *untimed, *untried, *more, *_untold(formats, told)),
         inside=inside,
         kept=kept_nodes(before, {*halves, *coded}, plan) if in_half else (),
     )
@@ -118,6 +131,20 @@ def _costs(
     except MlcError as error:
         return Costs(), (f"what each node costs alone is not known: {error.message}",)
     return found, tuple(found.said())
+
+
+def _times(
+    graphs: tuple[ir.Model, ir.Model], nodes: Sequence[NodeCost], batches: Batches, workspace: Workspace, target: Target
+) -> tuple[dict[str, NodeTime], tuple[str, ...]]:
+    """Return what nodes take for one sample, the costliest at the outputs first, and what of that is not known."""
+    first = next(iter(first_batches(batches, 1)), None)
+    sites = [node.node for node in sorted(nodes, key=lambda node: node.sqnr)]
+    if first is None or not sites:
+        return {}, ()
+    try:
+        return node_times(*graphs, sites, first.inputs, workspace, target=target), ()
+    except MlcError as error:
+        return {}, (f"what each node takes is not known: {error.message}",)
 
 
 def _told(found: Costs, ops: Mapping[str, str], inside: Collection[str]) -> Iterator[NodeCost]:

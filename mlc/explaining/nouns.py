@@ -6,6 +6,8 @@ import math
 import shlex
 from dataclasses import dataclass
 
+from mlc.figures import decibels, significant
+
 SENSITIVE = 5
 """So many nodes are named at most as those that cost most."""
 
@@ -45,11 +47,23 @@ class TensorError:
 
 
 @dataclass(frozen=True)
+class NodeTime:
+    """Milliseconds of one run of a node alone, the medians: in float, and quantized with what it quantizes itself."""
+
+    plain: float
+    quantized: float
+
+    def __str__(self) -> str:
+        """Return both, as a sentence has them."""
+        return f"{significant(self.plain)} ms in float, {significant(self.quantized)} ms quantized"
+
+
+@dataclass(frozen=True)
 class NodeCost:
     """What one node costs, quantized alone: the SQNR in dB of the output that loses most, and its name.
 
     ``keep`` are the nodes that have to stay float for the loss to go, if not this alone: codes that it reads are made
-    all the same by an integer node before it.
+    all the same by an integer node before it. ``time`` is None where it was not timed.
     """
 
     node: str
@@ -57,11 +71,17 @@ class NodeCost:
     sqnr: float
     output: str
     keep: tuple[str, ...] = ()
+    time: NodeTime | None = None
 
     @property
     def noise(self) -> float:
         """The noise over the signal, of powers."""
         return 10 ** (-self.sqnr / 10)
+
+    def __str__(self) -> str:
+        """Return what it costs, as a sentence has it."""
+        lost = "nothing is lost" if self.sqnr == math.inf else f"it leaves {self.output} at {decibels(self.sqnr)}"
+        return f"alone {lost}" if self.time is None else f"alone {lost}; {self.time}"
 
 
 @dataclass(frozen=True)

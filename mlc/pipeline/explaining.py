@@ -42,7 +42,7 @@ def explanation_of(
 ) -> Explanation | None:
     """Explain a written model against the graph that it was before it was quantized."""
     samples = sets.evaluation or sets.calibration or probed(kept)
-    return explain(unquantized, path, samples, run.workspace, run.plan, deep=deep)
+    return explain(unquantized, path, samples, run.workspace, run.plan, deep=deep, target=run.recipe.target)
 
 
 def _first_line(explanation: Explanation | None, plan: Plan | None) -> str:

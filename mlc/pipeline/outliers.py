@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from mlc.artifact import Step
-from mlc.errors import TargetError
-from mlc.explaining.node_costs import Costs, node_costs
+from mlc.errors import MlcError, TargetError
+from mlc.explaining.node_costs import Costs, first_batches, node_costs
+from mlc.explaining.node_times import node_times
+from mlc.explaining.nouns import NodeTime
 from mlc.formats import FOLDING, MATRIX_PRODUCTS, PASSING, constant, site_of, weight_of
 from mlc.fusion import opset_of, producer
 from mlc.pipeline.layers import probed
@@ -19,7 +21,7 @@ from mlc.plan.kept import nodes_by_site
 from mlc.plan.planner import DECIDING
 from mlc.registry import pass_class
 from mlc.rewriting import Amend, as_planned
-from mlc.types import FLOAT, NodePlan, Plan
+from mlc.types import FLOAT, NodePlan, Plan, Target
 
 if TYPE_CHECKING:
     from mlc.compare import Reference
@@ -68,6 +70,7 @@ class Outliers:
     search: Search
     batches: Batches
     workspace: Workspace
+    target: Target = field(default_factory=Target)
 
     def amended(self, before: ir.Model, after: ir.Model, plan: Plan, steps: Sequence[Step]) -> Plan:
         """Return the plan with its outliers in a better format, the costliest first; the same where there are none.
@@ -89,14 +92,26 @@ class Outliers:
             return plan
         together = self._together(before, entries)
         amended = dict(self._outliers(found, _shares(found.work, sites), together, opset_of(before)))
+        times = self._times(before, after, list(amended))
         untried = {site for group in found.groups for site in group.sites}
 
         def better(entry: NodePlan) -> NodePlan:
             if entry.node in amended:
-                return amended[entry.node]
+                taken = f"; {times[entry.node]}" if entry.node in times else ""
+                return replace(amended[entry.node], reason=f"{amended[entry.node].reason}{taken}")
             return replace(entry, reason=f"{entry.reason}; {UNTRIED}") if entry.node in untried else entry
 
         return Plan(tuple(map(better, plan.nodes)))
+
+    def _times(self, before: ir.Model, after: ir.Model, sites: Sequence[str]) -> dict[str, NodeTime]:
+        """Return what nodes take for one sample: what it costs to give them up; nothing where that cannot be timed."""
+        first = next(iter(first_batches(self.batches, 1)), None)
+        if first is None or not sites:
+            return {}
+        try:
+            return node_times(before, after, sites, first.inputs, self.workspace, target=self.target)
+        except MlcError:  # the plan is right without
+            return {}
 
     def _makers(self, before: ir.Model, after: ir.Model, plan: Plan) -> dict[str, NodePlan]:
         """Return the nodes, to be float too, that make the codes which outliers that are float already still read.
@@ -198,4 +213,4 @@ def amend_for(
         useful = search.instead in formats_for(recipe.to or "", recipe.target)[1:]
     search = search if useful else replace(search, instead=FLOAT)
     batches = probed(kept) if sets.calibration is None else sets.calibration
-    return Outliers(search, batches, workspace).amended
+    return Outliers(search, batches, workspace, recipe.target).amended

@@ -241,7 +241,9 @@ def _write_beside(shipped: Shipped, report: Report, directory: Path, run: Run) -
     _write(directory / "session.json", json.dumps(session, indent=2) + "\n")
     _write(directory / "recipe.toml", report.recipe_text)
     if report.plan is not None:
-        _write(directory / "plan.toml", plan_toml(report.plan, lossy_of(step.spec for step in shipped.artifact.steps)))
+        passes = lossy_of(step.spec for step in shipped.artifact.steps)
+        costs = {node.node: str(node) for node in report.explanation.nodes} if report.explanation else {}
+        _write(directory / "plan.toml", plan_toml(report.plan, passes, costs))
         if run.statistics is not None:
             run.statistics.save(directory / STATISTICS)
 

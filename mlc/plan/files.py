@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from mlc.types import FLOAT, NodePlan, PassSpec, Plan
 
 KEYS = ("name", "op", "format", "reason")
 
+NO_REMARKS: Mapping[str, str] = {}
+
 
 @dataclass(frozen=True)
 class PlanFile:
@@ -30,15 +32,16 @@ class PlanFile:
     passes: tuple[PassSpec, ...] = ()
 
 
-def plan_toml(plan: Plan, passes: Iterable[PassSpec] = ()) -> str:
+def plan_toml(plan: Plan, passes: Iterable[PassSpec] = (), remarks: Mapping[str, str] = NO_REMARKS) -> str:
     """Return a plan as TOML: one table ``[[node]]`` for each node, in the graph's order.
 
     ``passes`` are those of its formats; ``[options]`` holds those of each that has some, as ``--pass`` takes them.
+    ``remarks`` on nodes stand in comments, which nobody reads back.
     """
     used = {entry.format for entry in plan.nodes}
     texts = {spec.name: pass_text(spec).partition(":")[2] for spec in passes if spec.name in used and spec.options}
     options = ["[options]\n" + "".join(f"{name} = {_string(text)}\n" for name, text in texts.items())] if texts else []
-    return "\n".join([*options, *(_table(entry) for entry in plan.nodes)])
+    return "\n".join([*options, *(_table(entry, remarks.get(entry.node, "")) for entry in plan.nodes)])
 
 
 def read_plan(path: Path) -> PlanFile:
@@ -106,9 +109,10 @@ def _entry(path: Path, place: int, table: object) -> NodePlan:
     return NodePlan(table["name"], table.get("op", ""), table["format"], table.get("reason", "the plan's file says so"))
 
 
-def _table(entry: NodePlan) -> str:
+def _table(entry: NodePlan, remark: str) -> str:
     fields = {"name": entry.node, "op": entry.op, "format": entry.format, "reason": entry.reason}
-    return "[[node]]\n" + "".join(f"{key} = {_string(text)}\n" for key, text in fields.items())
+    head = f"# {_string(remark)[1:-1]}\n[[node]]\n" if remark else "[[node]]\n"
+    return head + "".join(f"{key} = {_string(text)}\n" for key, text in fields.items())
 
 
 def _string(text: str) -> str:

@@ -49,11 +49,19 @@ def nodes(report: Report) -> Table:
     found = report.explanation.nodes if report.explanation else ()
     whole = report.explanation.noise if report.explanation else 0.0
     rows = [
-        (each.node, each.op, decibels(each.sqnr), each.output, percent(each.noise / whole) if whole else "")
+        (
+            each.node,
+            each.op,
+            decibels(each.sqnr),
+            each.output,
+            percent(each.noise / whole) if whole else "",
+            "" if each.time is None else significant(each.time.plain),
+            "" if each.time is None else significant(each.time.quantized),
+        )
         for each in sorted(found, key=lambda each: _sortable(each.sqnr))[:WORST]
     ]
-    header = ("node", "operator", "SQNR at the output", "output", "share of the noise")
-    return table("Each node quantized alone, the worst", "ccncn", header, rows, _rest(len(found), "node"))
+    header = ("node", "operator", "SQNR at the output", "output", "share of the noise", "ms in float", "ms quantized")
+    return table("Each node quantized alone, the worst", "ccncnnn", header, rows, _rest(len(found), "node"))
 
 
 def products(report: Report) -> Table:

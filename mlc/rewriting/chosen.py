@@ -68,7 +68,7 @@ def quantized_nodes(before: ir.Model, after: ir.Model) -> tuple[str, ...]:
 
     A Relu or Clip that became part of a quantizer is none: what is lost there is lost for the nodes that read it.
     """
-    known = {str(value.name) for value in _moving(before.graph)}
+    known = {str(value.name) for value in moving_values(before.graph)}
     sites = [site for node in before.graph if (site := site_of(node))]
     twins = [twin for twin in _twins(before, after, sites) if not is_folded(twin.node, twin.quantized)]
     return tuple(twin.site for twin in twins if computed_on_codes(twin.quantized, known))
@@ -283,11 +283,11 @@ def _moving_by_graph(model: ir.Model) -> dict[ir.Graph, list[ir.Value]]:
     found: dict[ir.Graph, list[ir.Value]] = {}
     for graph in places.prefixes:
         around = places.holders[graph].graph if graph in places.holders else None
-        found[graph] = _moving(graph, found[around] if isinstance(around, ir.Graph) else ())
+        found[graph] = moving_values(graph, found[around] if isinstance(around, ir.Graph) else ())
     return found
 
 
-def _moving(graph: ir.Graph, around: Iterable[ir.Value] = ()) -> list[ir.Value]:
+def moving_values(graph: ir.Graph, around: Iterable[ir.Value] = ()) -> list[ir.Value]:
     """Return the values that depend on an input; the others are as good as weights."""
     moving = {*around, *graph.inputs}
     for node in graph:

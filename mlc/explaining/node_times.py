@@ -1,0 +1,162 @@
+"""What a node takes alone, in float and as the quantized graph has it: what it costs in time to keep it float."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from mlc.errors import TargetError, foreign
+from mlc.explaining.activations import folded_into
+from mlc.explaining.nouns import NodeTime
+from mlc.formats.nodes import site_of
+from mlc.fusion import infer_shapes, producer
+from mlc.rewriting.chosen import moving_values
+from mlc.runtimes.opening import open_session, open_unoptimized, without_spinning
+from mlc.statistics.taps import tapped
+from mlc.types import Target
+
+if TYPE_CHECKING:
+    from mlc.types import Arrays
+    from mlc.workspace import Workspace
+
+WARM, RUNS = 3, 31
+"""Runs of each form before those that count, and of those, by turns; fewer where one takes long."""
+
+SECONDS, BUDGET = 0.2, 15.0
+"""For the runs of one node that count, and for all nodes, sessions and inputs included."""
+
+FEWEST = 5
+"""So many runs count at least."""
+
+
+def node_times(
+    before: ir.Model, after: ir.Model, sites: Sequence[str], inputs: Arrays, workspace: Workspace, *, target: Target
+) -> dict[str, NodeTime]:
+    """Time nodes of the main graph on a target, each taken out of both graphs, on what it reads for these inputs.
+
+    ``before`` is the float graph and ``after`` what was made of it; values of one name are the same value. A node that
+    reads the codes of one before it is given them, as in the whole model. Both forms run by turns in this process, with
+    the runtime's optimizations: figures to compare with each other. Sites that one of the graphs does not have are left
+    out, and the last ones where there are more than ``BUDGET`` is for. Raises TargetError where a graph does not run.
+    """
+    end = time.monotonic() + BUDGET
+    before, after = before.clone(), after.clone()
+    for model in (before, after):
+        workspace.hold(model)
+        infer_shapes(model)
+    known = {str(value.name) for value in moving_values(before.graph)}
+    graphs = (before, after)
+    pairs = {site: pair for site in sites if len(pair := _taken(site, *graphs, known)) == len(graphs)}
+    values = []
+    for place, model in enumerate(graphs):
+        reads = dict.fromkeys(name for pair in pairs.values() for name in pair[place].reads if name not in inputs)
+        values.append({**inputs, **_computed(model, list(reads), inputs, workspace)})
+    found: dict[str, NodeTime] = {}
+    for site, pair in pairs.items():
+        if time.monotonic() > end:
+            break
+        found[site] = _timed(pair, values, workspace, target)
+    return found
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What gives a value from others of its graph, by name."""
+
+    model: ir.Model
+    reads: tuple[str, ...]
+    gives: str
+
+
+def _taken(site: str, before: ir.Model, after: ir.Model, known: Collection[str]) -> list[_Taken]:
+    """Take what makes a value out of both graphs, as far as values of the float graph, or codes that are handed on.
+
+    Where its quantizer follows it, that is part of it, and in the float graph what the quantizer does too.
+    """
+    plain, quantized = (_value(model, site) for model in (before, after))
+    if plain is None or quantized is None:
+        return []
+    quantized, quantizer = _with_quantizer(quantized)
+    folded = None if quantizer is None else folded_into(quantized, before)
+    ends = (plain if folded is None else folded.outputs[0], quantized if quantizer is None else quantizer.outputs[0])
+    reads = (tuple(dict.fromkeys(_read(value, known))) for value in (plain, quantized))
+    found = zip((before, after), reads, ends, strict=True)
+    return [_Taken(model, names, str(end.name)) for model, names, end in found if names]
+
+
+def _with_quantizer(value: ir.Value) -> tuple[ir.Value, ir.Node | None]:
+    """Return what a node gives itself, of which a value may be what is dequantized, and its quantizer, if any."""
+    dequantizer = producer(value, "DequantizeLinear")
+    behind = None if dequantizer is None else producer(dequantizer.inputs[0], "QuantizeLinear")
+    if behind is not None and behind.inputs[0] is not None:
+        return behind.inputs[0], behind
+    readers = [node for node, _ in value.uses()]
+    alone = len(readers) == 1 and readers[0].op_type == "QuantizeLinear"
+    return value, readers[0] if alone else None
+
+
+def _value(model: ir.Model, site: str) -> ir.Value | None:
+    node = next((node for node in model.graph if site_of(node) == site), None)
+    return None if node is None else next(value for value in node.outputs if value.name)
+
+
+def _read(given: ir.Value, known: Collection[str]) -> Iterator[str]:
+    """Yield the names of the nearest values that the float graph computes too, or of codes that are handed on."""
+    seen, stack = set[ir.Value](), [given]
+    while stack:
+        maker = stack.pop().producer()
+        for value in () if maker is None else maker.inputs:
+            if value is None or value in seen:
+                continue
+            seen.add(value)
+            if _handed_on(value) or (value.name in known and producer(value, "DequantizeLinear") is None):
+                yield str(value.name)
+            else:
+                stack.append(value)
+
+
+def _handed_on(codes: ir.Value) -> bool:
+    """Whether codes are those of a node that reads codes itself, which the runtime makes one with its quantizer."""
+    quantizer = producer(codes, "QuantizeLinear")
+    maker = None if quantizer is None or quantizer.inputs[0] is None else quantizer.inputs[0].producer()
+    return maker is not None and any(producer(value, "DequantizeLinear") is not None for value in maker.inputs)
+
+
+def _computed(model: ir.Model, names: Sequence[str], inputs: Arrays, workspace: Workspace) -> dict[str, np.ndarray]:
+    """Return values of a graph by name, for its inputs."""
+    if not names:
+        return {}
+    with open_unoptimized(tapped(model, names, workspace), Target()) as session:
+        return session.run(inputs, names)
+
+
+def _timed(forms: Sequence[_Taken], values: Sequence[Arrays], workspace: Workspace, target: Target) -> NodeTime:
+    with ExitStack() as stack, foreign("timing a node alone", TargetError):
+        pairs = zip(forms, values, strict=True)
+        runs = [_opened(form, given, workspace, target, stack) for form, given in pairs]
+        slowest = max(max(map(_milliseconds, runs)) for _ in range(WARM))
+        count = int(np.clip(SECONDS * 1e3 / (len(runs) * slowest), FEWEST, RUNS))
+        rounds = [[_milliseconds(run) for run in runs] for _ in range(count)]
+    return NodeTime(*map(float, np.median(rounds, axis=0)))
+
+
+def _opened(
+    form: _Taken, values: Arrays, workspace: Workspace, target: Target, stack: ExitStack
+) -> Callable[[], Sequence[Any]]:
+    """Return what runs once what was taken out."""
+    graph = ir.convenience.extract(form.model.graph, form.reads, [form.gives])
+    alone = ir.Model(graph, ir_version=form.model.ir_version, functions=tuple(form.model.functions.values()))
+    session = stack.enter_context(open_session(workspace.save(alone, "alone"), target, without_spinning(target)))
+    return session.timed({name: values[name] for name in form.reads})
+
+
+def _milliseconds(run: Callable[[], Sequence[Any]]) -> float:
+    begun = time.perf_counter()
+    run()
+    return (time.perf_counter() - begun) * 1e3
