@@ -223,7 +223,7 @@ def test_what_a_file_does_not_hold_is_refused_with_the_reason(tmp_path):
     )
     told = refusal(store, [Need("r", "range")], model(seed=1))
     assert "were collected on another graph: the value r is computed otherwise there" in told
-    assert "give --calibrate" in told
+    assert "with --calibrate" in told
 
 
 def test_what_is_kept_already_is_not_collected_again_and_kept_on():
@@ -327,10 +327,57 @@ def test_samples_that_calibrated_are_not_evaluated(source, tmp_path):
             compiled(source, statistics=out, data=tmp_path / "calibration.npz")
 
 
+def test_what_a_file_lacks_is_collected_where_its_samples_are_given(tmp_path):
+    kept([Need("x", "histogram"), Need("r", "range")]).save(tmp_path / "statistics.npz")
+    with pytest.raises(DataError, match="hold nothing of the value a"):
+        quantize(Store.load(tmp_path), None, PassSpec("int8-static"))
+    data, completed = batches(images(0), images(1)), Store.load(tmp_path)
+    added = quantize(completed, data, PassSpec("int8-static"))
+    assert completed.described().endswith(f"{len(completed.added)} values collected anew")
+    completed.save(tmp_path / "statistics.npz")
+    again = quantize(Store.load(tmp_path), None, PassSpec("int8-static"))
+    anew = quantize(Store(), data, PassSpec("int8-static"))
+    assert len({ir.to_proto(one.model).SerializeToString(deterministic=True) for one in (added, again, anew)}) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_another_pass_reads_beyond_the_statistics_comes_from_the_same_data(source, tmp_path):
+    given = {"calibrate": tmp_path / "calibration.npz", "data": tmp_path / "evaluation.npz"}
+    compiled(source, **given, out=tmp_path / "first")
+    asked = {"inputs": INPUTS, "passes": ["none", "fp16"], "statistics": tmp_path / "first"}
+    with pytest.raises(DataError, match="with --calibrate"):
+        mlc.compile(str(source), **asked, data=given["data"])
+    report = mlc.compile(str(source), **asked, **given, out=tmp_path / "second")
+    assert report.data["statistics"].endswith(" collected anew")
+    assert report.data["calibration"] == "calibration.npz, 40 samples"
+    recipe = read_recipe(tmp_path / "second" / "recipe.toml")
+    assert (recipe.statistics, recipe.calibrate) == ((tmp_path / "first").as_posix(), str(given["calibrate"]))
+    report = mlc.compile(str(source), **asked | {"statistics": tmp_path / "second"}, data=given["data"])
+    assert "collected anew" not in report.data["statistics"]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("given", ["calibrate", "data"])
+def test_the_samples_that_a_run_split_off_are_found_again(source, tmp_path, given):
+    one = {given: tmp_path / "calibration.npz"}
+    compiled(source, **one, out=tmp_path / "first")
+    report = mlc.compile(str(source), inputs=INPUTS, passes=["fp16"], statistics=tmp_path / "first", **one)
+    assert report.data["statistics"].endswith(" collected anew")
+    assert report.data["calibration"].split(", ")[1] == f"{len(Store.load(tmp_path / 'first').samples)} samples"
+    assert report.data["evaluation"].split(", ")[1] == "32 samples"
+
+
+@pytest.mark.parametrize("given", [["calibrate"], ["calibrate", "data"]])
+def test_data_that_the_statistics_were_not_collected_on_are_refused(source, tmp_path, given):
+    kept(EVERY).save(tmp_path / "statistics.npz")
+    files = {"calibrate": tmp_path / "calibration.npz", "data": tmp_path / "evaluation.npz"}
+    with pytest.raises(DataError, match=r"were collected on 16 samples, and not on the calibration data .*calibration"):
+        compiled(source, statistics=tmp_path, **{key: files[key] for key in given})
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"passes": ["int8-static"], "calibrate": "calibration.npz"}, "calibration data and statistics were given"),
         ({}, "statistics were given and no pass reads any"),
         ({"passes": ["int8-static"], "statistics": "nowhere"}, "there are no statistics nowhere"),
     ],

@@ -98,7 +98,9 @@ Calibrate = Annotated[
 ]
 StatisticsFile = Annotated[
     str | None,
-    option("--statistics", "FILE", "The statistics of an earlier run, or its OUT, in the place of calibration data."),
+    option(
+        "--statistics", "FILE", "The statistics of an earlier run, or its OUT; --calibrate is to add what they lack."
+    ),
 ]
 DataText = Annotated[
     str | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,7 +42,7 @@ NAMED = 10
 class Datasets:
     """Two disjoint streams of samples; each may be missing. ``digests`` are those of live Python objects, by role.
 
-    ``statistics`` were collected before, in the place of calibration data.
+    ``statistics`` were collected before; the calibration data are then what they were collected on, if that is there.
     """
 
     calibration: Data | None = None
@@ -76,9 +77,6 @@ def refuse_contradictions(recipe: Recipe, live: Live, specs: Sequence[PassSpec])
         )
     )
     calibrating = _calibrating(specs)
-    if calibrate and statistics:
-        hint = "leave out one, or take back a recipe's with --calibrate none"
-        raise UsageError("calibration data and statistics were given", hint)
     if statistics and not calibrating:
         raise UsageError("statistics were given and no pass reads any", "add --pass int8-static, or leave them out")
     if calibrate and not calibrating:
@@ -142,13 +140,13 @@ def datasets(
     digests = {
         key: _digest_of(data) for key, data in opened.items() if data is not None and getattr(live, key) is not None
     }
+    if recipe.statistics is not None:
+        statistics = Store.load(Path(recipe.statistics))
+        calibration, evaluation, notes = _beside(statistics, calibration, evaluation)
+        return Datasets(calibration, evaluation, (*told, *notes), digests, statistics)
     if calibration is not None and evaluation is not None:
         calibration, notes = _apart(calibration, evaluation)
         return Datasets(calibration, evaluation, (*told, *notes), digests)
-    if recipe.statistics is not None:
-        statistics = Store.load(Path(recipe.statistics))
-        evaluation, notes = _unseen(evaluation, statistics)
-        return Datasets(None, evaluation, (*told, *notes), digests, statistics)
     only = calibration or evaluation
     if only is None or not _calibrating(specs):
         return Datasets(None, only, told, digests)
@@ -199,8 +197,7 @@ def _apart(calibration: Data, evaluation: Data) -> tuple[Data, tuple[str, ...]]:
 
     Raises UsageError where nothing is left.
     """
-    evaluated = {digest for batch in evaluation for digest in sample_digests(batch)}
-    kept, shared = _without(calibration, evaluated)
+    kept, shared = _without(calibration, set(_digests(evaluation)))
     if not shared:
         return calibration, ()
     if kept is None:
@@ -212,28 +209,54 @@ def _apart(calibration: Data, evaluation: Data) -> tuple[Data, tuple[str, ...]]:
     return kept, (note,)
 
 
-def _unseen(evaluation: Data | None, statistics: Store) -> tuple[Data | None, tuple[str, ...]]:
-    """Leave out of the evaluation what the statistics were collected on, bit for bit, and say so.
+def _beside(
+    statistics: Store, calibration: Data | None, evaluation: Data | None
+) -> tuple[Data | None, Data | None, tuple[str, ...]]:
+    """Return what the statistics were collected on, where that is there, and what else there is to evaluate on.
 
-    Raises UsageError where nothing is left.
+    Raises DataError for calibration data that they were not collected on, and UsageError where nothing is left to
+    evaluate on.
     """
-    if evaluation is None:
-        return None, ()
-    kept, shared = _without(evaluation, {row.tobytes() for row in statistics.samples})
-    if not shared:
-        return evaluation, ()
-    if kept is None:
+    seen = Counter(row.tobytes() for row in statistics.samples)
+    if calibration is not None and evaluation is not None:
+        calibration, notes = _apart(calibration, evaluation)
+        if Counter(_digests(calibration)) != seen:
+            raise _other_samples(statistics, calibration)
+        return calibration, evaluation, notes
+    only = calibration or evaluation
+    if only is None:
+        return None, None, ()
+    digests = _digests(only)
+    known = np.array([digest in seen for digest in digests], bool)
+    same = Counter(digest for digest in digests if digest in seen) == seen
+    rest = only.subset(~known, only.name) if not known.all() else None
+    if calibration is not None and not same:
+        raise _other_samples(statistics, calibration)
+    if evaluation is not None and rest is None:
         raise UsageError(
             f"the statistics {statistics.name} were collected on every sample of the evaluation data {evaluation.name}",
             "evaluate on samples that did not calibrate",
         )
-    note = f"{shared} evaluation samples are those of the statistics {statistics.name} and were left out of evaluation"
-    return kept, (note,)
+    told = f"evaluation samples are those of the statistics {statistics.name} and were left out of evaluation"
+    notes = (f"{known.sum()} {told}",) if evaluation is not None and known.any() else ()
+    return only.subset(known, only.name) if same else None, rest, notes
+
+
+def _other_samples(statistics: Store, calibration: Data) -> DataError:
+    return DataError(
+        f"the statistics {statistics.name} were collected on {counted(len(statistics.samples), 'sample')}, and not on "
+        f"the calibration data {calibration.name}",
+        "give what they were collected on, or leave out one: --statistics, or a recipe's data with --calibrate none",
+    )
+
+
+def _digests(data: Data) -> list[bytes]:
+    return [digest for batch in data for digest in sample_digests(batch)]
 
 
 def _without(data: Data, seen: Collection[bytes]) -> tuple[Data | None, int]:
     """Leave out the samples of these digests; return the rest, None where there is none, and how many they were."""
-    keep = np.array([digest not in seen for batch in data for digest in sample_digests(batch)], bool)
+    keep = np.array([digest not in seen for digest in _digests(data)], bool)
     shared = int((~keep).sum())
     return data.subset(keep, data.name) if keep.any() else None, shared
 

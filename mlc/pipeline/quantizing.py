@@ -113,7 +113,7 @@ def notes_of_plan(sets: Datasets, run: Run, asked: Quantizing, model: ir.Model) 
     """Say what of the calibration data, of statistics and of a plan from a file came to nothing in the model."""
     notes = [f"--pass overrules the plan's options {pass_text(spec)}" for spec in asked.overruled]
     unused = "no node has a scale known beforehand"
-    if sets.calibration is not None and run.statistics is None:
+    if sets.calibration is not None and sets.statistics is None and run.statistics is None:
         notes.append(f"the calibration data {sets.calibration.name} was not used for more than finding masks: {unused}")
     if sets.statistics is not None and run.statistics is None:
         notes.append(f"the statistics {sets.statistics.name} were not used: {unused}")

@@ -47,13 +47,14 @@ class Collected:
     def statistics(self, subject: Pass, model: ir.Model) -> Statistics | None:
         """Return what the pass says it reads, of the graph that it will be given.
 
-        What is not kept yet is collected, and kept; from a file all has to come. Raises DataError where it does not.
+        What is not kept yet is collected, and kept. Raises DataError where a file of statistics does not hold it, and
+        UsageError where there is none, and no data to collect it from.
         """
         needs = subject.needs(model)
         if not needs:
             return None
         digests = fingerprints(model)
-        if self.store.name:
+        if self.calibration is None and self.store.name:
             self.store.refuse_missing(self.store.missing(needs, digests), f"the pass {subject.name}")
         elif wanted := self.store.to_collect(needs, digests):
             if self.calibration is None:

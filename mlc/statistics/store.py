@@ -30,13 +30,15 @@ FILE = "statistics.npz"
 class Store:
     """Observers by the digest of what computes their value, and the names that the values had.
 
-    ``samples`` are the digests of the samples that were seen, uint8 [samples, 16]; ``name`` is the file they come from.
+    ``samples`` are the digests of the samples that were seen, uint8 [samples, 16]; ``name`` is the file they come from,
+    and ``added`` the digests of values that were collected beside what it holds.
     """
 
     observers: dict[str, Observer] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     samples: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, DIGEST), np.uint8))
     name: str = ""
+    added: set[str] = field(default_factory=set)
 
     def add(self, statistics: CollectedStatistics, digests: Mapping[str, str]) -> None:
         """Keep what was collected on a graph with these digests by value name."""
@@ -46,6 +48,7 @@ class Store:
             collected[digest] = observer.beside(collected[digest]) if digest in collected else observer
             self.names[digest] = value
         self.observers |= collected
+        self.added |= collected.keys()
         self.samples = statistics.digests
 
     def missing(self, needs: Sequence[Need], digests: Mapping[str, str]) -> list[Need]:
@@ -69,7 +72,7 @@ class Store:
         """Raise DataError where ``reader`` needs what the file does not hold, with the reason."""
         if not missing:
             return
-        again = "collect anew: give --calibrate, or --data, in the place of --statistics"
+        again = "give what they were collected on too, with --calibrate, or other data in the place of --statistics"
         need = next((need for need in missing if need.kind == "moments"), missing[0])
         if need.kind == "moments":
             raise DataError(f"{reader} reads moments, which no file of statistics holds", again)
@@ -95,6 +98,8 @@ class Store:
         if counting:
             share = f"{seen / elements:.1%} of the elements, evenly spaced" if seen < elements else "all elements"
             parts.append(f"histograms of {share}")
+        if self.name and self.added:
+            parts.append(f"{counted(len(self.added), 'value')} collected anew")
         return ", ".join([self.name, *parts] if self.name else parts)
 
     def save(self, path: Path) -> None:
