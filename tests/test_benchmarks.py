@@ -18,6 +18,7 @@ from benchmarks import (
     int8_settings,
     int8_summary,
     models,
+    passes,
     quantization,
     quantization_settings,
     quantization_summary,
@@ -171,6 +172,32 @@ def test_fusion_claims_what_was_aimed_at_and_the_best_of_the_others():
     assert outcomes["ViT: 1.1 times the raw export"] == ("1.200 (1.200 to 1.200)", "met")
     assert outcomes["ViT: not slower than the best of the others"][1] == "met"
     assert outcomes["Llama grouped-query decode: more as the past grows"] == ("1.40, 1.30", "missed")
+
+
+def test_each_pass_by_itself(tmp_path):
+    measured, said = kept(passes.measure(True, quiet), passes.summary, tmp_path)
+    (one,) = measured["networks"]["LSTM"].values()
+    assert {"fold-reshapes", "drop-zero-states"} <= one["sites"].keys() & one["sets"][0].keys()
+    assert "fold-reshapes: nowhere slower with it beyond the noise" in [claim.text for claim in said.claims]
+
+
+def test_a_pass_that_slows_a_network_down_is_told():
+    def network(slow, same=()):
+        rounds = {"all": 10, "control": 10, "split-qkv": 20, "fuse-gelu": slow}
+        timed = {name: [[value] * 9] * 5 for name, value in rounds.items()}
+        return {"cpu": {"sites": {"split-qkv": 2}, "same": list(same), "failed": {}, "sets": [timed], "afresh": []}}
+
+    worse = network(8)
+    settled = network(8)
+    settled["cpu"]["afresh"] = [{name: [[10] * 9] * 5 for name in ("all", "control", "fuse-gelu")}]
+    found = passes.summary({"networks": {"A": worse, "B": settled, "C": network(10, ["fold-linear"])}})
+    outcomes = {claim.text.partition(" it ")[0]: (claim.measured, claim.outcome) for claim in found.claims}
+    assert outcomes["split-qkv: nowhere slower with"] == ("slower in 0 of 3", "met")
+    assert outcomes["split-qkv: somewhere faster with"][1] == "met"
+    assert outcomes["fuse-gelu: nowhere slower with"] == ("slower in 1 of 3: A on cpu", "missed")
+    assert outcomes["fuse-gelu: somewhere faster with"][1] == "missed"
+    assert ("fold-linear", "C", "cpu", "0", "the same file without it", "") in found.tables[0].rows
+    assert "fuse-attention" in found.notes[0]
 
 
 def test_statistics(tmp_path, sample, monkeypatch):
