@@ -47,7 +47,7 @@ TARGETS = {"onnxruntime": "cpu", "openvino": "openvino/cpu"}
 
 QUICK, QUICK_FORMATS = ("lstm",), ("int8-dynamic",)
 SLOW = "depthwise_cnn"
-"""The model of which the report has to say that fp32 is faster."""
+"""The model of which the report has to say plainly whether fp32 is faster, as it is on some CPUs."""
 
 TOGETHER, SECONDS = 8, 10.0
 AFRESH, AFRESH_SECONDS = 4, 20.0

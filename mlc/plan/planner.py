@@ -10,7 +10,7 @@ from mlc.errors import PassError, UsageError, foreign
 from mlc.formats import INT8_STATIC, KEPT_BY_PLAN
 from mlc.grammar import nearest
 from mlc.graph_pass import Exactness
-from mlc.plan.chains import convolution_chains
+from mlc.plan.chains import convolution_chains, slow_heads
 from mlc.plan.kept import kept_sites, nodes_by_site
 from mlc.types import FLOAT, NodePlan, Plan
 
@@ -53,8 +53,10 @@ class Planner:
         if self.given is not None:
             return _checked(self.given, model, passes, context, kept)
         if self.mixed and len(passes) > 1:
-            chains, first = convolution_chains(model), [one for one in passes if one.name not in self.reserve]
-            return plan_for(model, first, context, kept, lambda name, site: name != INT8_STATIC or site in chains)
+            heads, first = slow_heads(model), [one for one in passes if one.name not in self.reserve]
+            chains = convolution_chains(model, heads)
+            found = plan_for(model, first, context, kept, lambda name, site: name != INT8_STATIC or site in chains)
+            return Plan(tuple(_with_reason(entry, heads.get(entry.node, "")) for entry in found.nodes))
         return plan_for(model, passes, context, kept)
 
     def leaves_out(self, subject: Pass, plan: Plan) -> bool:
@@ -123,6 +125,12 @@ def _entries(subject: Pass, model: ir.Model, context: Context) -> tuple[NodePlan
     """Return what a pass plans. Raises PassError where it fails."""
     with foreign(f"the pass {subject.name}", PassError):
         return subject.plan(model, context)
+
+
+def _with_reason(entry: NodePlan, reason: str) -> NodePlan:
+    """Return an entry with a better reason why it is float, if it is, and nobody asked for that."""
+    better = reason and entry.format == FLOAT and entry.reason != ASKED_FLOAT
+    return replace(entry, reason=reason) if better else entry
 
 
 def _final(site: str, node: ir.Node, entry: NodePlan, kept: Collection[str]) -> NodePlan:
