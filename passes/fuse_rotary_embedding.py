@@ -23,12 +23,16 @@ from mlc.fusion import (
 )
 from mlc.graph_pass import Exactness
 from passes._attention import AXES, BY_HEAD, size_of, transposed, with_own_sources
+from passes._near_rotary import NO_HALVES, near_miss
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 ELEMENTWISE = frozenset({"Cast", "Cos", "Identity", "Neg", "Sin"})
 """What gives an element for each of its only input."""
+
+AXES_AT = {"Slice": 3, "Unsqueeze": 1}
+"""What leaves all axes but some alone, and the input that names these."""
 
 
 @dataclass(frozen=True)
@@ -38,42 +42,38 @@ class FuseRotaryEmbedding(Search):
     As Su et al. have it (RoFormer, arXiv 2104.09864, section 3.4.2), with the pairs that lie half a head apart. x is
     [batch, heads, length, width]; the operator reads one half of cos and of sin, [batch, length, width / 2], taken once
     for every x. Refuses where what is negated and exchanged are not the two halves of the last axis (pairs side by
-    side, a part of the head), where x does not have four axes or an even width that is known, where cos or sin is not
-    the same for all heads, where its two halves are not known to be the same, and where a value inside is used
-    elsewhere or is an output.
+    side, a part of the head), where no half is negated or the other one, where the halves are rotated apart and joined
+    then, where there is another factor, where x does not have four axes or an even width that is known, where cos or
+    sin is not the same for all heads, where its two halves are not known to be the same, and where a value inside is
+    used elsewhere or is an output.
     """
 
     name: ClassVar[str] = "fuse-rotary-embedding"
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
     tolerance: ClassVar[float] = 1e-5
     min_opset: ClassVar[int] = 23
-    ends: ClassVar[frozenset[str]] = frozenset({"Add"})
+    ends: ClassVar[frozenset[str]] = frozenset({"Add", "Concat", "Sub"})
 
     def look(self, node: ir.Node) -> Match | None:
-        for plain, turned in (node.inputs, node.inputs[::-1]):
-            straight, crossed = producer(plain, "Mul"), producer(turned, "Mul")
-            for rotated, sin in _ways(crossed):
-                found = _rotated(rotated)
-                for x, cos in _ways(straight):
-                    if found is not None and straight is not None and crossed is not None and x is found[0]:
-                        bound = {"x": x, "cos": cos, "sin": sin, "halves": found[1]}
-                        kept = [x, *(_source(each) or each for each in (cos, sin) if each is not None)]
-                        nodes = with_own_sources([*found[2], straight, crossed, node], kept)
-                        return Match(nodes, node.outputs, bound)
-        return None
+        found = _spelled(node) if node.op_type == "Add" else None
+        wrong = near_miss(node) if found is None else ""
+        bound = dict.fromkeys(("x", "cos", "sin", "halves")) | {"wrong": wrong}
+        return Match([node], node.outputs, bound) if wrong else found
 
-    def check(self, x, cos, sin, halves) -> str | None:
+    def check(self, x, cos, sin, halves, wrong) -> str | None:
+        if wrong:
+            return str(wrong)
         dims = dims_of(x)
         if dims is None or len(dims) != AXES or not isinstance(dims[-1], int) or dims[-1] % 2:
             return "what is rotated does not have four axes, the last of an even size"
         if not halves:
-            return "what is negated and exchanged are not the two halves of the last axis"
+            return NO_HALVES
         if x.dtype is None or x.dtype.name != "FLOAT":
             return "what is rotated is not float32"
         reasons = (_misfit(role, value, dims) for role, value in (("cosine", cos), ("sine", sin)))
         return next(filter(None, reasons), None)
 
-    def rewrite(self, op, x, cos, sin, halves):
+    def rewrite(self, op, x, cos, sin, halves, wrong):
         dims = dims_of(x) or []
         first, width, last = (constant(op, np.array([place], np.int64)) for place in (0, int(dims[-1]) // 2, -1))
         caches = [op.Slice(_without_heads(op, value), first, width, last) for value in (cos, sin)]
@@ -83,6 +83,21 @@ class FuseRotaryEmbedding(Search):
             shape = op.Concat(size_of(op, source, 0), size_of(op, source, length), width, axis=0)
             caches = [op.Expand(cache, shape) for cache in caches]
         return op.RotaryEmbedding(x, *caches, interleaved=0)
+
+
+def _spelled(node: ir.Node) -> Match | None:
+    """Return the match of a sum that is a rotation, or None."""
+    for plain, turned in (node.inputs, node.inputs[::-1]):
+        straight, crossed = producer(plain, "Mul"), producer(turned, "Mul")
+        for rotated, sin in _ways(crossed):
+            found = _rotated(rotated)
+            for x, cos in _ways(straight):
+                if found is not None and straight is not None and crossed is not None and x is found[0]:
+                    bound = {"x": x, "cos": cos, "sin": sin, "halves": found[1], "wrong": ""}
+                    kept = [x, *(_source(each) or each for each in (cos, sin) if each is not None)]
+                    nodes = with_own_sources([*found[2], straight, crossed, node], kept)
+                    return Match(nodes, node.outputs, bound)
+    return None
 
 
 def _ways(product: ir.Node | None) -> list[tuple[ir.Value | None, ir.Value | None]]:
@@ -158,17 +173,19 @@ def _alike(value: ir.Value | None) -> bool:
         return along and len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
     if node.op_type in ("Mul", "Div"):
         return all(scalar_of(side) is not None or _alike(side) for side in node.inputs)
-    if node.op_type == "Unsqueeze":
-        axes = sizes_of(node.inputs[1])
+    if node.op_type in AXES_AT:
+        axes = sizes_of(next(iter(node.inputs[AXES_AT[node.op_type] :]), None))
         return axes is not None and not {-1, len(dims) - 1} & set(axes) and _alike(node.inputs[0])
     return (node.op_type in ELEMENTWISE or _by_position(node)) and _alike(node.inputs[0])
 
 
 def _by_position(node: ir.Node) -> bool:
     """Whether a node looks rows up in a constant table."""
-    axis = number(node, "axis", 0)
-    table = node.inputs[0] if node.op_type == "Gather" and axis == 0 else None
-    return table is not None and is_constant(table) and array_of(table).ndim > 1
+    table, first = node.inputs[0], number(node, "axis", 0) == 0 and number(node, "batch_dims", 0) == 0
+    if table is None or not is_constant(table) or not first or array_of(table).ndim < 2:
+        return False
+    single = node.op_type == "GatherND" and (dims_of(node.inputs[1]) or [0])[-1] == 1
+    return single or node.op_type == "Gather"
 
 
 def _whole(value: ir.Value, dims: list[Size]) -> bool:
