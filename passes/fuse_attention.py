@@ -11,6 +11,7 @@ from mlc.fusion import (
     Search,
     Size,
     dims_of,
+    is_constant,
     may_be_none,
     producer,
     product_of,
@@ -20,6 +21,7 @@ from mlc.fusion import (
 from mlc.graph_pass import Exactness
 from passes._attention import AXES, Attention, Heads, attention_of, heads_of, match_of, only_use, transposed
 from passes._masks import Mask, with_zeros
+from passes._spelled_attention import NO_PRODUCT, spelled_attention
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,8 +39,9 @@ class FuseAttention(Search):
 
     Refuses where the softmax is not over the last axis, where q, k and v do not have four axes, one batch and as many
     heads, where there may be none of them, as many as values select, where a mask is not known to fit, where it
-    replaces scores with more than -1e9, where the scale is not positive, and where a value inside, such as the
-    probabilities, is used elsewhere or is an output.
+    replaces scores with more than -1e9, where the scale is not positive, where anything else stands between a product
+    and the softmax, such as a factor behind it, and where a value inside, such as the probabilities, is used elsewhere
+    or is an output.
     """
 
     name: ClassVar[str] = "fuse-attention"
@@ -51,25 +54,22 @@ class FuseAttention(Search):
         if node.op_type == "Attention":
             return _with_three_axes(node)
         weights = _weights(node.inputs[0])
-        if weights is None:
-            return None
+        scored = _masked(weights[0].inputs[0]) if weights is not None else None
+        if weights is None or scored is None or node.inputs[1] is None:
+            wrong = _near_miss(node, is_softmax=weights is not None)
+            bound = {"attention": None, "tail": None, "mask": None, "softmax": None, "wrong": wrong}
+            return Match([node], node.outputs, bound) if wrong else None
         softmax, after = weights
-        scored = _masked(softmax.inputs[0])
-        if scored is None or node.inputs[1] is None:
-            bound = {"attention": None, "tail": None, "mask": None, "softmax": softmax}
-            return Match([node], node.outputs, bound)
         zeros = _zeros_behind(node.outputs[0], scored.mask)
         mask, output, last = zeros or (scored.mask, node.outputs[0], node)
         attention = Attention(scored.q, scored.k, heads_of(node.inputs[1]), None, {"scale": scored.scale})
         kept = [] if mask is None else [mask.value]
         nodes = dict.fromkeys([*scored.nodes, *after, node, last])
-        return match_of(attention, nodes, output, kept=kept, bound={"mask": mask, "softmax": softmax})
+        return match_of(attention, nodes, output, kept=kept, bound={"mask": mask, "softmax": softmax, "wrong": ""})
 
-    def check(self, attention, tail, mask, softmax) -> str | None:
-        if softmax is None:
-            return None
-        if attention is None:
-            return "the scores are no product of queries and transposed keys"
+    def check(self, attention, tail, mask, softmax, wrong) -> str | None:
+        if wrong or softmax is None:
+            return wrong or None
         axis = softmax.attributes.get("axis")
         if axis is not None and axis.as_int() not in (-1, AXES - 1):
             return "the softmax is not over the last axis"
@@ -79,7 +79,7 @@ class FuseAttention(Search):
             return "the scale is not positive"
         return _misfit(attention) or (mask.misfit(_scores(attention)) if mask is not None else None)
 
-    def rewrite(self, op, attention, tail, mask, softmax):
+    def rewrite(self, op, attention, tail, mask, softmax, wrong):
         if mask is None:
             return attention.write(op, attention.mask, tail)
         scores = _scores(attention)
@@ -103,8 +103,19 @@ def _with_three_axes(node: ir.Node) -> Match | None:
     attention = attention_of(node)
     if attention is None:
         return None
-    found = match_of(attention, [node], node.outputs[0], bound={"mask": None, "softmax": None})
+    found = match_of(attention, [node], node.outputs[0], bound={"mask": None, "softmax": None, "wrong": ""})
     return None if found.bindings["tail"] is None else found
+
+
+def _near_miss(node: ir.Node, *, is_softmax: bool) -> str:
+    """Return why a product is no attention, or nothing where nobody would take it for one.
+
+    ``is_softmax`` is whether a Softmax is its left operand.
+    """
+    spelled = spelled_attention(node)
+    if spelled is not None:
+        return spelled.reason()
+    return NO_PRODUCT if is_softmax and not is_constant(node.inputs[1]) else ""
 
 
 def _weights(value: ir.Value | None) -> tuple[ir.Node, list[ir.Node]] | None:

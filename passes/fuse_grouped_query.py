@@ -5,42 +5,52 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from mlc.fusion import Match, Search, Size, dims_of, producer, sizes_of
+from mlc.fusion import Match, Search, Size, array_of, dims_of, is_constant, is_standard, producer, sizes_of
 from mlc.graph_pass import Exactness
-from passes._attention import attention_of, heads_of, match_of
+from passes._attention import AXES, attention_of, heads_of, match_of
+from passes._spelled_attention import SPELLED, spelled_attention
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 TILED = "the heads are tiled, not repeated one by one"
 
+MORE = "more than the heads is repeated"
+
+MOVING = frozenset({"Identity", "Reshape", "Transpose"})
+"""What moves heads and repeats none."""
+
 
 @dataclass(frozen=True)
 class FuseGroupedQuery(Search):
     """``Attention(q, repeat(k), repeat(v))`` becomes ``Attention(q, k, v)`` with fewer heads in k and v than in q.
 
-    As Ainslie et al. have it (GQA, arXiv 2305.13245, section 2.2). The repetition is Unsqueeze, Expand, Reshape; for
-    n query heads to one of k and v the operator reads head i of q beside head i // n of those. Inputs get three axes
-    where they may, as by fuse-attention. Refuses where the heads are tiled (0, 1, 0, 1), not repeated (0, 0, 1, 1),
-    where k and v are not repeated alike, and where more than the heads is repeated or sizes are not known.
+    As Ainslie et al. have it (GQA, arXiv 2305.13245, section 2.2). The repetition is Unsqueeze, Expand, Reshape, or of
+    one head Expand alone; for n query heads to one of k and v the operator reads head i of q beside head i // n of
+    those. Inputs get three axes where they may, as by fuse-attention. Refuses where the heads are tiled (0, 1, 0, 1),
+    not repeated (0, 0, 1, 1), joined from copies, taken by an index or repeated before they stand in front of the
+    length, where k and v are not repeated alike, where more than the heads is repeated or sizes are not known, and
+    where the attention is spelled out still.
     """
 
     name: ClassVar[str] = "fuse-grouped-query"
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
     tolerance: ClassVar[float] = 1e-4
     min_opset: ClassVar[int] = 23
-    ends: ClassVar[frozenset[str]] = frozenset({"Attention"})
+    ends: ClassVar[frozenset[str]] = frozenset({"Attention", "MatMul"})
 
     def look(self, node: ir.Node) -> Match | None:
+        if node.op_type == "MatMul":
+            repeats = _repeated(node.inputs[1]) is not None or _otherwise(node.inputs[1])
+            return _refused(node, SPELLED) if repeats and spelled_attention(node) is not None else None
         attention = attention_of(node)
-        repeated = [_repeated(value) for value in node.inputs[1:3]]
-        if attention is None or repeated == [None, None]:
-            return None
-        k, v = repeated
+        k, v = (_repeated(value) for value in node.inputs[1:3])
+        if attention is None or (k is None and v is None):
+            wrong = next(filter(None, map(_otherwise, node.inputs[1:3])), "")
+            return _refused(node, wrong) if wrong else None
         if k is None or v is None or k.wrong or v.wrong or k.times != v.times:
             wrong = next((each.wrong for each in (k, v) if each is not None and each.wrong), "")
-            bound = {"attention": None, "tail": None, "wrong": wrong or "keys and values are not repeated alike"}
-            return Match([node], node.outputs[:1], bound)
+            return _refused(node, wrong or "keys and values are not repeated alike")
         fewer = replace(attention, k=heads_of(k.value), v=heads_of(v.value))
         return match_of(fewer, [node], node.outputs[0], bound={"wrong": ""})
 
@@ -49,6 +59,10 @@ class FuseGroupedQuery(Search):
 
     def rewrite(self, op, attention, tail, wrong):
         return attention.write(op, attention.mask, tail)
+
+
+def _refused(node: ir.Node, wrong: str) -> Match:
+    return Match([node], node.outputs[:1], {"attention": None, "tail": None, "wrong": wrong})
 
 
 @dataclass(frozen=True)
@@ -62,9 +76,11 @@ class _Repeated:
 
 def _repeated(value: ir.Value | None) -> _Repeated | None:
     """Return what a value by head repeats, or None where it repeats nothing."""
-    tile, reshape = producer(value, "Tile"), producer(value, "Reshape")
+    tile, reshape, single = producer(value, "Tile"), producer(value, "Reshape"), producer(value, "Expand")
     if value is not None and tile is not None:
         return _Repeated(value, wrong=TILED)
+    if single is not None and single.inputs[0] is not None:
+        return _of_one(single.inputs[0], dims_of(single.inputs[0]), dims_of(value))
     expand = producer(reshape.inputs[0], "Expand") if reshape is not None else None
     unsqueeze = producer(expand.inputs[0], "Unsqueeze") if expand is not None else None
     few = unsqueeze.inputs[0] if unsqueeze is not None else None
@@ -74,6 +90,38 @@ def _repeated(value: ir.Value | None) -> _Repeated | None:
     return _Repeated(few, wrong=TILED) if axes not in ([2], [-3]) else _times(few, *sizes)
 
 
+def _of_one(one: ir.Value, before: list[Size] | None, after: list[Size] | None) -> _Repeated | None:
+    """Return how often the one head of a value is there after an Expand, or None where it is not there more often."""
+    if before is None or after is None or [len(before), len(after)] != [AXES, AXES] or before[1] != 1 or after[1] == 1:
+        return None
+    times = after[1]
+    whole = isinstance(times, int) and [after[0], *after[2:]] == [before[0], *before[2:]]
+    return _Repeated(one, times) if isinstance(times, int) and whole else _Repeated(one, wrong=MORE)
+
+
+def _otherwise(value: ir.Value | None) -> str:
+    """Return in which other way heads are repeated on their way to a value, or nothing."""
+    node = value.producer() if value is not None else None
+    if node is None or not is_standard(node):
+        return ""
+    if node.op_type == "Tile":
+        return TILED
+    if node.op_type == "Concat" and len(node.inputs) > 1:
+        apart = [producer(each, "Unsqueeze") for each in node.inputs]
+        sources = {each if one is None else one.inputs[0] for each, one in zip(node.inputs, apart, strict=True)}
+        copies = TILED if None in apart else "the heads are joined from copies, not expanded"
+        return copies if len(sources) == 1 else ""
+    at = node.inputs[1] if node.op_type in ("Gather", "GatherND") else None
+    if at is not None and is_constant(at):
+        index = array_of(at).reshape(-1).tolist()
+        return "the heads are taken by an index, not expanded" if len(set(index)) < len(index) else ""
+    if node.op_type == "Expand":
+        unsqueeze, dims = producer(node.inputs[0], "Unsqueeze"), dims_of(value)
+        late = unsqueeze is not None and sizes_of(unsqueeze.inputs[1]) in ([3], [-2])
+        return "the heads are repeated behind the length, not before" if late and dims and len(dims) > AXES else ""
+    return _otherwise(node.inputs[0]) if node.op_type in MOVING else ""
+
+
 def _times(few: ir.Value, before: list[Size] | None, between: list[Size] | None, after: list[Size] | None) -> _Repeated:
     """Return how often heads are repeated, by the sizes before, with the axis of the repetition, and after."""
     if before is None or between is None or after is None or [len(before), len(between), len(after)] != [4, 5, 4]:
@@ -81,7 +129,7 @@ def _times(few: ir.Value, before: list[Size] | None, between: list[Size] | None,
     batch, heads, length, width = before
     times = between[2]
     if not (isinstance(heads, int) and isinstance(times, int) and between == [batch, heads, times, length, width]):
-        return _Repeated(few, wrong="more than the heads is repeated")
+        return _Repeated(few, wrong=MORE)
     if after != [batch, heads * times, length, width]:
         return _Repeated(few, wrong="the heads that are repeated do not become heads")
     return _Repeated(few, times)

@@ -264,7 +264,12 @@ def by_formula(fed, heads, causal):
     ("scores", "mask", "weights", "reason"),
     [
         (PLAIN, "", "w = Softmax<axis = 2>(z)", "the softmax is not over the last axis"),
-        ("s = MatMul(qt, kt) t = Tanh(s) z = Mul(t, half)", "", WEIGHTS, "the scores are no product of queries"),
+        (
+            "s = MatMul(qt, kt) t = Tanh(s) z = Mul(t, half)",
+            "",
+            WEIGHTS,
+            "the scores go through Tanh before the softmax",
+        ),
         ("kr = Exp(kt) z = MatMul(qt, kr)", "", WEIGHTS, "the scores are no product of queries"),
         ("s = MatMul(qt, kt) z = Mul(s, few)", "", WEIGHTS, "the scale is not positive"),
         (f"{FILLED}(m, few, d)", "bool[batch,1,len,keys] m", WEIGHTS, "replaced with -100, which others may be below"),
@@ -316,7 +321,7 @@ def test_as_many_keys_as_values_select_are_refused():
 def test_matrices_without_heads_are_refused():
     body = f"kt = Transpose<perm = [0,2,1]>(k) z = MatMul(q, kt) {WEIGHTS} y = MatMul(w, v)"
     _, change = apply(FuseAttention(), graph(f"{VERSION} g ({INPUTS}) => (float[batch,len,12] y) {{ {body} }}"))
-    assert "no product of queries and transposed keys" in change.refused[0].reason
+    assert "the queries, keys and values do not have four axes" in change.refused[0].reason
 
 
 @pytest.mark.parametrize(
@@ -398,6 +403,126 @@ def test_what_torch_exports(name, opset, workspace):
     assert (len(step.sites), step.refused, step.left_out, step.dropped) == (1, (), (), "")
     (node,) = [node for node in after.graph if node.op_type == "Attention"]
     assert "q_num_heads" in node.attributes
+
+
+def behind():
+    """What may stand between the softmax and the values, and what is said of it."""
+    lower = torch.ones(64, 64).tril()
+    return {
+        "the probabilities are multiplied by 0.9 before they meet the values": lambda w: w * 0.9,
+        "the probabilities are divided by 1.5 before they meet the values": lambda w: w / 1.5,
+        "the probabilities go through Mul and Div before they meet the values": lambda w: (
+            (w * lower[: w.shape[-1], : w.shape[-1]]) / (w * lower[: w.shape[-1], : w.shape[-1]]).sum(-1, keepdim=True)
+        ),
+        "the probabilities go through Add before they meet the values": lambda w: w + 1e-6,
+        "the probabilities go through Where before they meet the values": lambda w: w.masked_fill(w < 0.01, 0.0),
+        "the probabilities go through Cast before they meet the values": lambda w: w.half().float(),
+    }
+
+
+def refused_for(attend):
+    """The reasons why an attention that is computed so from queries, keys and values stays spelled out."""
+    from tests.attention import Projected, exported
+
+    class Near(Projected):
+        def attend(self, q, k, v, *mask):
+            return attend(q, k, v)
+
+    _, change = apply(FuseAttention(), exported(Near(), torch.rand(3, 5, 8)))
+    assert change.sites == ()
+    return [refusal.reason for refusal in change.refused]
+
+
+def weights(q, k):
+    return torch.softmax(q @ k.transpose(-1, -2) * 0.5, dim=-1)
+
+
+@pytest.mark.parametrize("reason", behind())
+def test_what_stands_between_the_softmax_and_the_values_is_said(reason):
+    assert refused_for(lambda q, k, v: behind()[reason](weights(q, k)) @ v) == [reason]
+
+
+def test_a_factor_for_each_head_behind_the_softmax_is_named():
+    heads = torch.nn.Parameter(torch.tensor([0.0, 1.0])[:, None, None])
+    (reason,) = refused_for(lambda q, k, v: weights(q, k) * heads @ v)
+    assert reason.startswith("the probabilities are multiplied by ")
+    assert reason.endswith(" before they meet the values")
+
+
+def before():
+    """What may stand between the product and the softmax, and what is said of it."""
+    bias, lower = torch.rand(2, 64, 64), torch.ones(64, 64, dtype=torch.bool).tril()
+
+    def cut(mask, z):
+        return mask[..., : z.shape[-1], : z.shape[-1]]
+
+    return {
+        "the scores go through Tanh before the softmax": lambda z: 30 * (z / 30).tanh(),
+        "the scores go through Clip before the softmax": lambda z: z.clamp(-9, 9),
+        "the scores have two masks, and Attention takes one": lambda z: (z + cut(bias, z)).masked_fill(
+            ~cut(lower, z), float("-inf")
+        ),
+        "the scores are scaled behind the mask, not before": lambda z: (z + cut(bias, z)) / 2,
+    }
+
+
+@pytest.mark.parametrize("reason", before())
+def test_what_stands_between_the_product_and_the_softmax_is_said(reason):
+    def attend(q, k, v):
+        return torch.softmax(before()[reason](q @ k.transpose(-1, -2)), dim=-1) @ v
+
+    assert refused_for(attend) == [reason]
+
+
+def test_a_score_that_is_put_beside_the_others_is_said():
+    """As models do that let a query attend to nothing."""
+
+    def attend(q, k, v):
+        scores = q @ k.transpose(-1, -2)
+        return torch.softmax(torch.cat((scores, 0 * scores[..., :1]), dim=-1), dim=-1)[..., :-1] @ v
+
+    assert refused_for(attend) == ["the probabilities go through Slice before they meet the values"]
+
+
+def test_values_in_front_of_the_probabilities_are_said():
+    found = refused_for(lambda q, k, v: (v.transpose(-1, -2) @ weights(q, k).transpose(-1, -2)).transpose(-1, -2))
+    assert found == ["the probabilities stand behind what they are multiplied with, not before the values"]
+
+
+def test_a_softmax_that_is_spelled_out_is_said():
+    def attend(q, k, v):
+        powers = (q @ k.transpose(-1, -2)).exp()
+        return powers / powers.sum(-1, keepdim=True) @ v
+
+    assert refused_for(attend) == ["the softmax is spelled out"]
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda x, w: torch.softmax(x @ w, dim=-1),
+        lambda x, w: torch.softmax(x @ w, dim=-1) @ w,
+        lambda x, w: 3 * torch.softmax(x @ w, dim=-1) @ w,
+        lambda x, w: torch.softmax(x @ w.T, dim=-1) @ w,
+        lambda x, w: torch.softmax(x @ w, dim=-1) * x,
+    ],
+    ids=["classes", "a layer behind", "a layer behind, scaled", "a codebook", "a gate"],
+)
+def test_a_softmax_without_queries_and_keys_is_no_site(forward):
+    from torch import nn
+
+    from tests.attention import exported
+
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.rand(8, 8))
+
+        def forward(self, x):
+            return forward(x, self.w)
+
+    _, change = apply(FuseAttention(), exported(Classifier(), torch.rand(3, 5, 8)))
+    assert change == type(change)((), ())
 
 
 @pytest.mark.parametrize(

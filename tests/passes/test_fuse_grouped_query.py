@@ -135,3 +135,101 @@ def test_what_torch_exports(name, sites, opset, workspace):
     assert (len(step.sites), len(step.refused), step.left_out) == (sites, 1 - sites, ())
     (node,) = [node for node in after.graph if node.op_type == "Attention"]
     assert ("kv_num_heads" in node.attributes) is bool(sites)
+
+
+def by_hand(q, k, v):
+    import torch
+
+    return torch.softmax(q @ k.transpose(-1, -2) * 0.5, dim=-1) * 0.9 @ v
+
+
+def otherwise():
+    import torch
+
+    return {
+        "the heads are tiled, not repeated one by one": lambda x: torch.cat((x, x), dim=1),
+        "the heads are joined from copies, not expanded": lambda x: torch.stack((x, x), dim=2).flatten(1, 2),
+        "the heads are taken by an index, not expanded": lambda x: x[:, torch.tensor([0, 0, 1, 1])],
+    }
+
+
+@pytest.mark.parametrize("reason", otherwise())
+def test_heads_that_are_repeated_in_another_way_are_said(reason):
+    import torch
+
+    from tests import attention
+
+    class Near(attention.Grouped):
+        def repeat(self, x):
+            return otherwise()[reason](x)
+
+    _, change = apply(FuseGroupedQuery(), attention.exported(Near(), torch.rand(3, 5, 8)))
+    assert (change.sites, [refusal.reason for refusal in change.refused]) == ((), [reason])
+
+
+def test_heads_that_are_repeated_behind_the_length_are_said():
+    import torch
+
+    from tests import attention
+
+    class Near(attention.Grouped):
+        def repeat(self, x):
+            few = x.transpose(1, 2)[:, :, :, None]
+            return few.expand(-1, -1, -1, 2, -1).reshape(x.shape[0], x.shape[2], 4, 4).transpose(1, 2)
+
+    model = attention.exported(Near(), torch.rand(3, 5, 8))
+    for subject in (FuseAttention(), FuseGroupedQuery()):
+        model, change = apply(subject, model)
+    assert [refusal.reason for refusal in change.refused] == ["the heads are repeated behind the length, not before"]
+
+
+def test_an_attention_that_is_spelled_out_refers_to_what_would_fuse_it(monkeypatch):
+    import torch
+
+    from tests import attention
+
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", by_hand)
+    _, change = apply(FuseGroupedQuery(), attention.exported(attention.Grouped(), torch.rand(3, 5, 8)))
+    reason = "the attention is spelled out, not one Attention: fuse-attention says why"
+    assert (change.sites, [refusal.reason for refusal in change.refused]) == ((), [reason])
+
+
+def test_one_head_that_is_expanded_to_all(workspace):
+    import torch
+
+    from tests import attention
+
+    class Single(attention.Grouped):
+        def __init__(self):
+            super().__init__()
+            self.k, self.v = torch.nn.Linear(8, 4), torch.nn.Linear(8, 4)
+
+        def repeat(self, x):
+            return x.expand(-1, 4, -1, -1)
+
+    model = attention.exported(Single(), torch.rand(3, 5, 8))
+    feeds = [{"x0": random(1, 3, 5, 8)}, {"x0": 1e4 * random(2, 2, 7, 8)}, {"x0": 1e-6 * random(2, 1, 9, 8)}]
+    after, (_, step) = line(
+        model, [FuseAttention(), FuseGroupedQuery()], feeds, workspace, requested={"fuse-attention"}
+    )
+    assert (len(step.sites), step.refused, step.left_out) == (1, (), ())
+    (node,) = [node for node in after.graph if node.op_type == "Attention"]
+    assert node.attributes["kv_num_heads"].as_int() == 1
+
+
+def test_what_is_expanded_over_the_batch_is_no_site():
+    """Keys and values that are learned, the same for every sample."""
+    import torch
+
+    from tests import attention
+
+    class Learned(attention.Grouped):
+        def __init__(self):
+            super().__init__()
+            self.memory = torch.nn.Parameter(torch.rand(1, 4, 3, 4))
+
+        def repeat(self, x):
+            return self.memory.expand(x.shape[0], -1, -1, -1)
+
+    _, change = apply(FuseGroupedQuery(), attention.exported(Learned(), torch.rand(3, 5, 8)))
+    assert change == type(change)((), ())

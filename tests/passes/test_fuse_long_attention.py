@@ -67,10 +67,27 @@ def test_what_is_not_known_to_be_long_is_no_site(head):
     assert change == type(change)((), ())
 
 
-def test_four_axes_are_no_site():
+@pytest.mark.parametrize("length", [600, 500])
+def test_four_axes_are_refused_where_they_are_long(length):
     head = "g (float[b,2,600,4] q, float[b,2,600,4] k, float[b,2,600,4] v) => (float[b,2,600,4] y)"
-    _, change = apply(model("y = Attention(q, k, v)", head))
-    assert change == type(change)((), ())
+    _, change = apply(model("y = Attention(q, k, v)", head.replace("600", str(length))))
+    reason = "its inputs have four axes: its heads are not split right before and joined right behind"
+    assert [refusal.reason for refusal in change.refused] == ([reason] if length == 600 else [])
+
+
+@pytest.mark.parametrize("length", [600, 500])
+def test_a_long_attention_that_is_spelled_out_refers_to_what_would_fuse_it(length):
+    import torch
+
+    from tests.attention import Eager, exported
+
+    class Factor(Eager):
+        def attend(self, q, k, v, *mask):
+            return torch.softmax(self.scores(q, k), dim=-1) * 0.9 @ v
+
+    _, change = apply(exported(Factor(), torch.rand(1, length, 8), free=("batch",)))
+    reason = "the attention is spelled out, not one Attention: fuse-attention says why"
+    assert [refusal.reason for refusal in change.refused] == ([reason] if length == 600 else [])
 
 
 @pytest.mark.parametrize(
