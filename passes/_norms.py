@@ -27,6 +27,8 @@ class Root:
 
 MEAN = "ReduceMean"
 
+NOT_LAST = "the mean is not over the last axis"
+
 OUTSIDE = "epsilon is added to the root, and not to what it is of"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from mlc.fusion import Match, Search, producer
 from mlc.graph_pass import Exactness
+from passes._near_norms import CAST, near_layer_norm
 from passes._norms import OUTSIDE, Root, fits_last, over_last, root_of
 
 if TYPE_CHECKING:
@@ -19,27 +20,32 @@ class FuseLayerNorm(Search):
     """``(x - mean(x)) / sqrt(mean((x - mean(x))**2) + epsilon) * w + b`` becomes ``LayerNormalization(x, w, b)``.
 
     As Ba, Kiros and Hinton have it (Layer Normalization, arXiv 1607.06450, section 3). Refuses where a mean is not over
-    the last axis, where epsilon is outside of the root, where w or b does not have one element for each of the axis,
-    and where a value inside is used elsewhere or is an output.
+    the last axis, where epsilon is outside of the root, a lower bound or missing, where the variance is computed in
+    another way, where w or b is missing or does not have one element for each of the axis, and where a value inside is
+    used elsewhere or is an output.
     """
 
     name: ClassVar[str] = "fuse-layer-norm"
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
     tolerance: ClassVar[float] = 1e-4
     min_opset: ClassVar[int] = 17
-    ends: ClassVar[frozenset[str]] = frozenset({"Add"})
+    ends: ClassVar[frozenset[str]] = frozenset({"Add", "Div", "Mul", "Sub"})
 
     def look(self, node: ir.Node) -> Match | None:
-        for scaled, bias in (node.inputs, node.inputs[::-1]):
+        for scaled, bias in (node.inputs, node.inputs[::-1]) if node.op_type == "Add" else ():
             for difference, root, weight, nodes in _scaled(scaled):
-                found = _normalized(difference, root)
+                found = _normalized(difference, root_of(root))
                 if found is not None:
                     x, root_found, last, inside = found
-                    bound = {"x": x, "weight": weight, "bias": bias, "root": root_found, "last": last}
+                    bound = {"x": x, "weight": weight, "bias": bias, "root": root_found, "last": last, "wrong": ""}
                     return Match([*inside, *nodes, node], node.outputs[:1], bound)
-        return None
+        wrong = _near_miss(node)
+        bound = dict.fromkeys(("x", "weight", "bias", "root", "last")) | {"wrong": wrong}
+        return Match([node], node.outputs[:1], bound) if wrong else None
 
-    def check(self, x, weight, bias, root, last) -> str | None:
+    def check(self, x, weight, bias, root, last, wrong) -> str | None:
+        if wrong:
+            return str(wrong)
         if root.outside:
             return OUTSIDE
         if not last:
@@ -49,8 +55,30 @@ class FuseLayerNorm(Search):
                 return f"the {role} does not have one element for each of the last axis"
         return None
 
-    def rewrite(self, op, x, weight, bias, root, last):
+    def rewrite(self, op, x, weight, bias, root, last, wrong):
         return op.LayerNormalization(x, weight, bias, axis=-1, epsilon=root.epsilon, stash_type=1)
+
+
+def _near_miss(node: ir.Node) -> str:
+    """Return why what ends at a node is no layer normalization, or nothing where it is not like one."""
+    last = node.outputs[0]
+    readers = {use.node.op_type for use in last.uses()}
+    if node.op_type in ("Add", "Sub"):
+        found = [(pair, weight) for value in node.inputs for *pair, weight, _ in _scaled(value)]
+    elif readers & {"Add", "Div", "Mul", "Sub"}:
+        return ""  # it is told where that ends
+    else:
+        found = [(pair, weight) for *pair, weight, _ in _scaled(last)]
+        found += [(node.inputs[:2], None)] if node.op_type == "Div" else []
+    for (difference, below), weight in found:
+        whole = _normalized(difference, root_of(below))
+        wrong = near_layer_norm(difference, below)
+        if whole is None and wrong:
+            return wrong
+        if whole is not None and node.op_type != "Add" and (weight is not None or whole[2]):
+            missing = "weight" if weight is None else "bias that is added"
+            return CAST if "Cast" in readers else f"there is no {missing}"
+    return ""
 
 
 Scaled: TypeAlias = "tuple[ir.Value | None, ir.Value | None, ir.Value | None, list[ir.Node]]"
@@ -70,11 +98,8 @@ def _scaled(value: ir.Value | None) -> Iterator[Scaled]:
             yield factor, quotient.inputs[1], weight, [product, quotient]
 
 
-def _normalized(
-    difference: ir.Value | None, below: ir.Value | None
-) -> tuple[ir.Value, Root, bool, list[ir.Node]] | None:
+def _normalized(difference: ir.Value | None, root: Root | None) -> tuple[ir.Value, Root, bool, list[ir.Node]] | None:
     """Return x of ``x - mean(x)`` over its root, the root, whether both means are over the last axis, and the nodes."""
-    root = root_of(below)
     if root is None:
         return None
     above, inside = _centred(difference), _centred(root.squared)

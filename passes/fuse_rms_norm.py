@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mlc.fusion import Match, Search, producer, product_of
 from mlc.graph_pass import Exactness
-from passes._norms import OUTSIDE, Root, fits_last, root_of
+from passes._near_norms import NO_WEIGHT, is_centred, near_rms_norm
+from passes._norms import NOT_LAST, OUTSIDE, Root, fits_last, root_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -18,15 +19,16 @@ class FuseRmsNorm(Search):
     """``x / sqrt(mean(x**2) + epsilon) * w`` becomes ``RMSNormalization(x, w)`` of opset 23.
 
     As Zhang and Sennrich have it (Root Mean Square Layer Normalization, arXiv 1910.07467, equation 4). Refuses where
-    the mean is not over the last axis, where epsilon is outside of the root, where w does not have one element for each
-    of the axis, where there is another factor, and where a value inside is used elsewhere or is an output.
+    the mean is not over the last axis, or a sum or a norm, where epsilon is outside of the root, a lower bound or
+    missing, where the root is a power, where w is missing or does not have one element for each of the axis, where
+    there is another factor, and where a value inside is used elsewhere or is an output.
     """
 
     name: ClassVar[str] = "fuse-rms-norm"
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
     tolerance: ClassVar[float] = 1e-5
     min_opset: ClassVar[int] = 23
-    ends: ClassVar[frozenset[str]] = frozenset({"Mul"})
+    ends: ClassVar[frozenset[str]] = frozenset({"Div", "Mul"})
 
     def look(self, node: ir.Node) -> Match | None:
         whole = product_of(node.outputs[0], root=True)
@@ -36,20 +38,25 @@ class FuseRmsNorm(Search):
                 continue
             x, root, inside, others = found
             nodes = [*root.nodes, *inside, *whole.nodes]
-            bound = {"x": x, "root": root, "others": others, "scale": whole.scale}
-            return Match(nodes, node.outputs[:1], bound)
-        return None
+            bound = {"x": x, "root": root, "others": others, "scale": whole.scale, "wrong": ""}
+            match = Match(nodes, node.outputs[:1], bound)
+            return None if is_centred(x) and self.check(**bound) else match
+        wrong = near_rms_norm(node)
+        bound = {"x": None, "root": None, "others": [], "scale": 1.0, "wrong": wrong}
+        return Match([node], node.outputs[:1], bound) if wrong else None
 
-    def check(self, x, root, others, scale) -> str | None:
+    def check(self, x, root, others, scale, wrong) -> str | None:
+        if wrong:
+            return str(wrong)
         if root.outside:
             return OUTSIDE
         if not root.last:
-            return "the mean is not over the last axis"
+            return NOT_LAST
         if len(others) != 1 or scale != 1.0:
-            return "it is not multiplied with one weight alone"
+            return NO_WEIGHT
         return None if fits_last(others[0], x) else "the weight does not have one element for each of the last axis"
 
-    def rewrite(self, op, x, root, others, scale):
+    def rewrite(self, op, x, root, others, scale, wrong):
         return op.RMSNormalization(x, others[0], axis=-1, epsilon=root.epsilon, stash_type=1)
 
 

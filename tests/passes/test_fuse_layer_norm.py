@@ -131,3 +131,68 @@ def test_layers_that_users_spell_out_by_a_variance(spelled, workspace):
     (sites,) = {step.sites for step in rewritten.steps if step.spec.name == "fuse-layer-norm" and step.sites}
     assert len(sites) == 1
     assert ops(rewritten.model) == ["LayerNormalization", "MatMul", "Add"]
+
+
+def near():
+    """What is nearly the normalization of x with a weight and a bias, by what is said of it."""
+
+    def parts(x):
+        centred = x - x.mean(-1, keepdim=True)
+        return centred, (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+
+    def mean_of(x):
+        return x.mean(-1, keepdim=True)
+
+    return {
+        "the mean of the squares is scaled, as for an unbiased variance": lambda x, w, b: (
+            w * (x - mean_of(x)) / (x.std(-1, keepdim=True) + 1e-6) + b
+        ),
+        "the variance is a mean of squares less the square of a mean": lambda x, w, b: (
+            w * (x - mean_of(x)) / (mean_of(x * x) - mean_of(x) * mean_of(x) + 1e-5).sqrt() + b
+        ),
+        "there is no epsilon": lambda x, w, b: w * ((x - mean_of(x)) / mean_of((x - mean_of(x)) ** 2).sqrt()) + b,
+        "there is no bias that is added": lambda x, w, b: parts(x)[0] / parts(x)[1] * w,
+        "there is no weight": lambda x, w, b: parts(x)[0] / parts(x)[1],
+        "another type is computed in on the way": lambda x, w, b: (
+            (parts(x.double())[0] / parts(x.double())[1]).float() * w + b
+        ),
+    }
+
+
+def refused_for(norm):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.w, self.b = (torch.nn.Linear(6, 6), *map(torch.nn.Parameter, torch.rand(2, 6)))
+
+        def forward(self, x):
+            return self.linear(norm(self.linear(x), self.w, self.b))
+
+    original = mlc.load(Net().eval(), inputs=["x=float32[batch=1..3,n=1..9,6]"], example=torch.rand(2, 5, 6))
+    _, change = apply(FuseLayerNorm(), mlc.export(original).model)
+    assert change.sites == ()
+    return [refusal.reason for refusal in change.refused]
+
+
+@pytest.mark.parametrize("reason", near())
+def test_what_is_nearly_such_a_norm_says_what_is_another(reason):
+    assert refused_for(near()[reason]) == [reason]
+
+
+def test_a_bias_that_is_subtracted_is_said():
+    assert refused_for(lambda x, w, b: near()["there is no bias that is added"](x, w, b) - b) == [
+        "there is no bias that is added"
+    ]
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda x, w, b: (x - 0.5) / 0.25 * w + b,
+        lambda x, w, b: (x - x.mean(-1, keepdim=True)) * w + b,
+        lambda x, w, b: (x - x.mean(1, True)) / ((x - x.mean(1, True)).pow(2).mean(1, True) + 1e-5).sqrt(),
+    ],
+    ids=["by constants", "centred", "over time, without weights"],
+)
+def test_what_is_only_scaled_and_shifted_is_no_site(norm):
+    assert refused_for(norm) == []

@@ -120,3 +120,67 @@ def test_what_torch_exports(workspace):
     feeds = [{"x0": random(1, 4, 5, 6)}, {"x0": random(2, 3, 5, 6)}]
     _, (step,) = line(exported, [FuseRmsNorm()], feeds, workspace, requested={"fuse-rms-norm"})
     assert (len(step.sites), step.left_out) == (1, ())
+
+
+def near():
+    """What is nearly the normalization of x with a weight, by what is said of it."""
+    from torch.nn import functional
+
+    def mean(x):
+        return x.pow(2).mean(-1, keepdim=True)
+
+    return {
+        "epsilon is a lower bound, and not added": lambda x, w: x * mean(x).clamp(min=1e-6).rsqrt() * w,
+        "there is no epsilon": lambda x, w: x * mean(x).rsqrt() * w,
+        "the root is written as a power": lambda x, w: w * (x * (mean(x) + 1e-6).pow(-0.5)),
+        "the mean of the squares is written as a sum that is scaled": lambda x, w: (
+            x / (x.pow(2).sum(-1, keepdim=True) / 6 + 1e-6).sqrt() * w
+        ),
+        "the squares are summed, and not their mean taken": lambda x, w: (
+            x * (x.pow(2).sum(-1, keepdim=True) + 1e-6).rsqrt() * w
+        ),
+        "it is divided by the norm, and not by the root of a mean of squares": lambda x, w: (
+            functional.normalize(x, dim=-1) * 6**0.5 * w
+        ),
+        "what is squared is the absolute value": lambda x, w: x * (mean(x.abs()) + 1e-6).rsqrt() * w,
+        "the mean is over a part of what is divided": lambda x, w: x * (mean(x[..., :4]) + 1e-6).rsqrt() * w,
+        "another type is computed in on the way": lambda x, w: (
+            (x.double() * (mean(x.double()) + 1e-6).rsqrt()).float() * w
+        ),
+        "it is not multiplied with one weight alone": lambda x, w: x * (mean(x) + 1e-6).rsqrt(),
+    }
+
+
+def refused_for(norm):
+    import torch
+
+    class Norm(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.weight = torch.nn.Linear(6, 6), torch.nn.Parameter(torch.rand(6))
+
+        def forward(self, x):
+            return self.linear(norm(self.linear(x), self.weight))
+
+    _, change = apply(FuseRmsNorm(), torch_model(Norm(), (torch.rand(4, 5, 6),), fold=True))
+    assert change.sites == ()
+    return [refusal.reason for refusal in change.refused]
+
+
+@pytest.mark.parametrize("reason", near())
+def test_what_is_nearly_such_a_norm_says_what_is_another(reason):
+    assert refused_for(near()[reason]) == [reason]
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda x, w: x / x.norm(dim=-1, keepdim=True),
+        lambda x, w: x / (1 + x * x).sqrt() * w,
+        lambda x, w: x * (x.pow(2).mean(-1, keepdim=True) + 1).sqrt() * w,
+        lambda x, w: w * (x - x.mean(1, True)) / ((x - x.mean(1, True)).pow(2).mean(1, True) + 1e-5).sqrt() + w,
+    ],
+    ids=["a direction", "a curve", "multiplied by the root", "a layer normalization over another axis"],
+)
+def test_another_norm_is_no_site(norm):
+    assert refused_for(norm) == []
