@@ -3,42 +3,96 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from mlc.fusion import Fusion, constant, is_constant
+from mlc.fusion import Match, Search, array_of, constant, is_constant, producer
 from mlc.graph_pass import Exactness
+from passes._linear import MATRIX, Linear, linear_of
 from passes._shared import stored_twice
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
 
 @dataclass(frozen=True)
-class FoldLayerScale(Fusion):
+class FoldLayerScale(Search):
     """``(x @ w + b) * s`` becomes ``x @ (w * s) + b * s``: one pass over the activations less.
 
-    Refuses unless w, b and s are constant and not overridable, w is a matrix or a stack of them, s runs along its last
-    axis (rank 1), and b has rank 1 at most; where ``x @ w`` or ``x @ w + b`` is used elsewhere or is an output of the
-    graph; where w has more than a megabyte and is read elsewhere, so that it would be stored twice.
+    With a bias or without, as a Gemm or as a MatMul; ``/ s`` is ``* (1 / s)``. Refuses unless w, b and s are constant
+    and not overridable, w is a matrix or a stack of them, s runs along its last axis (rank 1), without zeros where it
+    divides, and b has rank 1 at most; where ``x @ w`` or ``x @ w + b`` is used elsewhere or is an output of the graph;
+    where w has more than a megabyte and is read elsewhere, so that it would be stored twice; and where the scale
+    follows a convolution, or axes are exchanged before it.
     """
 
     name: ClassVar[str] = "fold-layer-scale"
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
     tolerance: ClassVar[float] = 1e-5
+    ends: ClassVar[frozenset[str]] = frozenset({"Div", "Mul"})
 
-    def pattern(self, op, x, w, b, s):
-        return op.Mul(op.Add(op.MatMul(x, w), b), s)
+    def look(self, node: ir.Node) -> Match | None:
+        for scaled, scale in (node.inputs, node.inputs[::-1])[: 1 + (node.op_type == "Mul")]:
+            layer = _layer(scaled) if _is_given(scale, 1) else None
+            bound = {"layer": layer, "scale": scale, "divides": node.op_type == "Div", "wrong": ""}
+            if layer is not None and _is_given(layer.weight, 2):
+                return Match([*layer.nodes, node], node.outputs, bound)
+            wrong = _elsewhere(scaled, scale)
+            if wrong:
+                return Match([node], node.outputs, bound | {"wrong": wrong})
+        return None
 
-    def check(self, x, w, b, s) -> str | None:
-        for role, value in (("weight", w), ("bias", b), ("scale", s)):
-            if not is_constant(value):
+    def check(self, layer, scale, divides, wrong) -> str | None:
+        if wrong:
+            return str(wrong)
+        w, b, gemm = layer.weight, layer.bias, layer.nodes[0].op_type == "Gemm"
+        for role, value in (("weight", w), ("bias", b), ("scale", scale)):
+            if value is not None and not is_constant(value):
                 return f"the {role} is not constant"
-        if w.shape is None or w.shape.rank() < 2:
-            return "the weight is not a matrix"
-        if s.shape is None or s.shape.rank() != 1 or s.shape[0] != w.shape[-1]:
-            return "the scale does not run along the last axis"
-        if b.shape is None or b.shape.rank() > 1:
-            return "the bias does not run along the last axis"
-        return stored_twice(w, len(w.uses()) - 1)
+        columns = array_of(w).shape[0 if gemm and layer.transposes_weight else -1]
+        reasons = (
+            (array_of(w).ndim < MATRIX, "the weight is not a matrix"),
+            (array_of(scale).shape != (columns,), "the scale does not run along the last axis"),
+            (b is not None and not gemm and array_of(b).ndim > 1, "the bias does not run along the last axis"),
+            (divides and not array_of(scale).all(), "a divisor is zero"),
+        )
+        reason = next((reason for holds, reason in reasons if holds), None)
+        return reason or (layer.reason_to_stay() if gemm else None) or stored_twice(w, len(w.uses()) - 1)
 
-    def rewrite(self, op, x, w, b, s):
-        scale = s.const_value.numpy()
-        weight = constant(op, w.const_value.numpy() * scale)
-        return op.Add(op.MatMul(x, weight), constant(op, b.const_value.numpy() * scale))
+    def rewrite(self, op, layer, scale, divides, wrong):
+        factor = 1 / array_of(scale) if divides else array_of(scale)
+        if layer.nodes[0].op_type == "Gemm":
+            return layer.written(op, layer.matrix() * factor, None if layer.bias is None else layer.offset() * factor)
+        made = op.MatMul(layer.x, constant(op, array_of(layer.weight) * factor))
+        return made if layer.bias is None else op.Add(made, constant(op, array_of(layer.bias) * factor))
+
+
+def _layer(value: ir.Value | None) -> Linear | None:
+    """Return the linear layer that gives a value, whatever its bias, or None."""
+    total = producer(value, "Add")
+    for product, bias in (total.inputs, total.inputs[::-1]) if total is not None else ():
+        found = linear_of(product)
+        if found is not None and total is not None and [node.op_type for node in found.nodes] == ["MatMul"]:
+            return Linear(found.x, found.weight, bias, (*found.nodes, total))
+    return linear_of(value) if total is None else None
+
+
+def _is_given(value: ir.Value | None, axes: int) -> bool:
+    """Whether a value is constant, or one of so many axes that a caller may give in the place of a constant."""
+    if value is None or is_constant(value):
+        return value is not None
+    return value.producer() is None and value.shape is not None and len(value.shape) == axes
+
+
+def _elsewhere(scaled: ir.Value | None, scale: ir.Value | None) -> str:
+    """Return where else a constant scale per channel stands, or nothing."""
+    node = scaled.producer() if scaled is not None else None
+    if scale is None or not is_constant(scale) or array_of(scale).size < 2 or node is None:
+        return ""
+    linear = linear_of(node.inputs[0]) if producer(scaled, "Transpose") is not None else None
+    if linear is not None and is_constant(linear.weight):
+        return "a Transpose stands between the layer and the scale"
+    shape = array_of(scale).shape
+    by_channel = node.op_type in CONVOLUTIONS and shape[-1] == 1 and max(shape) == array_of(scale).size
+    return f"it follows a {node.op_type}, not a linear layer" if by_channel else ""

@@ -42,6 +42,59 @@ def test_numbers_whichever_way_the_operands_stand(body, rows, workspace):
     same_numbers(model, after, {"x": random(1, rows, 3)}, workspace, FoldLayerScale.tolerance)
 
 
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = MatMul(x, w) y = Mul(a, s)",
+        "a = MatMul(x, w) d = Add(a, b) y = Div(d, s)",
+        "d = Gemm(x, w, b) y = Mul(s, d)",
+        "d = Gemm<transB = 1, alpha = 2.0, beta = 3.0>(x, t, b) y = Mul(d, s)",
+        "d = Gemm<transB = 1>(x, t) y = Div(d, s)",
+    ],
+)
+def test_numbers_without_a_bias_divided_and_as_a_gemm(body, rows, workspace):
+    transposed = "float[2,3] t = {1,-2,3,4,-5,6}>"
+    model = graph(f"{HEAD[:-1]}, {transposed} {{ {body} }}")
+    after, change = apply(FoldLayerScale(), model)
+    assert change.sites == ("y",)
+    assert not {"Mul", "Div"} & set(ops(after))
+    for magnitude in (1e4, 1e-6):
+        same_numbers(model, after, {"x": magnitude * random(1, rows, 3)}, workspace, FoldLayerScale.tolerance)
+
+
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        (lambda net, x: net.linear(x) * net.linear(x).sigmoid(), ""),
+        (lambda net, x: net.linear(x) ** 2 * 3, ""),
+        (lambda net, x: net.linear(x) * x, ""),
+        (lambda net, x: (net.linear(x) @ net.linear(x).transpose(1, 2) + net.matrix) * net.matrix[0], ""),
+        (lambda net, x: (net.linear(x).transpose(1, 2) * net.scale[:, None]).transpose(1, 2), "a Transpose stands"),
+        (lambda net, x: net.convolution(x) * net.scale[:5, None], "it follows a Conv, not a linear layer"),
+        (lambda net, x: net.linear(x) / net.zeros, "a divisor is zero"),
+    ],
+    ids=["a gate", "a square", "by the input", "scores", "channels in front", "a convolution", "zeros"],
+)
+def test_what_is_said_of_other_factors(forward, reason):
+    """Of a factor that is no scale nothing is said."""
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.convolution = torch.nn.Linear(6, 6), torch.nn.Conv1d(5, 5, 3)
+            self.scale, self.matrix = torch.nn.Parameter(torch.rand(6)), torch.nn.Parameter(torch.rand(5, 5))
+            self.zeros = torch.nn.Parameter(torch.tensor([1.0, 2, 0, 4, 5, 6]))
+
+        def forward(self, x):
+            return forward(self, x)
+
+    _, change = apply(FoldLayerScale(), torch_model(Net(), (torch.rand(4, 5, 6),), fold=True))
+    assert change.sites == ()
+    assert [refusal.reason.startswith(reason) for refusal in change.refused] == ([True] if reason else [])
+
+
 def test_it_works_in_a_branch_on_weights_outside(workspace):
     import numpy as np
 
