@@ -69,7 +69,7 @@ def _near_miss(node: ir.Node) -> str:
         return ""  # it is told where that ends
     else:
         found = [(pair, weight) for *pair, weight, _ in _scaled(last)]
-        found += [(node.inputs[:2], None)] if node.op_type == "Div" else []
+        found += [(list(node.inputs[:2]), None)] if node.op_type == "Div" else []
     for (difference, below), weight in found:
         whole = _normalized(difference, root_of(below))
         wrong = near_layer_norm(difference, below)

@@ -105,6 +105,69 @@ def test_another_power_is_refused():
     assert "Gelu" not in ops(after)
 
 
+def near():
+    """Other ways to write it, by what is said of them."""
+    import torch
+
+    root, tail = (2 / torch.pi) ** 0.5, 2**-0.5
+    return {
+        "it is written with a sigmoid in the place of the tanh": lambda x: (
+            x * torch.sigmoid(2 * root * (x + 0.044715 * x**3))
+        ),
+        "it is written with 1 - erf(-x), and not with 1 + erf(x)": lambda x: x * 0.5 * torch.special.erfc(-x * tail),
+        "there is no cube of x under the tanh": lambda x: 0.5 * x * (1 + torch.tanh(root * x)),
+        "x is multiplied out, so that both summands have it": lambda x: 0.5 * x + 0.5 * x * torch.erf(x * tail),
+    }
+
+
+def exported(function):
+    import torch
+
+    class Activation(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(5, 5)
+
+        def forward(self, x):
+            return self.linear(function(self.linear(x)))
+
+    return torch_model(Activation(), (torch.rand(4, 5),), fold=True)
+
+
+@pytest.mark.parametrize("reason", near())
+def test_another_way_to_write_it_is_said(reason):
+    _, change = apply(FuseGelu(), exported(near()[reason]))
+    assert (change.sites, [refusal.reason for refusal in change.refused]) == ((), [reason])
+
+
+def activations():
+    import torch
+
+    return {
+        "mish": torch.nn.functional.mish,
+        "swish": lambda x: x * torch.sigmoid(1.702 * x),
+        "a gate of a cell": lambda x: torch.sigmoid(x) * torch.tanh(x),
+        "a tanh and one": lambda x: x * (1 + torch.tanh(x)),
+        "a half of a tanh and one": lambda x: 0.5 * (1 + torch.tanh(x)),
+        "a residual": lambda x: x + x * torch.tanh(x.roll(1, -1)),
+    }
+
+
+@pytest.mark.parametrize("name", activations())
+def test_another_activation_is_no_site(name):
+    _, change = apply(FuseGelu(), exported(activations()[name]))
+    assert change == type(change)((), ())
+
+
+def test_a_half_in_both_summands(workspace):
+    import torch
+
+    model = exported(lambda x: x * (0.5 + 0.5 * torch.erf(x * 2**-0.5)))
+    feeds = [{"x0": size * random(seed, rows, 5)} for seed, rows, size in ((1, 4, 1), (2, 3, 1e4), (3, 1, 1e-6))]
+    _, (step,) = line(model, [FuseGelu()], feeds, workspace)
+    assert (len(step.sites), step.refused, step.left_out) == (1, (), ())
+
+
 def test_what_torch_exports(workspace):
     import torch
 
