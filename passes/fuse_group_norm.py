@@ -69,6 +69,9 @@ class FuseGroupNorm(Search):
         for role, value in (("weight", norm.weight), ("bias", norm.bias)):
             if not _by_channel(value, norm.x.shape[1], spelled):
                 return f"the {role} is not constant with one element for each channel"
+        first = producer(norm.x, "Transpose")
+        if x is None and first is not None and _order(first) == TO_FIRST:
+            return "its values are channels-last, but no Transpose back to that follows it or its SiLU"
         if x is None:
             return "its values are not channels-last, as the operator takes them: two transposes would have to be added"
         return not_float32(x)

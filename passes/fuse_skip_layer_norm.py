@@ -42,8 +42,8 @@ class FuseSkipLayerNorm(Search):
 
     def look(self, node: ir.Node) -> Match | None:
         total = producer(node.inputs[0], "Add")
-        if total is None:
-            return None
+        if total is None or any(is_constant(value) and _has_one_axis(value) for value in total.inputs):
+            return None  # the bias of a layer, and nothing that skips it
         (x, skip), bias, nodes = total.inputs, None, [total, node]
         for biased, other in (total.inputs, total.inputs[::-1]):
             found = _biased(biased)
@@ -75,6 +75,10 @@ class FuseSkipLayerNorm(Search):
         epsilon = number(norm, "epsilon", 1e-5)
         made = op.SkipLayerNormalization(*given, epsilon=epsilon, _domain=DOMAIN, _outputs=4 if shared else 1)
         return [made[0], made[3]] if shared else made
+
+
+def _has_one_axis(value: ir.Value | None) -> bool:
+    return value is not None and value.shape is not None and len(value.shape) <= 1
 
 
 def _biased(value: ir.Value | None) -> tuple[ir.Node, ir.Value, ir.Value] | None:

@@ -64,6 +64,7 @@ def test_a_transpose_that_is_read_elsewhere_stays(workspace):
 
 
 FIRST = "g (float[batch,4,3,2] f) => (float[batch,4,3,2] o)"
+NOT_BACK = "its values are channels-last, but no Transpose back to that follows it or its SiLU"
 NOT_LAST = "its values are not channels-last, as the operator takes them"
 
 
@@ -72,7 +73,8 @@ NOT_LAST = "its values are not channels-last, as the operator takes them"
     [
         (FIRST, f"{BEFORE} {SPELLED} {AFTER}", SPELLED, NOT_LAST),
         ("g (float[batch,4,3,2] f) => (float[batch,3,2,4] y)", BEFORE, "", NOT_LAST),
-        ("g (float[batch,3,2,4] x) => (float[batch,4,3,2] o)", AFTER, "", NOT_LAST),
+        ("g (float[batch,3,2,4] x) => (float[batch,4,3,2] o)", AFTER, "", NOT_BACK),
+        (HEAD, AFTER, f"l = Relu(o) {AFTER.replace('(o)', '(l)')}", NOT_BACK),
         ("g (float[batch,3,4,2] x) => (float[batch,3,2,4] y)", "[0,3,1,2]", "[0,2,1,3]", NOT_LAST),
         ("g (float[batch,5,4] f) => (float[batch,5,4] o)", FORMS["spelled out"],
          SPELLED.replace("w)", "w1)").replace("b)", "b1)"), "the values do not have four axes"),

@@ -91,6 +91,11 @@ def test_a_normalization_of_no_sum_is_no_site():
     assert change == type(change)((), ())
 
 
+def test_the_bias_of_a_layer_is_nothing_that_skips_it():
+    _, change = apply(FuseSkipLayerNorm(), model(HEAD, f"r = Relu(x) t = Add(r, b) {NORM}"))
+    assert change == type(change)((), ())
+
+
 @pytest.mark.parametrize("first", [False, True], ids=["post-norm", "pre-norm"])
 def test_what_torch_exports(first, workspace):
     import torch
