@@ -29,6 +29,10 @@ MANY = 512
 Neither is at 200 rows; with fewer, as in a decode step, it is up to a quarter slower. Measured.
 """
 
+BEHIND = "the parts are no axis right behind the length, but one behind the heads or their elements"
+
+TOGETHER = "several parts are taken at once, and each of them from that"
+
 
 @dataclass(frozen=True)
 class SplitQkv(Search):
@@ -37,8 +41,9 @@ class SplitQkv(Search):
     As vision transformers pack the projections of queries, keys and values, or of keys and values; each part is copied
     once and not twice. Where x is a linear layer of 512 rows and more, and nothing else reads it, each part gets a
     linear layer of its own, and nothing is split. Refuses where the value of five axes is used elsewhere or is an
-    output of the graph, unless every part is read, x is [batch, length, features], the number of parts and heads and
-    their size are known, and the reshape is known to keep batch and length.
+    output of the graph, where the parts are an axis behind the heads or several are taken at once, unless every part
+    is read, x is [batch, length, features], the number of parts and heads and their size are known, and the reshape is
+    known to keep batch and length.
     """
 
     name: ClassVar[str] = "split-qkv"
@@ -49,18 +54,25 @@ class SplitQkv(Search):
     def look(self, node: ir.Node) -> Match | None:
         reshape, perm = producer(node.inputs[0], "Reshape"), node.attributes.get("perm")
         order = [] if perm is None else list(perm.as_ints())
-        if reshape is None or len(order) != PACKED_AXES or order[0] != PARTS:
+        if reshape is None or len(order) != PACKED_AXES or order[0] < PARTS:
             return None
         parts = sorted(_parts(node.outputs[0]), key=lambda part: part.index)
-        if len(parts) < 2:
+        wrong = BEHIND if order[0] > PARTS else TOGETHER if _taken_together(node.outputs[0]) else ""
+        if not parts or len(parts) + (wrong == TOGETHER) < 2:
             return None
+        if wrong:
+            bound = {"x": None, "linear": None, "packed": None, "order": [], "parts": [], "wrong": wrong}
+            return Match(parts[0].nodes[-1:], [parts[0].value], bound)
         nodes = dict.fromkeys(node for part in parts for node in part.nodes)
         linear = _projection(reshape)
         bound = {"x": reshape.inputs[0], "linear": linear, "packed": node.inputs[0], "order": order, "parts": parts}
+        bound["wrong"] = ""
         before = () if linear is None else linear.nodes
         return Match([*before, reshape, node, *nodes], [part.value for part in parts], bound)
 
-    def check(self, x, linear, packed, order, parts) -> str | None:
+    def check(self, x, linear, packed, order, parts, wrong) -> str | None:
+        if wrong:
+            return str(wrong)
         before, after, sizes = dims_of(x), dims_of(packed), _sizes(packed)
         if before is None or len(before) != PACKED_AXES - 2:
             return "what is packed is not [batch, length, features]"
@@ -70,7 +82,7 @@ class SplitQkv(Search):
             return "batch and length are not known to stay"
         return None if {part.index for part in parts} == set(range(sizes[0])) else "not every part is read"
 
-    def rewrite(self, op, x, linear, packed, order, parts):
+    def rewrite(self, op, x, linear, packed, order, parts, wrong):
         count, heads, size = _sizes(packed)
         if linear is None:
             split = op.Split(x, constant(op, np.full(count, heads * size, np.int64)), axis=-1, _outputs=count)
@@ -122,8 +134,10 @@ def _parts(packed: ir.Value) -> Iterator[Part]:
             continue
         if node.op_type == "Gather":
             index = _integers(node.inputs[1])
-            if index is not None and index.ndim == 0 and index >= 0:
-                yield Part(int(index), node.outputs[0], (node,))
+            count = next(iter(dims_of(packed) or []), None)
+            if index is not None and index.ndim == 0 and (index >= 0 or isinstance(count, int)):
+                place = int(index) + (count if index < 0 and isinstance(count, int) else 0)
+                yield Part(place, node.outputs[0], (node,))
         elif node.op_type == "Slice":
             start, squeeze = _start(node), _squeeze(node.outputs[0])
             if start is not None and squeeze is not None:
@@ -132,6 +146,12 @@ def _parts(packed: ir.Value) -> Iterator[Part]:
             squeezes = [squeeze for squeeze in map(_squeeze, node.outputs) if squeeze is not None]
             if len(squeezes) == len(node.outputs):
                 yield from (Part(at, squeeze.outputs[0], (node, squeeze)) for at, squeeze in enumerate(squeezes))
+
+
+def _taken_together(packed: ir.Value) -> bool:
+    """Whether a Slice of the first axis leaves it, and parts are taken of that."""
+    slices = [use.node for use in packed.uses() if producer(use.node.outputs[0], "Slice") is not None]
+    return any(len(list(_parts(node.outputs[0]))) > 1 for node in slices)
 
 
 def _start(node: ir.Node) -> int | None:

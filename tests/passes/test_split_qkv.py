@@ -21,6 +21,8 @@ GATHERS = "q = Gather(p, zero) k = Gather(p, one) v = Gather(p, two)"
 FORMS = {
     "Gather": GATHERS,
     "in another order": "v = Gather<axis = 0>(p, two) q = Gather(p, zero) k = Gather(p, one)",
+    "Gather from the end": """c = Constant<value_int = -3>() q = Gather(p, c) d = Constant<value_int = -2>()
+        k = Gather(p, d) l = Constant<value_int = -1>() v = Gather(p, l)""",
     "Slice": """a = Slice(p, z, o, z) q = Squeeze(a, z) c = Slice(p, o, t, z, o) k = Squeeze(c, z) d = Slice(p, t, e)
         v = Squeeze(d, z)""",
     "Split": "a, c, d = Split(p, ones) q = Squeeze(a, z) k = Squeeze(c, z) v = Squeeze(d, z)",
@@ -71,6 +73,26 @@ def test_a_part_that_nothing_reads_is_refused():
     head = "g (float[b,s,24] x) => (float[b,2,s,4] q, float[b,2,s,4] v)"
     _, change = apply(SplitQkv(), model("q = Gather(p, zero) v = Gather(p, two)", head=head))
     assert [(refusal.site, refusal.reason) for refusal in change.refused] == [("q", "not every part is read")]
+
+
+PAIR = "c = Slice(p, o, end, z) q = Gather(p, zero) k = Gather(c, zero) v = Gather(c, one)"
+
+
+@pytest.mark.parametrize(
+    ("packed", "body", "reason"),
+    [
+        (PACKED, PAIR, "several parts are taken at once, and each of them from that"),
+        (PACKED.replace("[2,0,3,1,4]", "[3,0,2,1,4]").replace("sizes", "by_head"), GATHERS, "but one behind the heads"),
+        (PACKED.replace("[2,0,3,1,4]", "[4,0,2,1,3]").replace("sizes", "last"), GATHERS, "but one behind the heads"),
+    ],
+    ids=["a pair", "behind the heads", "last"],
+)
+def test_parts_in_another_place_or_together_are_refused(packed, body, reason):
+    """As models do that pack by head, and as those that take keys and values together."""
+    numbers = NUMBERS.replace("<", "<int64[5] by_head = {0,0,2,3,4}, int64[5] last = {0,0,2,4,3}, ")
+    after, change = apply(SplitQkv(), graph(f"{HEAD} {numbers} {{ {packed} {body} }}"))
+    assert [(refusal.site, reason in refusal.reason) for refusal in change.refused] == [("q", True)]
+    assert "Split" not in ops(after)
 
 
 MORE = HEAD.replace("v)", "v, float[b,s,3,2,4] r)")
