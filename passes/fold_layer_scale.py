@@ -36,7 +36,7 @@ class FoldLayerScale(Search):
         for scaled, scale in (node.inputs, node.inputs[::-1])[: 1 + (node.op_type == "Mul")]:
             layer = _layer(scaled) if _is_given(scale, 1) else None
             bound = {"layer": layer, "scale": scale, "divides": node.op_type == "Div", "wrong": ""}
-            if layer is not None and _is_given(layer.weight, 2):
+            if layer is not None and _is_given(layer.weight, 2) and not _is_in_an_activation(scaled, scale):
                 return Match([*layer.nodes, node], node.outputs, bound)
             wrong = _elsewhere(scaled, scale)
             if wrong:
@@ -83,6 +83,12 @@ def _is_given(value: ir.Value | None, axes: int) -> bool:
     if value is None or is_constant(value):
         return value is not None
     return value.producer() is None and value.shape is not None and len(value.shape) == axes
+
+
+def _is_in_an_activation(scaled: ir.Value | None, scale: ir.Value | None) -> bool:
+    """Whether a number multiplies what is read elsewhere too, as in an activation: that is no scale of the layer."""
+    single = scale is not None and is_constant(scale) and array_of(scale).size == 1
+    return single and scaled is not None and len(scaled.uses()) > 1
 
 
 def _elsewhere(scaled: ir.Value | None, scale: ir.Value | None) -> str:

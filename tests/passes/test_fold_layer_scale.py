@@ -95,6 +95,13 @@ def test_what_is_said_of_other_factors(forward, reason):
     assert [refusal.reason.startswith(reason) for refusal in change.refused] == ([True] if reason else [])
 
 
+def test_a_number_in_an_activation_is_no_scale():
+    weights = WEIGHTS.replace(">", ", float half = {0.5}>")
+    body = "a = MatMul(x, w) d = Add(a, b) h = Mul(d, half) g = Tanh(d) y = Mul(h, g)"
+    _, change = apply(FoldLayerScale(), graph(f"g (float[batch,3] x) => (float[batch,2] y) {weights} {{ {body} }}"))
+    assert change == type(change)((), ())
+
+
 def test_it_works_in_a_branch_on_weights_outside(workspace):
     import numpy as np
 
