@@ -24,10 +24,10 @@ class FoldBatchNorm(Search):
 
     ``s = scale / sqrt(variance + epsilon)`` runs along the output channels of a Conv or a ConvTranspose, of any groups,
     or along the columns of a Gemm or a MatMul, whose result must have two axes, since a normalization's channels are
-    axis 1. Refuses where a value inside is used elsewhere or is an output of the graph, where any weight or statistic
-    is not constant, has another dtype or another length, in training mode, where further outputs of the normalization
-    are read, where ``variance + epsilon`` is not positive, and where a weight of more than a megabyte would be stored
-    twice, since it is read without this normalization too.
+    axis 1. Refuses where it follows anything else and no convolution follows it, where a value inside is used elsewhere
+    or is an output of the graph, where any weight or statistic is not constant, has another dtype or another length, in
+    training mode, where further outputs of the normalization are read, where ``variance + epsilon`` is not positive,
+    and where a weight of more than a megabyte would be stored twice, since it is read without this normalization too.
     """
 
     name: ClassVar[str] = "fold-batch-norm"
@@ -37,11 +37,17 @@ class FoldBatchNorm(Search):
 
     def look(self, node: ir.Node) -> Match | None:
         layer = convolution_of(node.inputs[0]) or linear_of(node.inputs[0])
-        if layer is None:
-            return None
-        return Match([*layer.nodes, node], node.outputs[:1], {"layer": layer, "normalization": node})
+        if layer is not None:
+            return Match([*layer.nodes, node], node.outputs[:1], {"layer": layer, "normalization": node})
+        reader = only_reader(node.outputs[0])
+        if node.inputs[0] is None or node.inputs[0].producer() is None or (reader and reader.op_type == "Conv"):
+            return None  # into a convolution behind it fold-pre-norm folds it, or says why not
+        return Match([node], node.outputs, {"layer": None, "normalization": node})
 
     def check(self, layer, normalization) -> str | None:
+        if layer is None:
+            before = normalization.inputs[0].producer().op_type
+            return f"what it normalizes comes from {before}, and not from a convolution or a linear layer"
         reason = layer.reason_to_stay()
         if reason is None and isinstance(layer, Linear):
             reason = _reason_of_axes(normalization.inputs[0])

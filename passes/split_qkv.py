@@ -61,14 +61,13 @@ class SplitQkv(Search):
         if not parts or len(parts) + (wrong == TOGETHER) < 2:
             return None
         if wrong:
-            bound = {"x": None, "linear": None, "packed": None, "order": [], "parts": [], "wrong": wrong}
-            return Match(parts[0].nodes[-1:], [parts[0].value], bound)
+            unbound = dict.fromkeys(("x", "linear", "packed", "order", "parts"))
+            return Match(parts[0].nodes[-1:], [parts[0].value], {**unbound, "wrong": wrong})
         nodes = dict.fromkeys(node for part in parts for node in part.nodes)
         linear = _projection(reshape)
         bound = {"x": reshape.inputs[0], "linear": linear, "packed": node.inputs[0], "order": order, "parts": parts}
-        bound["wrong"] = ""
         before = () if linear is None else linear.nodes
-        return Match([*before, reshape, node, *nodes], [part.value for part in parts], bound)
+        return Match([*before, reshape, node, *nodes], [part.value for part in parts], {**bound, "wrong": ""})
 
     def check(self, x, linear, packed, order, parts, wrong) -> str | None:
         if wrong:

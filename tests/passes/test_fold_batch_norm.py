@@ -274,11 +274,31 @@ def test_refusals_of_linear_layers(interface, body, reason):
 
 
 @pytest.mark.parametrize("body", ["h = MatMul(x, w) c = Add(h, x)", "h = MatMul(x, w) c = Add(h, m)"])
-def test_what_adds_no_bias_is_no_site(body):
+def test_what_adds_no_bias_is_no_layer(body):
     weights = LINEAR[LINEAR.index("<") :].replace("float[3,2] w = {1,-2,3,4,-5,6}", "float[2,2] w = {1,2,3,4}")
     model = graph(f"g (float[4,2] x) => (float[4,2] y) {weights} {{ {body} {NORMALIZE} }}")
     _, change = apply(FoldBatchNorm(), model)
-    assert change == type(change)((), ())
+    reason = "what it normalizes comes from Add, and not from a convolution or a linear layer"
+    assert (change.sites, [refusal.reason for refusal in change.refused]) == ((), [reason])
+
+
+def test_what_stands_before_a_normalization_is_said():
+    """But where a convolution follows, into which another pass folds it, or says why not."""
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.third = (torch.nn.Conv2d(2, 2, 1) for _ in range(3))
+            self.norms = torch.nn.ModuleList([torch.nn.BatchNorm2d(2) for _ in range(2)])
+
+        def forward(self, x):
+            x = torch.relu(self.norms[0](torch.relu(self.first(x))))
+            return self.third(self.norms[1](torch.relu(self.second(x))))
+
+    _, change = apply(FoldBatchNorm(), torch_model(Net(), (torch.rand(4, 2, 5, 5),)))
+    reason = "what it normalizes comes from Relu, and not from a convolution or a linear layer"
+    assert (change.sites, [refusal.reason for refusal in change.refused]) == ((), [reason])
 
 
 def test_linear_layers_that_torch_exports_unfolded(workspace):
