@@ -74,6 +74,44 @@ def test_what_is_no_quick_gelu_is_no_site(body):
     assert "QuickGelu" not in ops(after)
 
 
+def test_another_alpha_and_a_sigmoid_that_is_spelled_out_are_said():
+    import torch
+
+    alpha = torch.linspace(1, 2, 5)
+    forms = {
+        "alpha is not one number": lambda x: x * torch.sigmoid(alpha * x),
+        "the sigmoid is spelled out": lambda x: x / (1 + torch.exp(-1.702 * x)),
+    }
+    for reason, form in forms.items():
+        assert refused_for(form) == [reason]
+
+
+def test_another_gate_is_no_site():
+    import torch
+
+    assert refused_for(lambda x: torch.sigmoid(x) * torch.tanh(x)) == []
+    assert refused_for(lambda x: x * torch.sigmoid(x.roll(1, -1) * torch.linspace(1, 2, 5))) == []
+    assert refused_for(lambda x: x / (1 + x.abs())) == []
+    assert refused_for(lambda x: x / torch.sigmoid(x)) == []
+    assert refused_for(lambda x: x * torch.sigmoid(-x) ** 2) == []
+
+
+def refused_for(form):
+    import torch
+
+    class Activation(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(5, 5)
+
+        def forward(self, x):
+            return self.linear(form(self.linear(x)))
+
+    _, change = apply(FuseQuickGelu(), torch_model(Activation(), (torch.rand(4, 5),), fold=True))
+    assert change.sites == ()
+    return [refusal.reason for refusal in change.refused]
+
+
 def test_what_torch_exports(workspace):
     import torch
 
