@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from mlc.fusion import Match, Search, array_of, constant, is_constant, producer
 from mlc.graph_pass import Exactness
 from passes._linear import MATRIX, Linear, linear_of
@@ -12,6 +14,10 @@ from passes._shared import stored_twice
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from mlc.types import Array
+
+TOO_SMALL = "a divisor is zero, or so small that its inverse is not finite"
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
@@ -55,17 +61,22 @@ class FoldLayerScale(Search):
             (array_of(w).ndim < MATRIX, "the weight is not a matrix"),
             (array_of(scale).shape != (columns,), "the scale does not run along the last axis"),
             (b is not None and not gemm and array_of(b).ndim > 1, "the bias does not run along the last axis"),
-            (divides and not array_of(scale).all(), "a divisor is zero"),
+            (divides and not np.isfinite(_inverse(scale)).all(), TOO_SMALL),
         )
         reason = next((reason for holds, reason in reasons if holds), None)
         return reason or (layer.reason_to_stay() if gemm else None) or stored_twice(w, len(w.uses()) - 1)
 
     def rewrite(self, op, layer, scale, divides, wrong):
-        factor = 1 / array_of(scale) if divides else array_of(scale)
+        factor = _inverse(scale) if divides else array_of(scale)
         if layer.nodes[0].op_type == "Gemm":
             return layer.written(op, layer.matrix() * factor, None if layer.bias is None else layer.offset() * factor)
         made = op.MatMul(layer.x, constant(op, array_of(layer.weight) * factor))
         return made if layer.bias is None else op.Add(made, constant(op, array_of(layer.bias) * factor))
+
+
+def _inverse(scale: ir.Value) -> Array:
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.reciprocal(array_of(scale))
 
 
 def _layer(value: ir.Value | None) -> Linear | None:

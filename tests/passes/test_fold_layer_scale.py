@@ -73,8 +73,9 @@ def test_numbers_without_a_bias_divided_and_as_a_gemm(body, rows, workspace):
         (lambda net, x: (net.linear(x).transpose(1, 2) * net.scale[:, None]).transpose(1, 2), "a Transpose stands"),
         (lambda net, x: net.convolution(x) * net.scale[:5, None], "it follows a Conv, not a linear layer"),
         (lambda net, x: net.linear(x) / net.zeros, "a divisor is zero"),
+        (lambda net, x: net.linear(x) / net.tiny, "a divisor is zero, or so small that its inverse is not finite"),
     ],
-    ids=["a gate", "a square", "by the input", "scores", "channels in front", "a convolution", "zeros"],
+    ids=["a gate", "a square", "by the input", "scores", "channels in front", "a convolution", "zeros", "nearly zeros"],
 )
 def test_what_is_said_of_other_factors(forward, reason):
     """Of a factor that is no scale nothing is said."""
@@ -86,6 +87,7 @@ def test_what_is_said_of_other_factors(forward, reason):
             self.linear, self.convolution = torch.nn.Linear(6, 6), torch.nn.Conv1d(5, 5, 3)
             self.scale, self.matrix = torch.nn.Parameter(torch.rand(6)), torch.nn.Parameter(torch.rand(5, 5))
             self.zeros = torch.nn.Parameter(torch.tensor([1.0, 2, 0, 4, 5, 6]))
+            self.tiny = torch.nn.Parameter(torch.tensor([1.0, 2, 1e-40, 4, 5, 6]))
 
         def forward(self, x):
             return forward(self, x)
