@@ -15,6 +15,7 @@ from mlc.exporting.in_place import copied_back
 from mlc.exporting.inserting import before, of_dtype, replace, size_of
 from mlc.exporting.integers import integers_as_they_are, products_of_integers
 from mlc.exporting.linear_algebra import unchecked_matrices
+from mlc.exporting.losses import losses_of_one_sample
 from mlc.exporting.neighbours import own_neighbours
 from mlc.exporting.nothing import means_of_what_may_be_none, spreads_of_what_may_be_none
 from mlc.exporting.scatters import ends_of_scatters, means_of_scatters, scatters_of_indices, sources_of_scatters
@@ -40,6 +41,7 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], ops
     logarithms_of_sigmoids(program)
     products_of_integers(program)
     slopes_in_the_middle(program)
+    losses_of_one_sample(program)
     by_real_parts(program)
     unchecked_matrices(program)
     all_for_asserted(program)

@@ -12,6 +12,7 @@ import torch
 from mlc.exporting.bits import of_bits
 from mlc.exporting.fractions import of_fractions
 from mlc.exporting.linear_algebra import of_matrices
+from mlc.exporting.losses import of_losses
 from mlc.exporting.order_statistics import of_order
 from mlc.exporting.quotients_of_values import of_quotients
 from mlc.exporting.recurrences.packed import of_packed
@@ -49,6 +50,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.special_erfcx.default: _erfcx,
         **of_bits(),
         **of_fractions(),
+        **of_losses(),
         **of_matrices(),
         **of_order(),
         **of_packed(),
