@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 
+from mlc.errors import SourceError
 from mlc.runtimes.onnxruntime import open_session
 from mlc.types import Target
 from mlc.workspace import Workspace
-from tests.exporting import assert_alike, exported
+from tests.exporting import assert_alike, exported, exported_with_notes
 
 pytestmark = pytest.mark.needs_onnxruntime
 
@@ -74,6 +75,30 @@ def test_masks_of_every_shape(workspace, mask, opset):
 @pytest.mark.parametrize("settings", [{"is_causal": True}, {"scale": 0.3}], ids=str)
 def test_settings_of_attention(workspace, settings, opset):
     exported(workspace, Attending("none", **settings), None, *XY, opset=opset)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("scale", [0.0, -0.5])
+def test_a_scale_that_is_not_above_zero(workspace, scale, opset):
+    for mask in ("none", "bool, a row for all queries", "float, by sample"):
+        found = exported(workspace, Attending(mask, scale=scale), None, *XY, opset=opset)
+        draw = np.random.default_rng(0)
+        sizes = ((1, 1, 9), (2, 7, 4))
+        feeds = ({name: draw.normal(size=(b, n, 16)).astype(np.float32) for name, n in (("x", q), ("y", k))}
+                 for b, q, k in sizes)  # fmt: skip
+        assert_alike(workspace, found, *feeds)
+        assert operators(found)["Attention"] == (opset >= 23)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_a_scale_that_torch_itself_has_no_numbers_for_is_refused(workspace, opset):
+    original = Attending("none", is_causal=True, scale=-0.5)
+    given = torch.ones(1, 3, 16), torch.ones(1, 3, 16)
+    assert original(*given).isnan().any()
+    with pytest.raises(SourceError, match=r"is causal with a scale of -0\.5.*NaN") as refused:
+        exported_with_notes(workspace, original, None, *XY, opset=opset)
+    assert "at test_export_attention.py" in refused.value.message
+    assert "tril()" in refused.value.hint
 
 
 BROADCAST = {

@@ -1,23 +1,21 @@
 """Losses in forward: what torch.onnx leaves out of them is in the file, whatever is smoothed, weighted and ignored."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from mlc.exporting import export
-from mlc.probes import references
-from mlc.recipe import parse_inputs
-from mlc.sources.load import load
-from tests.exporting import Exported, assert_alike, exported
+from tests.exporting import assert_alike, exported, exported_with_notes
 from tests.models_for_export import Of
 
 pytestmark = pytest.mark.needs_onnxruntime
 
 WEIGHT = torch.tensor([0.1, 0.9, 0.5, 2.0, 0.0])
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "smoothed": {"label_smoothing": 0.2},
     "weighted": {"weight": WEIGHT},
@@ -89,9 +87,7 @@ def test_likelihoods_of_a_class(workspace, shape):
 @pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1}, {"weight": WEIGHT}])
 def test_the_mean_loss_of_samples_that_are_all_ignored_is_no_number(workspace, settings):
     module = Loss(lambda x, target: functional.cross_entropy(x, target, ignore_index=2, **settings))
-    original = load(module, parse_inputs(["x=float32[batch=1..9,5]", "target=int64[batch] in 2..3"]), None)
-    answers, _ = references(original, None, 0)
-    net = Exported(original, *export(original, answers, workspace))
+    net, _ = exported_with_notes(workspace, module, None, "x=float32[batch=1..9,5]", "target=int64[batch] in 2..3")
     none = {"x": drawn(4, 5), "target": np.full(4, 2)}
     assert np.isnan(net.original.run(none)["output"])
     assert_alike(workspace, net, none, {"x": drawn(4, 5), "target": np.array([2, 3, 3, 2])})

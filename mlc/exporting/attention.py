@@ -16,8 +16,11 @@ from typing import Any, TypeAlias
 import torch
 from torch.nn import functional
 
+from mlc.errors import SourceError
+from mlc.exporting.errors import line_of
 from mlc.exporting.inserting import before, calls_of, replace
 from mlc.exporting.opset import NEWER
+from mlc.exporting.reducing import arguments_of
 from mlc.exporting.replaced import replaced
 
 Attention: TypeAlias = Callable[..., Any]
@@ -44,6 +47,28 @@ def rows_of_masks(program: torch.export.ExportedProgram, opset: int) -> None:
             _zero_where_masked(node, before(node, aten.gt.Scalar, mask, -math.inf) if floats else mask)
         elif floats:
             node.replace_input_with(mask, _without_lowest(node, mask))
+
+
+def scores_by_queries(program: torch.export.ExportedProgram) -> None:
+    """Scale the queries where the scale is no number above 0: Attention refuses it, and below opset 23 it has a root.
+
+    Raises SourceError for one beside ``is_causal``, of which torch's kernel for CPUs has NaN: it scales what is -inf.
+    """
+    for node in calls_of(program, {aten.scaled_dot_product_attention.default}):
+        given = arguments_of(node)
+        scale = given.get("scale")
+        if not isinstance(scale, int | float) or scale > 0:
+            continue
+        if given.get("is_causal"):
+            line = line_of(node)
+            raise SourceError(
+                f"scaled_dot_product_attention{f' at {line}' if line else ''} is causal with a scale of {scale}, "
+                "of which torch itself gives NaN on a CPU",
+                "give it a mask instead of is_causal: torch.ones(length, length, dtype=torch.bool).tril()",
+            )
+        query: Any = node.args[0]
+        node.args = (before(node, aten.mul.Tensor, query, float(scale)), *node.args[1:])
+        node.kwargs = {**node.kwargs, "scale": 1.0}
 
 
 def _zero_where_masked(node: torch.fx.Node, seen: torch.fx.Node) -> None:

@@ -246,12 +246,13 @@ def _node_line(program: torch.export.ExportedProgram, name: str, operator: str) 
     found += [node for node in nodes if base and str(node.target).startswith(f"{base}.")]
     parents = [node for node in nodes if base.startswith(_overload_packet(node)) and node.op == "call_function"]
     found += sorted(parents, key=lambda node: -len(_overload_packet(node)))
-    for node in found:
-        frames = FRAME.findall(node.meta.get("stack_trace") or "")
-        line = user_frame([(file, int(number), function, code) for file, number, function, code in frames])
-        if line:
-            return line
-    return ""
+    return next(filter(None, map(line_of, found)), "")
+
+
+def line_of(node: torch.fx.Node) -> str:
+    """Return the user's line of a call, or nothing."""
+    frames = FRAME.findall(node.meta.get("stack_trace") or "")
+    return user_frame([(file, int(number), function, code) for file, number, function, code in frames])
 
 
 def _overload_packet(node: torch.fx.Node) -> str:

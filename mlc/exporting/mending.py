@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mlc.exporting.attention import rows_of_masks
+from mlc.exporting.attention import rows_of_masks, scores_by_queries
 from mlc.exporting.complex_numbers import by_real_parts
 from mlc.exporting.extremes import extremes_of_all
 from mlc.exporting.in_place import copied_back
@@ -50,6 +50,7 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], ops
     spreads_of_what_may_be_none(program)
     means_of_what_may_be_none(program)
     own_neighbours(program, inputs)
+    scores_by_queries(program)
     rows_of_masks(program, opset)
     for part in program.graph_module.modules():
         if isinstance(part, torch.fx.GraphModule):
