@@ -18,7 +18,7 @@ from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.load import load
 from mlc.types import Target
 from tests import models_for_export as models
-from tests.exporting import exported
+from tests.exporting import assert_alike, exported
 
 MODELS = models.__file__
 
@@ -103,6 +103,34 @@ def test_an_input_of_the_same_name_as_an_output_keeps_it_and_an_unused_input_sta
 def test_nested_outputs_are_named_by_their_path(workspace, module, names):
     nested = exported(workspace, module(), torch.randn(2, 3))
     assert nested.outputs == names
+
+
+class Unnamed(nn.Module):
+    """Outputs of which one has the key that is nothing."""
+
+    def __init__(self, *keys):
+        super().__init__()
+        self.keys = keys
+
+    def forward(self, x):
+        return {"": x * 2, **{key: x + place for place, key in enumerate(self.keys)}}
+
+
+@pytest.mark.parametrize("keys", [(), ("other",)])
+def test_an_output_whose_key_is_nothing_has_a_name(workspace, keys):
+    net = exported(workspace, Unnamed(*keys), None, "x=float32[batch=1..5,3]")
+    assert net.outputs == ["output", *keys]
+    assert_alike(workspace, net, np.ones((4, 3), np.float32))
+
+
+def test_an_output_whose_key_is_nothing_beside_one_of_its_name_is_refused(workspace):
+    with pytest.raises(SourceError, match="two outputs of Unnamed are called output"):
+        exported(workspace, Unnamed("output"), None, "x=float32[batch=1..5,3]")
+
+
+def test_an_input_whose_key_is_nothing_is_refused(workspace):
+    with pytest.raises(SourceError, match='a tensor of the example has the key ""'):
+        exported(workspace, models.Batch(), ({"": torch.ones(2, 3)},))
 
 
 def test_a_lone_dict_input_is_named_by_its_keys(workspace):

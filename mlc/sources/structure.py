@@ -49,9 +49,13 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def output_leaves(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of what a module returned: ``output``, ``output.0``, or the names that the module gives."""
+    """Yield the leaves of what a module returned: ``output``, ``output.0``, or the names that the module gives.
+
+    What is called nothing, by the key "", is ``output`` too.
+    """
     named = isinstance(value, Mapping) or dataclasses.is_dataclass(value) or hasattr(value, "_fields")
-    yield from leaves(value, "" if named else "output")
+    for path, leaf in leaves(value, "" if named else "output"):
+        yield path or "output", leaf
 
 
 def template(value: Any, path: str, tensors: dict[str, torch.Tensor], constants: dict[str, Any]) -> Any:
@@ -59,6 +63,8 @@ def template(value: Any, path: str, tensors: dict[str, torch.Tensor], constants:
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value.copy())
     if isinstance(value, torch.Tensor):
+        if not path:
+            raise SourceError('a tensor of the example has the key ""', "give it another key: it is an input's name")
         if tensors.setdefault(path, value) is not value:
             raise SourceError(f"two tensors of the example are called {path}", "give them other keys")
         return Slot(path)

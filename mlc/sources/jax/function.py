@@ -91,7 +91,7 @@ class JaxOriginal(Original):
         returned = self.binding.call(self.function, dict(zip(self.binding.names, arrays, strict=True)))
         leaves, _ = jax.tree_util.tree_flatten_with_path(returned)
         root = "" if isinstance(returned, Mapping) or hasattr(returned, "_fields") else "output"
-        names = tuple(self._output_name(path_of(keys, root), leaf) for keys, leaf in leaves)
+        names = tuple(self._output_name(path_of(keys, root) or "output", leaf) for keys, leaf in leaves)
         self._check_names(names, returned)
         return tuple(jnp.asarray(leaf) for _, leaf in leaves)
 
