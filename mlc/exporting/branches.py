@@ -1,4 +1,7 @@
-"""Branches of ``torch.cond``: torch compiles them to find the weights that they read, and what varies in them."""
+"""Branches of ``torch.cond``: torch compiles them to find the weights that they read, and what varies in them.
+
+What they read of one tensor, such as ``x`` and ``x.T``, it hands to them as several, and then refuses them as one.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,11 @@ from typing import Any
 
 import torch
 
+from mlc.exporting.inserting import before, calls_of
 from mlc.exporting.replaced import replaced
+
+DEEPER = frozenset({getattr(torch.ops.higher_order, name) for name in ("cond", "while_loop", "scan")})
+"""Calls that have graphs of their own."""
 
 
 def compiled_branches() -> AbstractContextManager[None]:
@@ -26,3 +33,21 @@ def _compiled(own: Callable[..., Any]) -> Callable[..., Any]:
             return own(*args, **kwargs)
 
     return cond
+
+
+def operands_apart(program: torch.export.ExportedProgram) -> None:
+    """Copy what a branch or a body is given beside another view of the same memory."""
+    for node in calls_of(program, DEEPER):
+        held: set[int] = set()
+
+        def apart(operand: torch.fx.Node, node: torch.fx.Node = node, held: set[int] = held) -> torch.fx.Node:
+            value = operand.meta.get("val")
+            if not isinstance(value, torch.Tensor):
+                return operand
+            memory = value.untyped_storage()._cdata  # noqa: SLF001 - torch has no public name for it
+            if memory not in held:
+                held.add(memory)
+                return operand
+            return before(node, torch.ops.aten.clone.default, operand)
+
+        node.args = torch.fx.map_arg(node.args, apart)

@@ -12,7 +12,7 @@ import onnxscript
 import torch
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from mlc.exporting.inserting import before, replace, sizes_of
+from mlc.exporting.inserting import before, nodes_of, replace, sizes_of
 from mlc.exporting.replaced import replaced
 
 aten = torch.ops.aten
@@ -35,7 +35,7 @@ ALONG = (
 def by_real_parts(program: torch.export.ExportedProgram) -> None:
     """Write them so in the program itself, in the order in which they stand there."""
     table = _table()
-    for node in list(program.graph.nodes):
+    for node in nodes_of(program):
         if node.target in table and any(map(_is_complex, (node, *node.all_input_nodes))):
             table[node.target](node)
 

@@ -13,8 +13,13 @@ from torch.utils._pytree import tree_leaves
 
 def calls_of(program: torch.export.ExportedProgram, targets: Collection[Any]) -> list[Any]:
     """Return the calls of some operators, in branches and bodies of loops too."""
-    graphs = (part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule))
-    return [node for graph in graphs for node in graph.nodes if node.op == "call_function" and node.target in targets]
+    return [node for node in nodes_of(program) if node.op == "call_function" and node.target in targets]
+
+
+def nodes_of(program: torch.export.ExportedProgram) -> list[Any]:
+    """Return all nodes, those in branches and bodies of loops too, each graph's in their order."""
+    parts = (part for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule))
+    return [node for part in parts for node in part.graph.nodes]
 
 
 def before(node: torch.fx.Node, target: Any, *args: Any, **kwargs: Any) -> torch.fx.Node:

@@ -19,7 +19,7 @@ import torch
 
 from mlc.errors import SourceError
 from mlc.exporting.errors import UnwrittenError
-from mlc.exporting.inserting import before, replace
+from mlc.exporting.inserting import before, nodes_of, replace
 
 op: Any = onnxscript.opset18
 
@@ -46,7 +46,7 @@ def of_matrices() -> dict[Any, Callable[..., Any]]:
 def unchecked_matrices(program: torch.export.ExportedProgram) -> None:
     """Leave out of a program that a matrix without an inverse, or without a factor, is an error."""
     aten = torch.ops.aten
-    for node in list(program.graph.nodes):
+    for node in nodes_of(program):
         if node.target in {aten.linalg_inv.default, aten.inverse.default}:
             _first_of(node, aten.linalg_inv_ex.default, *node.args)
         elif node.target in {aten.linalg_cholesky.default, aten.cholesky.default}:
@@ -58,7 +58,7 @@ def unchecked_matrices(program: torch.export.ExportedProgram) -> None:
         elif node.target in {aten.linalg_inv_ex.default, aten.linalg_cholesky_ex.default, aten.linalg_solve_ex.default}:
             _check_info_unread(node)
         elif node.target == aten._linalg_check_errors.default:  # noqa: SLF001
-            program.graph.erase_node(node)
+            node.graph.erase_node(node)
 
 
 def _check_info_unread(node: torch.fx.Node) -> None:

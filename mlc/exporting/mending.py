@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from mlc.exporting.attention import rows_of_masks, scores_by_queries
+from mlc.exporting.branches import operands_apart
 from mlc.exporting.complex_numbers import by_real_parts
 from mlc.exporting.extremes import extremes_of_all
 from mlc.exporting.in_place import copied_back
-from mlc.exporting.inserting import before, of_dtype, replace, size_of
+from mlc.exporting.inserting import before, calls_of, of_dtype, replace, size_of
 from mlc.exporting.integers import integers_as_they_are, products_of_integers
 from mlc.exporting.linear_algebra import unchecked_matrices
 from mlc.exporting.losses import losses_of_one_sample
@@ -25,6 +26,7 @@ from mlc.types import InputSpec
 
 def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], opset: int) -> None:
     """Write all of it anew in the program itself, as an opset needs it."""
+    operands_apart(program)
     copied_back(program)
     promote_subtrahends(program)
     remainders_of_tensors(program)
@@ -72,7 +74,7 @@ def _is_needed(node: torch.fx.Node) -> bool:
 
 def promote_subtrahends(program: torch.export.ExportedProgram) -> None:
     """Cast the integers of ``1.0 - mask`` to the dtype of the difference: torch.onnx takes the number for a tensor."""
-    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.rsub.Scalar):
+    for node in calls_of(program, {torch.ops.aten.rsub.Scalar}):
         node.args = (of_dtype(node, node.args[0], node.meta["val"].dtype), *node.args[1:])
 
 
@@ -82,13 +84,13 @@ def remainders_of_tensors(program: torch.export.ExportedProgram) -> None:
     And of a number it computes what is left over by another way than of a tensor.
     """
     aten = torch.ops.aten
-    for node in program.graph.find_nodes(op="call_function", target=aten.remainder.Scalar):
+    for node in calls_of(program, {aten.remainder.Scalar}):
         divided, number = node.args
         dtype = node.meta["val"].dtype
         if isinstance(number, torch.fx.Node) or dtype.is_floating_point:
             node.args = (of_dtype(node, divided, dtype), before(node, aten.scalar_tensor.default, number, dtype=dtype))
             node.target = aten.remainder.Tensor
-    for node in program.graph.find_nodes(op="call_function", target=aten.remainder.Scalar_Tensor):
+    for node in calls_of(program, {aten.remainder.Scalar_Tensor}):
         number, divisor = node.args
         dtype = node.meta["val"].dtype
         node.args = (before(node, aten.scalar_tensor.default, number, dtype=dtype), of_dtype(node, divisor, dtype))
@@ -99,7 +101,7 @@ def float_bounds(program: torch.export.ExportedProgram) -> None:
     """Write the bounds of ``clamp(min=0)`` as floats where the numbers are: torch.onnx takes its own function for 0."""
     aten = torch.ops.aten
     clamps = {aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default}
-    for node in [node for node in program.graph.nodes if node.target in clamps]:
+    for node in calls_of(program, clamps):
         if node.meta["val"].is_floating_point():
             node.args = (node.args[0], *map(_as_float, node.args[1:]))
             node.kwargs = {name: _as_float(bound) for name, bound in node.kwargs.items()}
@@ -116,7 +118,7 @@ def parts_of_what_varies(program: torch.export.ExportedProgram) -> None:
     large as the first.
     """
     aten = torch.ops.aten
-    for node in [node for node in program.graph.nodes if node.target in {aten.chunk.default, aten.split.Tensor}]:
+    for node in calls_of(program, {aten.chunk.default, aten.split.Tensor}):
         values, number, *more = node.args
         axis = more[0] if more else node.kwargs.get("dim", 0)
         fixed = isinstance(values.meta["val"].shape[axis], int) and isinstance(number, int)
@@ -130,7 +132,7 @@ def parts_of_what_varies(program: torch.export.ExportedProgram) -> None:
             place: Any = part.args[1]
             start, end = (_times(part, each, place + edge) for edge in (0, 1))
             replace(part, before(part, aten.slice.Tensor, values, axis, start, end))
-        program.graph.erase_node(node)
+        node.graph.erase_node(node)
 
 
 def _times(node: torch.fx.Node, size: Any, count: int) -> Any:
@@ -140,7 +142,7 @@ def _times(node: torch.fx.Node, size: Any, count: int) -> Any:
 def sums_by_a_divisor(program: torch.export.ExportedProgram) -> None:
     """Write what ``avg_pool2d`` divides by another number as the mean times their ratio: ONNX divides by the window."""
     aten = torch.ops.aten
-    for node in program.graph.find_nodes(op="call_function", target=aten.avg_pool2d.default):
+    for node in calls_of(program, {aten.avg_pool2d.default}):
         given = dict(zip(("x", "window", "stride", "padding", "ceil", "pads", "divisor"), node.args, strict=False))
         if given.get("divisor") is None or given.get("ceil"):
             continue
@@ -152,7 +154,7 @@ def sums_by_a_divisor(program: torch.export.ExportedProgram) -> None:
 def diagonals_alone(program: torch.export.ExportedProgram) -> None:
     """Put zeros beside a diagonal: torch.onnx multiplies with them, and of infinity that is no zero."""
     aten = torch.ops.aten
-    for node in program.graph.find_nodes(op="call_function", target=aten.diagonal.default):
+    for node in calls_of(program, {aten.diagonal.default}):
         values: Any = node.args[0]
         known = values.meta["val"]
         if not known.is_floating_point():
@@ -170,7 +172,7 @@ def diagonals_alone(program: torch.export.ExportedProgram) -> None:
 
 def logarithms_of_sigmoids(program: torch.export.ExportedProgram) -> None:
     """Write ``log(sigmoid(x))`` as the one function that it is: a sigmoid in onnxruntime is 0 from -18.5 on."""
-    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.log.default):
+    for node in calls_of(program, {torch.ops.aten.log.default}):
         inner = node.args[0]
         if inner.target is torch.ops.aten.sigmoid.default and inner.args[0].meta["val"].is_floating_point():
             node.target, node.args = torch.ops.aten.log_sigmoid.default, inner.args
@@ -179,7 +181,7 @@ def logarithms_of_sigmoids(program: torch.export.ExportedProgram) -> None:
 def slopes_in_the_middle(program: torch.export.ExportedProgram) -> None:
     """Write ``rrelu`` of a module that is not trained as the leaky one that it is."""
     aten = torch.ops.aten
-    for node in program.graph.find_nodes(op="call_function", target=aten.rrelu.default):
+    for node in calls_of(program, {aten.rrelu.default}):
         given: list[Any] = [*node.args]
         values, lower, upper, training = [*given, *(1 / 8, 1 / 3, False)[len(given) - 1 :]][:4]
         if not training:
@@ -188,13 +190,13 @@ def slopes_in_the_middle(program: torch.export.ExportedProgram) -> None:
 
 def all_for_asserted(program: torch.export.ExportedProgram) -> None:
     """Write what asserts ask of a whole mask as ``all`` of it, which is the same and has a counterpart in ONNX."""
-    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten._is_all_true.default):  # noqa: SLF001
+    for node in calls_of(program, {torch.ops.aten._is_all_true.default}):  # noqa: SLF001
         node.target = torch.ops.aten.all.default
 
 
 def without_idle_squeezes(program: torch.export.ExportedProgram) -> None:
     """Take out squeezes of an axis that is not one: torch leaves it as it is, and ONNX's Squeeze refuses it."""
-    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.squeeze.dim):
+    for node in calls_of(program, {torch.ops.aten.squeeze.dim}):
         squeezed = node.args[0]
         if node.meta["val"].ndim == squeezed.meta["val"].ndim > 0:
             replace(node, squeezed)

@@ -16,7 +16,7 @@ import torch
 
 from mlc.dims import largest, named
 from mlc.exporting.guards import over_sizes
-from mlc.exporting.inserting import before, replace, size_of
+from mlc.exporting.inserting import before, calls_of, replace, size_of
 from mlc.types import Dim, InputSpec
 
 aten: Any = torch.ops.aten
@@ -33,7 +33,7 @@ MOST = 1_000_000
 def own_neighbours(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> None:
     """Gather along axes that Resize may resize otherwise than torch at any legal size."""
     declared = _declared(program, inputs)
-    for node in [node for node in program.graph.nodes if node.target in NEAREST and node.args[1] is not None]:
+    for node in [node for node in calls_of(program, NEAREST) if node.args[1] is not None]:
         x: Any = node.args[0]
         shape, sizes = x.meta["val"].shape, node.meta["val"].shape
         axes = range(LEAD, len(sizes))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from mlc.exporting.inserting import before, replace
+from mlc.exporting.inserting import before, calls_of, nodes_of, replace
 from mlc.exporting.reducing import parts_of, reduced
 
 aten: Any = torch.ops.aten
@@ -21,7 +21,7 @@ ALONE = {aten.var_mean: aten.var, aten.std_mean: aten.std}
 
 def means_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
     """Divide a sum by how many there are."""
-    for node in [node for node in program.graph.nodes if node.target in {aten.mean.dim, aten.mean.default}]:
+    for node in calls_of(program, {aten.mean.dim, aten.mean.default}):
         values, axes, keeps = reduced(node)
         if not _may_be_none(values, axes):
             continue
@@ -37,7 +37,7 @@ def means_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
 
 def spreads_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
     """Add nought times the mean to a variance or a standard deviation: where there is no mean there is neither."""
-    spreads = [node for node in program.graph.nodes if _packet(node) in {*ALONE, *ALONE.values()}]
+    spreads = [node for node in nodes_of(program) if _packet(node) in {*ALONE, *ALONE.values()}]
     for node in [node for node in spreads if node.args[0].meta["val"].ndim]:
         values, axes, keeps = reduced(node)
         if not _may_be_none(values, axes):
@@ -52,7 +52,7 @@ def spreads_of_what_may_be_none(program: torch.export.ExportedProgram) -> None:
             spread = before(part, alone, *node.args, **node.kwargs)
             replace(part, before(part, aten.add.Tensor, spread, before(part, aten.mul.Tensor, mean, 0.0)))
         if pair:
-            program.graph.erase_node(node)
+            node.graph.erase_node(node)
 
 
 def _packet(node: torch.fx.Node) -> Any:

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from mlc.exporting.inserting import nodes_of
+
 Pair: TypeAlias = tuple[Tensor, Tensor]
 """Values, and the places along the axis that they are from."""
 
@@ -25,7 +27,7 @@ def by_scans(program: torch.export.ExportedProgram) -> torch.export.ExportedProg
         torch.ops.aten.cumprod.default: lambda x, dim, dtype=None: _joined(x, dim, torch.mul, 1, dtype),
         torch.ops.aten.logcumsumexp.default: lambda x, dim: _joined(x, dim, torch.logaddexp, -math.inf),
     }
-    present = {node.target for node in program.graph.nodes}
+    present = {node.target for node in nodes_of(program)}
     return program.run_decompositions(own) if present & own.keys() else program
 
 
@@ -41,7 +43,7 @@ def _running(x: Tensor, dim: int, at_least: Callable[[Tensor, Tensor], Tensor]) 
 
     first = [steps[0].clone(), torch.zeros_like(steps[0], dtype=torch.int64)]
     _, _, values, found = torch.ops.higher_order.scan(later, first, [steps.clone(), places.clone()], ())
-    return values.movedim(0, dim), found.movedim(0, dim)
+    return values.movedim(0, dim).contiguous(), found.movedim(0, dim).contiguous()  # as what is in another branch
 
 
 def _joined(
@@ -59,4 +61,4 @@ def _joined(
 
     joined: Tensor
     _, joined = torch.ops.higher_order.scan(later, [torch.full_like(steps[0], nothing)], [steps.clone()], ())
-    return joined.movedim(0, dim)
+    return joined.movedim(0, dim).contiguous()

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from mlc.exporting.inserting import before, replace, size_of, sizes_of
+from mlc.exporting.inserting import before, calls_of, replace, size_of, sizes_of
 
 
 def scatters_of_indices(program: torch.export.ExportedProgram) -> None:
     """Write ``index_reduce`` as a scatter, of which each index is one for all that it takes."""
     aten = torch.ops.aten
-    for node in program.graph.find_nodes(op="call_function", target=aten.index_reduce.default):
+    for node in calls_of(program, {aten.index_reduce.default}):
         values, dim, index, source, kind = node.args
         axis = dim % values.meta["val"].ndim
         sizes = sizes_of(node, source)
@@ -27,7 +27,7 @@ def sources_of_scatters(program: torch.export.ExportedProgram) -> None:
     """Take of what is scattered no more than there are indices, as torch does: ONNX wants as many."""
     aten = torch.ops.aten
     scatters = {aten.scatter.src, aten.scatter_add.default, aten.scatter_reduce.two}
-    for node in [node for node in program.graph.nodes if node.target in scatters]:
+    for node in calls_of(program, scatters):
         every: list[Any] = list(node.args)
         values, dim, index, source, *more = every
         sizes = zip(index.meta["val"].shape, source.meta["val"].shape, strict=True)
@@ -41,7 +41,7 @@ def ends_of_scatters(program: torch.export.ExportedProgram) -> None:
     """Begin with infinity where the largest or the smallest is scattered alone: torch.onnx takes a finite number."""
     aten = torch.ops.aten
     starts = {"amax": -torch.inf, "amin": torch.inf}
-    for node in program.graph.find_nodes(op="call_function", target=aten.scatter_reduce.two):
+    for node in calls_of(program, {aten.scatter_reduce.two}):
         values, dim, index, _, kind = node.args
         alone = not node.kwargs.get("include_self", True)
         if not (alone and kind in starts and node.meta["val"].is_floating_point()):
@@ -53,7 +53,7 @@ def ends_of_scatters(program: torch.export.ExportedProgram) -> None:
 def means_of_scatters(program: torch.export.ExportedProgram) -> None:
     """Write what ``scatter_reduce`` has a mean of as a sum over how many there are: torch.onnx leaves the sum."""
     aten = torch.ops.aten
-    for node in program.graph.find_nodes(op="call_function", target=aten.scatter_reduce.two):
+    for node in calls_of(program, {aten.scatter_reduce.two}):
         values, dim, index, source, kind = node.args
         if kind != "mean" or not node.meta["val"].is_floating_point():
             continue

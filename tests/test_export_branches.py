@@ -1,0 +1,99 @@
+"""What is mended in a model is mended in its branches and in the bodies of its loops too."""
+
+import numpy as np
+import pytest
+import torch
+from torch._higher_order_ops import while_loop
+from torch.nn import functional
+
+from tests.exporting import assert_alike, exported
+from tests.models_for_export import Of
+
+pytestmark = pytest.mark.needs_onnxruntime
+
+SPEC = "x=float32[n=1..9,3]"
+
+LARGE = 20_000_003
+
+
+def drawn(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def whole(x):
+    return (x * 9).long()
+
+
+def scattered(x, kind, include_self):
+    return x.scatter_reduce(1, x.abs().mul(5).long() % 3, x * 2, kind, include_self=include_self)
+
+
+MENDED = {
+    "a difference of integers": lambda x: (1.5 - whole(x)) * 1.0,
+    "a remainder": lambda x: x % 0.1,
+    "a remainder by a size": lambda x: x + torch.arange(3) % x.shape[0],
+    "a remainder in place": lambda x: (x * 1).remainder_(0.3),
+    "integers, divided and rounded down": lambda x: whole(x) // 4 * 1.0,
+    "rounded towards zero": lambda x: torch.div(whole(x), -4, rounding_mode="trunc") * 1.0,
+    "a quotient, rounded down": lambda x: torch.div(x, 0.1, rounding_mode="floor"),
+    "the logarithm of a sigmoid": lambda x: x.sigmoid().log(),
+    "parts of an axis": lambda x: x + torch.cat([x, x]).chunk(2)[1],
+    "a bound of integers": lambda x: whole(x).relu().float(),
+    "integers, rounded": lambda x: whole(x).floor().float(),
+    "a product of integers": lambda x: x + (whole(x) + LARGE).prod(1, keepdim=True) % 7,
+    "a mean by a divisor": lambda x: functional.avg_pool2d(x[None, None], (1, 3), divisor_override=2)[0, 0] + x,
+    "a diagonal": lambda x: x + (1 / x[:, :2].relu()).nan_to_num(9).diagonal(0, 0, 1).sum(),
+    "rows that are reduced by index": lambda x: x.index_reduce(1, torch.arange(2), x[:, :2] * 3, "amax"),
+    "few indices": lambda x: x.scatter(1, whole(x[:, :1]).abs() % 3, x * 2),
+    "a mean of what is scattered": lambda x: scattered(x, "mean", include_self=True),
+    "a mean of what is scattered alone": lambda x: scattered(x, "mean", include_self=False),
+    "a slope in the middle": functional.rrelu,
+    "an idle squeeze": lambda x: torch.cat([x, x]).squeeze(0)[: x.shape[0]] * 2,
+    "all of a mask": lambda x: x + torch._is_all_true(x > 0),
+    "the mean of nothing": lambda x: x * 0 + x[x[:, 0] > 0].mean(),
+    "a running maximum": lambda x: x.cummax(1)[0],
+    "a running product": lambda x: x.cumprod(1),
+    "two views of one tensor": lambda x: x @ (x.T @ x),
+    "an inverse": lambda x: x @ torch.linalg.inv(x.mT @ x + torch.ones(3, 3).tril() * 9),
+    "sizes that are resized to": lambda x: functional.interpolate(x.T[None], size=32)[0].T.contiguous()[: x.shape[0]],
+}
+
+
+@pytest.mark.parametrize("what", MENDED)
+@pytest.mark.filterwarnings("ignore:index_reduce:UserWarning")
+def test_in_a_branch(workspace, what):
+    def branching(x):
+        return torch.cond(x.sum() > 0, lambda x: MENDED[what](x) * 2, lambda x: x - 1, (x,))
+
+    net = exported(workspace, Of(branching), None, SPEC)
+    ones = np.ones((4, 3), np.float32)
+    arrays = (drawn(1, 3), drawn(2, 3), drawn(8, 3))
+    assert_alike(workspace, net, *arrays, *(abs(array) for array in arrays), ones, -ones, ones * 40)
+
+
+IN_LOOPS = ("a remainder", "a bound of integers", "a mean of what is scattered", "integers, divided and rounded down")
+
+
+@pytest.mark.parametrize("what", IN_LOOPS)
+def test_in_the_bodies_of_loops(workspace, what):
+    def looped(x):
+        def thrice(_count, x):
+            return _count + 1, MENDED[what](x) * 0.5 + 1
+
+        def step(state, _row):
+            return MENDED[what](state) * 0.5 + 1, state.sum() + 0.0
+
+        _, repeated = while_loop(lambda count, _x: count < 3, thrice, (torch.tensor(0), x.clone()))
+        scanned, sums = torch.ops.higher_order.scan(step, [x.clone()], [x[:1].expand(3, 3).clone()], ())
+        return repeated, scanned, sums
+
+    net = exported(workspace, Of(looped), None, SPEC)
+    assert_alike(workspace, net, drawn(1, 3), drawn(2, 3), drawn(8, 3), atol=1e-5)
+
+
+def test_in_a_branch_of_a_branch(workspace):
+    def inner(x):
+        return torch.cond(x.max() > 1, lambda x: x % 0.1, lambda x: x * 1, (x,))
+
+    net = exported(workspace, Of(lambda x: torch.cond(x.sum() > 0, inner, lambda x: x - 1, (x,))), None, SPEC)
+    assert_alike(workspace, net, *(drawn(n, 3) * sign for n in (1, 2, 8) for sign in (1, -1)))
