@@ -11,9 +11,11 @@ import torch
 
 from mlc.exporting.bits import of_bits
 from mlc.exporting.fractions import of_fractions
+from mlc.exporting.gammas import of_gammas
 from mlc.exporting.linear_algebra import of_matrices
 from mlc.exporting.losses import of_losses
 from mlc.exporting.order_statistics import of_order
+from mlc.exporting.quantiles import of_quantiles
 from mlc.exporting.quotients_of_values import of_quotients
 from mlc.exporting.recurrences.packed import of_packed
 from mlc.exporting.resizing import of_resizing
@@ -50,10 +52,12 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.special_erfcx.default: _erfcx,
         **of_bits(),
         **of_fractions(),
+        **of_gammas(),
         **of_losses(),
         **of_matrices(),
         **of_order(),
         **of_packed(),
+        **of_quantiles(),
         **of_quotients(),
         **of_resizing(),
     }
