@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.exporting import assert_alike, exported
+from tests.exporting import assert_alike, exported, exported_with_notes
 from tests.models_for_export import Of
 
 pytestmark = pytest.mark.needs_onnxruntime
@@ -372,6 +372,57 @@ def test_the_moments_of_nothing_are_no_numbers(workspace, mean):
     net = exported(workspace, Of(mean), None, "x=float32[n=1..9,3]")
     assert np.isnan(net.original.run({"x": NONE})["output"]).all()
     assert_alike(workspace, net, NONE, SOME)
+
+
+REDUCED = {
+    "mean": lambda part: part.mean(1),
+    "var": lambda part: part.var(1, correction=0),
+    "spread": lambda part: torch.stack(torch.std_mean(part, 1)),
+    "sum": lambda part: part.sum(1),
+    "norm": lambda part: part.norm(dim=1),
+    "all": lambda part: (part > 0).all(1),
+    "logarithm": lambda part: part.logsumexp(1),
+}
+
+
+@pytest.mark.parametrize("how", REDUCED)
+@pytest.mark.parametrize(
+    ("parts", "shape"),
+    [
+        (lambda x: x.split([1, x.shape[1] - 1], 1), "batch=1..3,n=1..9,2"),
+        (lambda x: x.tensor_split(4, 1), "batch=1..3,n=1..9,2"),
+        (lambda x: (x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]), "batch=1..3,n=1..9,2"),
+        (lambda x: (x[:, 2:],), "batch=1..3,n=1..9,2"),
+        (lambda x: x.split([2, 0], 1), "batch=1..3,2,2"),
+    ],
+    ids=["split", "sections", "halves", "rest", "fixed"],
+)
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom:UserWarning")
+def test_a_part_of_nothing_is_reduced(workspace, parts, shape, how):
+    module = Of(lambda x: tuple(REDUCED[how](part) for part in parts(x)))
+    net, _ = exported_with_notes(workspace, module, None, f"x=float32[{shape}]")
+    sizes = (1, 2, 3, 4, 6, 9) if "n" in shape else (2,)
+    assert_alike(workspace, net, *(drawn(batch, n, 2) for batch, n in zip((1, 2, 3) * 2, sizes, strict=False)))
+
+
+def test_the_mean_of_what_is_never_nothing_is_one_operator(workspace):
+    module = Of(lambda x: (x.flatten(1).mean(1), x[:, : x.shape[1] // 2].mean(1), x.mean(), x.sum().mean(0)))
+    net = exported(workspace, module, None, "x=float32[2,n=2..4000,m=2..4000]")
+    kinds = [node.op_type for node in net.model.graph]
+    assert kinds.count("ReduceMean") == 3
+    assert "Div" in kinds  # the size that is halved
+    assert_alike(workspace, net, drawn(2, 3, 5), drawn(2, 7, 2))
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("sections", [1, 3, 4])
+def test_an_axis_that_varies_is_split_into_sections(workspace, sections, axis):
+    def joined(x):
+        parts = (torch.tensor_split(x, sections=sections, dim=axis), x.tensor_split(sections, axis))
+        return tuple(torch.cat([part * place for place, part in enumerate(each, 1)], axis) for each in parts)
+
+    net = exported(workspace, Of(joined), None, "x=float32[batch=1..3,n=2..11]")
+    assert_alike(workspace, net, *(drawn(2, n) for n in range(2, 12)))
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,15 @@ do not. (ATen/native/UpSample.h: nearest_neighbor_compute_source_index; ONNX, Re
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from mlc.dims import largest, named
-from mlc.exporting.guards import over_sizes
 from mlc.exporting.inserting import before, calls_of, replace, size_of
-from mlc.types import Dim, InputSpec
+from mlc.exporting.legal_sizes import LegalSizes
+from mlc.types import InputSpec
 
 aten: Any = torch.ops.aten
 
@@ -26,18 +24,15 @@ NEAREST = frozenset({aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, a
 LEAD = 2
 """Axes before those that are resized: [batch, channels, ...]."""
 
-MOST = 1_000_000
-"""Legal sizes that are looked at; where there are more, torch's own neighbours are written, which are always right."""
-
 
 def own_neighbours(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> None:
     """Gather along axes that Resize may resize otherwise than torch at any legal size."""
-    declared = _declared(program, inputs)
+    legal = LegalSizes.of(program, inputs)
     for node in [node for node in calls_of(program, NEAREST) if node.args[1] is not None]:
         x: Any = node.args[0]
         shape, sizes = x.meta["val"].shape, node.meta["val"].shape
         axes = range(LEAD, len(sizes))
-        own = [axis for axis in axes if not _resizes_alike(shape[axis], sizes[axis], declared, named(inputs))]
+        own = [axis for axis in axes if not _resizes_alike(shape[axis], sizes[axis], legal)]
         if not own:
             continue
         asked: Any = node.args[1]
@@ -64,48 +59,10 @@ def _gathered(node: torch.fx.Node, x: torch.fx.Node, axis: int, wanted: Any) -> 
     return before(node, aten.index_select.default, x, axis, index)
 
 
-def _declared(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> dict[str, Dim]:
-    """Return what is declared of each symbol that stands for an axis of an input."""
-    taken = {str(name) for name in program.graph_signature.user_inputs}
-    values = [node.meta["val"] for node in program.graph.find_nodes(op="placeholder") if node.name in taken]
-    tensors = [value for value in values if isinstance(value, torch.Tensor)]
-    return {
-        str(size): dim
-        for tensor, spec in zip(tensors, inputs, strict=True)
-        for size, dim in zip(tensor.shape, spec.dims, strict=True)
-        if not isinstance(size, int)
-    }
-
-
-def _resizes_alike(length: Any, wanted: Any, declared: Mapping[str, Dim], roots: Mapping[str, Dim]) -> bool:
-    """Whether Resize takes the neighbours that torch takes at all legal sizes, as far as these can be told."""
-    pairs = _pairs(length, wanted, declared, roots)
+def _resizes_alike(length: Any, wanted: Any, legal: LegalSizes) -> bool:
+    """Whether Resize takes the neighbours that torch takes at all legal sizes; torch's own are always right."""
+    pairs = legal.all_of(length, wanted)
     return pairs is not None and all(_same_neighbours(*pair) for pair in pairs)
-
-
-def _pairs(
-    length: Any, wanted: Any, declared: Mapping[str, Dim], roots: Mapping[str, Dim]
-) -> set[tuple[int, int]] | None:
-    """Return the lengths before and after at all legal sizes, or None where they cannot be told."""
-    if isinstance(length, int) and isinstance(wanted, int):
-        return {(length, wanted)}
-    names = {str(symbol) for size in (length, wanted) for symbol in _symbols(size)}
-    if not names <= set(declared):
-        return None
-    symbols = {name: declared[name] for name in names}
-    known = {name for dim in symbols.values() for name in dim.terms or (dim.name,)}
-    own = {name: dim for name, dim in roots.items() if name in known}
-    if math.prod((largest(dim) - dim.low) // dim.step + 1 for dim in own.values()) > MOST:
-        return None
-    try:
-        found = over_sizes([str(length), str(wanted)], symbols, own)
-        return {pair for lengths, counts in found for pair in zip(lengths.tolist(), counts.tolist(), strict=True)}
-    except (SyntaxError, NameError, TypeError, ValueError, ArithmeticError):
-        return None
-
-
-def _symbols(size: Any) -> set[Any]:
-    return set() if isinstance(size, int) else set(size.node.expr.free_symbols)
 
 
 def _same_neighbours(length: int, wanted: int) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -14,12 +16,14 @@ from mlc.exporting.replaced import replaced
 
 @contextmanager
 def rearranging() -> Iterator[None]:
-    """Trace ``take_along_dim``, ``fftshift``, ``ifftshift``, ``roll`` and ``fill_diagonal_`` inside by others."""
+    """Trace ``take_along_dim``, ``tensor_split``, ``roll``, ``fill_diagonal_`` and both shifts of spectra by others."""
     with (
         replaced(torch, "take_along_dim", lambda _own: _take_along_dim),
         replaced(torch.fft, "fftshift", lambda _own: _shifting(lambda size: size - size // 2)),
         replaced(torch.fft, "ifftshift", lambda _own: _shifting(lambda size: size // 2)),
         replaced(Tensor, "fill_diagonal_", _fill_diagonal),
+        replaced(Tensor, "tensor_split", _tensor_split),
+        replaced(torch, "tensor_split", _tensor_split),
         replaced(Tensor, "roll", _roll),
         replaced(torch, "roll", _roll),
     ):
@@ -50,6 +54,21 @@ def _roll(own: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return input
 
     return roll
+
+
+def _tensor_split(own: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(own)
+    def tensor_split(input: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: A002 - torch's name
+        given = {**dict(zip(("indices_or_sections", "dim"), args, strict=False)), **kwargs}
+        count, axis = given.get("indices_or_sections", given.get("sections")), given.get("dim", 0)
+        size: Any = input.shape[axis] if input.ndim else 0
+        if not isinstance(count, int) or isinstance(size, int):
+            return own(input, *args, **kwargs)
+        lengths = [(size + (count - 1 - place)) // count for place in range(count)]  # the first parts have one more
+        starts = itertools.accumulate(lengths, initial=0)
+        return tuple(input.narrow(axis, start, length) for start, length in zip(starts, lengths, strict=False))
+
+    return tensor_split
 
 
 def _fill_diagonal(own: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -20,7 +20,7 @@ def reduced(node: torch.fx.Node) -> tuple[torch.fx.Node, list[int], bool]:
     given = arguments_of(node)
     values: Any = node.args[0]
     rank = values.meta["val"].ndim
-    axes = sorted(axis % rank for axis in given.get("dim") or range(rank))
+    axes = sorted(axis % rank for axis in given.get("dim") or range(rank)) if rank else []
     return values, axes, bool(given.get("keepdim"))
 
 

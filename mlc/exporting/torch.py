@@ -18,6 +18,7 @@ from mlc.exporting.experts import AllExperts
 from mlc.exporting.guards import SYMBOL, GuardLog, dim_of
 from mlc.exporting.known import Known
 from mlc.exporting.mending import mend, without_asserts
+from mlc.exporting.nothing import check_enough
 from mlc.exporting.quantized.trace import Taking
 from mlc.exporting.quantized.written import opset_for, widened, write_out
 from mlc.exporting.recurrences.rolled import rolled, rolled_note
@@ -116,6 +117,8 @@ def _trace(
         try:
             program, stored = _exported(original, arrays, coded, log, asked)
             _check_sums(inputs, log)
+            if traced == sizes and larger_sizes(inputs, sizes) != sizes:
+                check_enough(program, inputs)
             return program, _names(program, stored), None, _larger_note(traced, refused)
         except SizesError as failed:
             refused.append(failed)
