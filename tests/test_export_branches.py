@@ -71,6 +71,23 @@ def test_in_a_branch(workspace, what):
     assert_alike(workspace, net, *arrays, *(abs(array) for array in arrays), ones, -ones, ones * 40)
 
 
+def sampled(x, **settings):
+    return functional.grid_sample(x[None, None], torch.stack([x, x], -1)[None], align_corners=False, **settings)[0, 0]
+
+
+@pytest.mark.parametrize("opset", [18, 20, 23])
+def test_operators_that_another_opset_has_otherwise(workspace, opset):
+    def changed(x):
+        spectrum = torch.fft.fft(x, dim=0).abs() + torch.fft.ifft(torch.fft.rfft(x, dim=1)).abs()[:, :1]
+        return (spectrum + sampled(x) + sampled(x, mode="bicubic") + sampled(x, mode="nearest")).contiguous()
+
+    def branching(x):
+        return torch.cond(x.sum() > 0, lambda x: changed(x) * 2, lambda x: x - 1, (x,))
+
+    net = exported(workspace, Of(branching), None, SPEC, opset=opset)
+    assert_alike(workspace, net, *(abs(drawn(n, 3)) for n in (1, 2, 8)), -np.ones((2, 3), np.float32), atol=1e-5)
+
+
 IN_LOOPS = ("a remainder", "a bound of integers", "a mean of what is scattered", "integers, divided and rounded down")
 
 

@@ -51,3 +51,22 @@ def operands_apart(program: torch.export.ExportedProgram) -> None:
             return before(node, torch.ops.aten.clone.default, operand)
 
         node.args = torch.fx.map_arg(node.args, apart)
+
+
+def answers_alike(program: torch.export.ExportedProgram) -> None:
+    """Let both branches give what is laid out alike: torch asks for that, and what is written anew may be turned."""
+    for node in calls_of(program, {torch.ops.higher_order.cond}):
+        for branch in node.args[1:3]:
+            graph = node.graph.owning_module.get_submodule(branch.target).graph
+            output = graph.output_node()
+            with graph.inserting_before(output):
+                output.args = torch.fx.map_arg(output.args, _contiguous)
+
+
+def _contiguous(value: torch.fx.Node) -> torch.fx.Node:
+    if not isinstance(value.meta.get("val"), torch.Tensor):
+        return value
+    layout: dict[str, Any] = {"memory_format": torch.contiguous_format}
+    copied = value.graph.call_function(torch.ops.aten.clone.default, (value,), layout)
+    copied.meta = dict(value.meta)
+    return copied

@@ -17,6 +17,7 @@ from mlc.exporting.errors import translation_error
 from mlc.exporting.exact import exact_numbers
 from mlc.exporting.operators import translations
 from mlc.exporting.opset import check_written
+from mlc.exporting.raised import raise_bodies
 from mlc.exporting.running import by_scans
 
 EXPORTER = f"torch.onnx.export(dynamo=True) torch {torch.__version__.partition('+')[0]}"
@@ -41,6 +42,7 @@ def written(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
         raise translation_error(failed.__cause__ or failed, program, opset) from failed.__cause__
     assert exported is not None
     check_written(exported.model, opset)
+    raise_bodies(exported.model)
     return exported.model
 
 
