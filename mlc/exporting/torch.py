@@ -111,13 +111,14 @@ def _trace(
     """
     inputs = original.signature.inputs
     refused: list[SizesError] = []
-    for traced in (sizes, larger) if not coded and (larger := larger_sizes(inputs, sizes)) != sizes else (sizes,):
+    larger = sizes if coded else larger_sizes(inputs, sizes)
+    for traced in (sizes, larger) if larger != sizes else (sizes,):
         arrays = probe(inputs, traced, original.example, None, 0)
         log = GuardLog()
         try:
             program, stored = _exported(original, arrays, coded, log, asked)
             _check_sums(inputs, log)
-            if traced == sizes and larger_sizes(inputs, sizes) != sizes:
+            if traced != larger:
                 check_enough(program, inputs)
             return program, _names(program, stored), None, _larger_note(traced, refused)
         except SizesError as failed:
