@@ -39,9 +39,7 @@ def means_of_what_may_be_none(program: torch.export.ExportedProgram, inputs: Seq
         for axis in axes:
             size = before(node, aten.sym_size.int, values, axis)
             count = before(node, aten.scalar_tensor.default, size, dtype=dtype)
-            count = before(
-                node, aten.clamp_min.default, count, 0.0
-            )  # torch writes less than 0 for x[2:] of one element
+            count = before(node, aten.clamp_min.default, count, 0.0)  # for x[2:] of one element torch has less than 0
             mean = before(node, aten.div.Tensor, mean, count)
         replace(node, mean)
 
