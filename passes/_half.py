@@ -15,6 +15,7 @@ from mlc.formats import site_of
 from mlc.fusion import Names, array_of, is_constant, note_constants, walk
 from mlc.graph_pass import Change, Refusal
 from passes._half_sensitive import QUANTIZES, SCALES
+from passes._stored import matrix_readers
 
 if TYPE_CHECKING:
     from mlc.types import Array
@@ -83,15 +84,15 @@ def rounded(array: Array, half: Half) -> Array:
 def store_weights(model: ir.Model, permitted: Callable[[str], bool], half: Half) -> Change:
     """Store large float32 weights in 16 bits, each once, with a Cast to float32 at the head of its graph.
 
-    The sites are the nodes that read them. Refused are weights that a caller may override or that are outputs, those
-    that lose more than the bits of their mantissa, those that a node reads which is not permitted, and the scales of
-    quantized values.
+    The sites are the nodes that read them, through Transposes too. Refused are weights that a caller may override or
+    that are outputs, those that lose more than the bits of their mantissa, those that a node reads which is not
+    permitted, and the scales of quantized values.
     """
     note_constants(model)
     names = Names.of(model)
     site_of_node = {node: f"{prefix}{site_of(node)}" for prefix, graph in walk(model) for node in graph}
     readers = {
-        value: dict.fromkeys(site_of_node[use.node] for use in value.uses())
+        value: dict.fromkeys(site_of_node[node] for node, _ in matrix_readers(value))
         for graph in model.graphs()
         for value in _weights(graph)
     }

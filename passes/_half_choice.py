@@ -203,7 +203,7 @@ def _unworthy(choice: Choice, by_node: dict[ir.Node, Choice]) -> str:
     readers = [use for value in choice.gives() for use in value.uses()]
     float_readers = [not _read_half(use.node, use.idx, by_node) for use in readers]
     after_all = bool(reads) and all(read_float) and (any(float_readers) or not readers)
-    before_all = any(read_float) and bool(readers) and all(float_readers)
+    before_all = (any(read_float) or not reads) and bool(readers) and all(float_readers)
     return BETWEEN if after_all or before_all else ""
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.fusion import Names, array_of, drop_unused_constant, is_constant, is_standard
-from passes._half import FLOAT16, half_constant
+from passes._half import FLOAT16, STORED_FROM, half_constant
 from passes._half_choice import Choice
 from passes._half_constants import LOWEST, Role, fitted, is_added_mask, is_attention_mask, role_of
 
@@ -19,6 +19,7 @@ class Writer:
         self.names = Names.of(model)
         self.site_of = site_of
         self.halves: dict[ir.Value, None] = {}
+        self.half_reads: set[tuple[ir.Node, int]] = set()
         self.clamped: dict[str, None] = {}
         self._made: dict[tuple[ir.Value, ir.DataType, Role], ir.Value] = {}
 
@@ -43,10 +44,10 @@ class Writer:
 
     def _read_as_float(self, chosen: list[Choice]) -> None:
         """Let everyone who reads float32 read a Cast of what is float16 now."""
-        half_reads = {(choice.node, index) for choice in chosen for index, _ in choice.reads()}
+        self.half_reads = {(choice.node, index) for choice in chosen for index, _ in choice.reads()}
         for value in self.halves:
             for use in tuple(value.uses()):
-                if (use.node, use.idx) not in half_reads:
+                if (use.node, use.idx) not in self.half_reads:
                     use.node.replace_input_with(use.idx, self._float_of(value))
 
     def _change(self, choice: Choice, masks: set[ir.Value]) -> None:
@@ -78,8 +79,12 @@ class Writer:
         return self._made[key]
 
     def _constant(self, value: ir.Value, role: Role) -> ir.Value:
+        """Return a constant in float16; a large one that others read in float32 is stored once, and cast for this."""
         graph = value.graph
         assert graph is not None
+        large = array_of(value).nbytes >= STORED_FROM
+        if role is Role.PLAIN and large and any((use.node, use.idx) not in self.half_reads for use in value.uses()):
+            return self._cast(value, FLOAT16.dtype, f"{value.name}.float16")
         made = half_constant(self.names.free(f"{value.name}.float16"), fitted(array_of(value), role), FLOAT16)
         graph.register_initializer(made)
         return made

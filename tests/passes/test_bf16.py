@@ -186,3 +186,21 @@ def test_forbidden_nodes_stay_in_silence():
 def test_whole_numbers_that_it_holds_are_stored():
     _, change = stored(linear(w=np.random.default_rng(0).integers(-128, 128, (32, 32)).astype(np.float32)))
     assert change.sites == ("a", "t", "y")
+
+
+TIED = """agraph (int64[n,3] i) => (float[n,3,40] y) {
+    e = Gather(w, i) t = Transpose<perm = [1, 0]>(w) y = MatMul(e, t) }"""
+
+
+@pytest.mark.parametrize("subject", [Bf16(), Fp16(weights_only=True)])
+@pytest.mark.parametrize("kept", [None, "e", "y"])
+def test_a_table_that_is_a_head_too_is_that_of_both_through_its_transpose(subject, kept):
+    before = build(TIED, {"w": random(0, 40, 16)})
+    after, change = apply(subject, before, allow=lambda site: site != kept)
+    assert change.sites == (() if kept else ("e", "y"))
+    assert {value.dtype for value in after.graph.initializers.values()} & {ir.DataType.FLOAT} == (
+        {ir.DataType.FLOAT} if kept else set()
+    )
+    assert [refusal.reason for refusal in change.refused] == (
+        [f"its weight w is read by {kept} too, which stays float"] if kept else []
+    )

@@ -241,3 +241,17 @@ def test_needs_are_values_outside_of_loops_and_repeat():
     needed = [need.value for need in subject.needs(model)]
     assert needed == ["x", "a", *(f"y.{place}" for place in BRANCHED)]
     assert subject.needs(model) == subject.needs(model.clone())
+
+
+@pytest.mark.parametrize("kept", ["e", "y"])
+def test_a_large_weight_that_both_sides_read_is_stored_once_in_float32(kept, workspace):
+    """A table that is the head too: what stays float32 reads it as it is, also through its Transpose."""
+    before = holding("""g (int64[n,3] i) => (float[n,3,40] y) {
+        e = Gather(w, i) m = MatMul(e, v) t = Transpose<perm = [1, 0]>(w) y = MatMul(m, t) }""",
+        w=random(0, 40, 16), v=random(1, 16, 16))  # fmt: skip
+    feeds = {"i": np.array([[0, 7, 39]])}
+    after, change = halved(before, feeds, allow=lambda site: site != kept)
+    assert set(change.sites) == {"e", "m", "t", "y"} - ({kept, "t"} if kept == "y" else {kept})
+    large = {name: value.dtype for name, value in after.graph.initializers.items() if value.shape[0] == 40}
+    assert large == {"w": ir.DataType.FLOAT}
+    assert ratios(before, after, feeds, workspace)["y"] > 50
