@@ -367,6 +367,15 @@ def test_the_samples_that_a_run_split_off_are_found_again(source, tmp_path, give
     assert report.data["evaluation"].split(", ")[1] == "32 samples"
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_metric_for_which_no_sample_is_left_is_refused(source, tmp_path):
+    given = {"calibrate": tmp_path / "calibration.npz"}
+    compiled(source, **given, data=tmp_path / "evaluation.npz", out=tmp_path / "first")
+    compiled(source, **given, statistics=tmp_path / "first")
+    with pytest.raises(UsageError, match="leave the metric cosine nothing to be computed on"):
+        compiled(source, **given, statistics=tmp_path / "first", metric="cosine")
+
+
 @pytest.mark.parametrize("given", [["calibrate"], ["calibrate", "data"]])
 def test_data_that_the_statistics_were_not_collected_on_are_refused(source, tmp_path, given):
     kept(EVERY).save(tmp_path / "statistics.npz")

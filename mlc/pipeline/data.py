@@ -143,6 +143,11 @@ def datasets(
     if recipe.statistics is not None:
         statistics = Store.load(Path(recipe.statistics))
         calibration, evaluation, notes = _beside(statistics, calibration, evaluation)
+        if metric is not None and evaluation is None:
+            raise UsageError(
+                f"the statistics {statistics.name} leave the metric {metric.name} nothing to be computed on",
+                "give --data with samples that did not calibrate",
+            )
         return Datasets(calibration, evaluation, (*told, *notes), digests, statistics)
     if calibration is not None and evaluation is not None:
         calibration, notes = _apart(calibration, evaluation)
