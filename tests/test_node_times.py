@@ -43,7 +43,7 @@ def timed(monkeypatch, workspace):
 
     def run(before, after, sites, inputs):
         found = node_times.node_times(before, after, sites, inputs, workspace, target=Target(threads=1))
-        return found, dict(zip(found, zip(opened[::2], opened[1::2], strict=True), strict=True))
+        return found, dict(zip(found, zip(opened[1::2], opened[2::2], strict=True), strict=True))
 
     return run
 
@@ -106,6 +106,20 @@ def test_the_last_are_left_out_where_time_is_up(timed, models, monkeypatch):  # 
     assert timed(before, after, SITES, {"x": np.ones((2, 16), np.float32)})[0] == {}
 
 
+def test_what_the_float_graph_quantizes_itself_has_no_float_form(timed, chain):
+    found, inputs = chain
+    after = found.model.clone()
+    assert timed(found.model, after, ["a", "y"], inputs)[0] == {}
+
+
+def test_calling_the_runtime_is_no_time_of_a_node(models, workspace, monkeypatch):  # noqa: F811
+    before, after = models
+    monkeypatch.setattr(node_times, "_milliseconds", lambda run: (run(), 0.25)[1])
+    inputs = {"x": np.ones((2, 16), np.float32)}
+    found = node_times.node_times(before, after, ["a0"], inputs, workspace, target=Target())
+    assert found == {"a0": NodeTime(0.0, 0.0)}
+
+
 def test_more_work_takes_longer(timed):
     text = """agraph (float[n,512] x) => (float[n,512] y) {
         a = MatMul(x, w)
@@ -139,6 +153,15 @@ def test_a_model_that_does_not_run_on_the_target_is_explained_without(models, sa
     assert told is not None
     assert not any(node.time for node in told.nodes)
     assert [note for note in told.notes if note.startswith("what each node takes is not known: ")]
+
+
+def test_of_other_runtimes_it_is_said_that_nothing_is_told(models, samples, workspace, tmp_path):  # noqa: F811
+    before, after = models
+    ir.save(after, tmp_path / "model.onnx")
+    told = explain(before, tmp_path / "model.onnx", samples, workspace, target=Target(runtime="openvino"))
+    assert told is not None
+    assert not any(node.time for node in told.nodes)
+    assert "what each node takes is told for onnxruntime alone, not for openvino" in told.notes
 
 
 def test_the_plan_says_what_an_outlier_takes(models, samples, workspace):  # noqa: F811

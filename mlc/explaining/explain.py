@@ -141,6 +141,8 @@ def _times(
     sites = [node.node for node in sorted(nodes, key=lambda node: node.sqnr)]
     if first is None or not sites:
         return {}, ()
+    if target.runtime != "onnxruntime":
+        return {}, (f"what each node takes is told for onnxruntime alone, not for {target.runtime}",)
     try:
         return node_times(*graphs, sites, first.inputs, workspace, target=target), ()
     except MlcError as error:

@@ -17,7 +17,7 @@ from mlc.explaining.nouns import NodeTime
 from mlc.formats.nodes import site_of
 from mlc.fusion import infer_shapes, producer
 from mlc.rewriting.chosen import moving_values
-from mlc.runtimes.opening import open_session, open_unoptimized, without_spinning
+from mlc.runtimes.opening import open_session, open_unoptimized
 from mlc.statistics.taps import tapped
 from mlc.types import Target
 
@@ -25,14 +25,16 @@ if TYPE_CHECKING:
     from mlc.types import Arrays
     from mlc.workspace import Workspace
 
-WARM, RUNS = 3, 31
-"""Runs of each form before those that count, and of those, by turns; fewer where one takes long."""
-
 SECONDS, BUDGET = 0.2, 15.0
-"""For the runs of one node that count, and for all nodes, sessions and inputs included."""
+"""For one node, and for all with their sessions and inputs."""
 
-FEWEST = 5
-"""So many runs count at least."""
+BLOCKS, FEWEST, MOST = 6, 3, 40
+"""How often both forms take turns, and how many runs each has in a row then."""
+
+CODED = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
+
+CALL = """<ir_version: 8, opset_import: ["": 13]> agraph (float[1] x) => (float[1] y) { y = Identity(x) }"""
+"""What takes no time but that of calling the runtime."""
 
 
 def node_times(
@@ -41,10 +43,14 @@ def node_times(
     """Time nodes of the main graph on a target, each taken out of both graphs, on what it reads for these inputs.
 
     ``before`` is the float graph and ``after`` what was made of it; values of one name are the same value. A node that
-    reads the codes of one before it is given them, as in the whole model. Both forms run by turns in this process, with
-    the runtime's optimizations: figures to compare with each other. Sites that one of the graphs does not have are left
-    out, and the last ones where there are more than ``BUDGET`` is for. Raises TargetError where a graph does not run.
+    reads the codes of one before it is given them, as in the whole model. Both forms run in blocks by turns in this
+    process, with the runtime's optimizations, and what calling the runtime takes is subtracted: figures to compare with
+    each other. Left out are sites that one of the graphs does not have, those that the float graph quantizes by itself,
+    and the last ones where there are more than ``BUDGET`` is for. Of runtimes other than onnxruntime nothing is told:
+    they lay out anew what a node alone reads and gives. Raises TargetError where a graph does not run.
     """
+    if target.runtime != "onnxruntime":
+        return {}
     end = time.monotonic() + BUDGET
     before, after = before.clone(), after.clone()
     for model in (before, after):
@@ -58,20 +64,21 @@ def node_times(
         reads = dict.fromkeys(name for pair in pairs.values() for name in pair[place].reads if name not in inputs)
         values.append({**inputs, **_computed(model, list(reads), inputs, workspace)})
     found: dict[str, NodeTime] = {}
+    call = _call(workspace, target) if pairs else 0.0
     for site, pair in pairs.items():
         if time.monotonic() > end:
             break
-        found[site] = _timed(pair, values, workspace, target)
+        plain, quantized = _timed(pair, values, workspace, target)
+        found[site] = NodeTime(max(plain - call, 0.0), max(quantized - call, 0.0))
     return found
 
 
 @dataclass(frozen=True)
 class _Taken:
-    """What gives a value from others of its graph, by name."""
+    """What gives a value from others of its graph, by name, as a model of its own."""
 
     model: ir.Model
     reads: tuple[str, ...]
-    gives: str
 
 
 def _taken(site: str, before: ir.Model, after: ir.Model, known: Collection[str]) -> list[_Taken]:
@@ -87,7 +94,14 @@ def _taken(site: str, before: ir.Model, after: ir.Model, known: Collection[str])
     ends = (plain if folded is None else folded.outputs[0], quantized if quantizer is None else quantizer.outputs[0])
     reads = (tuple(dict.fromkeys(_read(value, known))) for value in (plain, quantized))
     found = zip((before, after), reads, ends, strict=True)
-    return [_Taken(model, names, str(end.name)) for model, names, end in found if names]
+    taken = [_Taken(_alone(model, names, str(end.name)), names) for model, names, end in found if names]
+    quantizes = taken and any(node.op_type in CODED for node in taken[0].model.graph)
+    return [] if quantizes else taken
+
+
+def _alone(model: ir.Model, reads: Sequence[str], gives: str) -> ir.Model:
+    graph = ir.convenience.extract(model.graph, reads, [gives])
+    return ir.Model(graph, ir_version=model.ir_version, functions=tuple(model.functions.values()))
 
 
 def _with_quantizer(value: ir.Value) -> tuple[ir.Value, ir.Node | None]:
@@ -136,23 +150,31 @@ def _computed(model: ir.Model, names: Sequence[str], inputs: Arrays, workspace: 
         return session.run(inputs, names)
 
 
-def _timed(forms: Sequence[_Taken], values: Sequence[Arrays], workspace: Workspace, target: Target) -> NodeTime:
+def _timed(forms: Sequence[_Taken], values: Sequence[Arrays], workspace: Workspace, target: Target) -> list[float]:
+    """Return the median milliseconds of a run of each form.
+
+    The first third of each block does not count: threads wake up, and those of the other form go to sleep.
+    """
     with ExitStack() as stack, foreign("timing a node alone", TargetError):
         pairs = zip(forms, values, strict=True)
         runs = [_opened(form, given, workspace, target, stack) for form, given in pairs]
-        slowest = max(max(map(_milliseconds, runs)) for _ in range(WARM))
-        count = int(np.clip(SECONDS * 1e3 / (len(runs) * slowest), FEWEST, RUNS))
-        rounds = [[_milliseconds(run) for run in runs] for _ in range(count)]
-    return NodeTime(*map(float, np.median(rounds, axis=0)))
+        slowest = max(max(map(_milliseconds, runs)) for _ in range(FEWEST))
+        count = int(np.clip(SECONDS * 1e3 / (len(runs) * BLOCKS * slowest), FEWEST, MOST))
+        blocks = [[[_milliseconds(run) for _ in range(count)][count // 3 :] for run in runs] for _ in range(BLOCKS)]
+    return [float(np.median([block[place] for block in blocks])) for place in range(len(runs))]
+
+
+def _call(workspace: Workspace, target: Target) -> float:
+    """Return the milliseconds of a run of a model that computes nothing."""
+    model = ir.from_onnx_text(CALL)
+    return _timed([_Taken(model, ("x",))], [{"x": np.zeros(1, np.float32)}], workspace, target)[0]
 
 
 def _opened(
     form: _Taken, values: Arrays, workspace: Workspace, target: Target, stack: ExitStack
 ) -> Callable[[], Sequence[Any]]:
     """Return what runs once what was taken out."""
-    graph = ir.convenience.extract(form.model.graph, form.reads, [form.gives])
-    alone = ir.Model(graph, ir_version=form.model.ir_version, functions=tuple(form.model.functions.values()))
-    session = stack.enter_context(open_session(workspace.save(alone, "alone"), target, without_spinning(target)))
+    session = stack.enter_context(open_session(workspace.save(form.model, "alone"), target))
     return session.timed({name: values[name] for name in form.reads})
 
 
