@@ -1,11 +1,10 @@
-"""What each default pass brings by itself: every network with all of them, and with all but one, on each target."""
+"""What each default pass brings by itself: every network with all of them, and with all but one."""
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 NAMES = tuple(dict.fromkeys(DEFAULT_PASSES))
 ALL, CONTROL = "all", "control"
-TARGETS = ("cpu,threads=1", "cpu,threads=2", "openvino/cpu,threads=2")
+TARGETS = ("cpu,threads=1", "cpu,threads=2")
 QUICK, QUICK_TARGETS = ("LSTM",), ("cpu,threads=2",)
 SECONDS, AFRESH_SECONDS = 4.0, 12.0
 """For each model of a set, and of one that is timed afresh."""
@@ -37,22 +36,19 @@ def measure(quick: bool, progress: Progress) -> Result:
     """Rewrite each network with all default passes and with all but one that fired, and time them in one set."""
     from benchmarks.fusion_models import NETWORKS
 
-    asked = QUICK_TARGETS if quick else TARGETS
-    targets = [target for target in asked if not target.startswith("openvino") or find_spec("openvino")]
+    targets = QUICK_TARGETS if quick else TARGETS
     networks: dict[str, Any] = {}
     for network in NETWORKS:
         if quick and network.name not in QUICK:
             continue
         original = api.load(network.build(), network.example, inputs=network.inputs)
-        by_target: dict[str, Any] = {}
-        for runtime in dict.fromkeys(parse_target(target).runtime for target in targets):
-            progress(f"{network.name} for {runtime}")
-            alike = {target: known for target in targets if (known := parse_target(target)).runtime == runtime}
-            models = dict(_rewritten(original, next(iter(alike.values()))))
-            for text, target in alike.items():
-                by_target[text] = _measured(network, original, models, target, quick=quick, progress=progress)
-        networks[network.name] = by_target
-    settings = {"launches": PROCESSES, "seconds": SECONDS, "afresh_seconds": AFRESH_SECONDS, "targets": targets}
+        progress(network.name)
+        models = dict(_rewritten(original))
+        networks[network.name] = {
+            target: _measured(network, original, models, parse_target(target), quick=quick, progress=progress)
+            for target in targets
+        }
+    settings = {"launches": PROCESSES, "seconds": SECONDS, "afresh_seconds": AFRESH_SECONDS, "targets": list(targets)}
     return result("passes", settings, networks=networks)
 
 
@@ -66,7 +62,7 @@ def _measured(
     progress: Progress,
 ) -> dict[str, Any]:
     """Time a network on a target; what was slower with a pass is timed afresh, and only those rounds decide."""
-    progress(f"{network.name} on {target.runtime}, {target.threads} threads")
+    progress(f"{network.name} with {target.threads} threads")
     with tempfile.TemporaryDirectory(prefix="mlc-passes-") as name:
         files = write_all(models, Path(name))
         same = [label for label in models if label != ALL and _same(files[label], files[ALL])]
@@ -92,16 +88,16 @@ def _measured(
     return {"sites": dict(sites), "same": same, "failed": failed, "sets": first, "afresh": afresh}
 
 
-def _rewritten(original: Original, target: Target) -> Iterator[tuple[str, Artifact]]:
+def _rewritten(original: Original) -> Iterator[tuple[str, Artifact]]:
     """Yield what all default passes make of an export, and all but one, for each that fired; by what is left out."""
-    exported = api.export(original, opset=NEWER if target.runtime == "onnxruntime" else None)
-    whole = api.rewrite(exported, original, target=target)
+    exported = api.export(original, opset=NEWER)
+    whole = api.rewrite(exported, original)
     yield ALL, whole
     fired = {step.spec.name for step in whole.steps if step.sites}
     ran = [step.spec.name for step in whole.steps]
     for left in (name for name in NAMES if name in fired):
         others = [name for name in dict.fromkeys(ran) if name != left]
-        yield left, api.rewrite(exported, original, passes=["none", *others], target=target)
+        yield left, api.rewrite(exported, original, passes=["none", *others])
 
 
 def _same(first: Path, second: Path) -> bool:
