@@ -90,7 +90,7 @@ def test_what_one_node_loses_whole_is_an_outlier_too(to, tmp_path):
     before = build(text, {**arrays, "s": scale}, opset=21)
     ir.save(before, tmp_path / "model.onnx")
     original = api.load(str(tmp_path / "model.onnx"))
-    found = api.rewrite(api.export(original), original, to=to)
+    found = api.rewrite(api.export(original), original, passes=["none"], to=to)
     x = {"x": np.random.default_rng(1).standard_normal((4, 64)).astype(np.float32)}
     path = write_model(found.model, tmp_path)
     given = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(["y"], x)[0]
