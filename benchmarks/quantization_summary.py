@@ -112,16 +112,16 @@ def notes(measured: Result) -> tuple[str, ...]:
 def aims(measured: Result) -> Iterator[Claim]:
     """Yield the aims by model, where it was measured on onnxruntime."""
     found = {model: one for model, runtime, _, one in cases(measured) if runtime == "onnxruntime"}
-    if MINILM in found:
-        one = found[MINILM]
-        yield at_least("minilm, int8: cosine at least .995", one["accuracy"][DEFAULT]["value"], 0.995)
-        yield from beside_dynamic(one)
+    for model in (model for model in found if model.startswith(MINILM)):
+        one = found[model]
+        yield at_least(f"{model}, int8: cosine at least .995", one["accuracy"][DEFAULT]["value"], 0.995)
+        yield from beside_dynamic(model, one)
         share = one["sizes"][DEFAULT] / one["sizes"][FP32]
-        yield Claim("minilm, int8: file at most .26", f"{share:.3f}", MET if share < 0.265 else MISSED)
+        yield Claim(f"{model}, int8: file at most .26", f"{share:.3f}", MET if share < 0.265 else MISSED)
         if "mlc int4-weights" in one["accuracy"]:
             cosine = one["accuracy"]["mlc int4-weights"]["value"]
-            yield at_least("minilm, int4 with embeddings: cosine at least .985", cosine, 0.985)
-        yield from soon_enough(one["seconds"])
+            yield at_least(f"{model}, int4 with embeddings: cosine at least .985", cosine, 0.985)
+        yield from soon_enough(model, one["seconds"])
     for model in (model for model in found if model.startswith("char_gpt")):
         one = found[model]
         more = one["accuracy"][DEFAULT]["value"] / one["accuracy"][FP32]["value"] - 1
@@ -130,8 +130,8 @@ def aims(measured: Result) -> Iterator[Claim]:
     if STEP in measured["models"]:
         one = measured["models"][STEP]["runtimes"]["onnxruntime"]
         yield from fast_enough(STEP, one, 3.4)
-    if "lstm" in found:
-        yield from fast_enough("lstm", found["lstm"], 2.0)
+    for model in (model for model in found if model.startswith("lstm")):
+        yield from fast_enough(model, found[model], 2.0)
     for model, about in measured["models"].items():
         if "first_line" in about:
             yield said_plainly(model, about)
@@ -148,23 +148,23 @@ def said_plainly(model: str, about: Mapping[str, Any]) -> Claim:
     return Claim(f"{model}: the report says plainly whether fp32 is faster", told, outcome)
 
 
-def beside_dynamic(one: Mapping[str, Any]) -> Iterator[Claim]:
+def beside_dynamic(model: str, one: Mapping[str, Any]) -> Iterator[Claim]:
     """Yield whether mlc's default is as fast as onnxruntime's dynamic quantization."""
     for threads in ("sets", "one_thread"):
         timed = next((each for each in one[threads] if DYNAMIC in each), None)
         if timed is not None:
             ratio, noise = speed(timed, DEFAULT, DYNAMIC), noise_band(speed(timed, AGAIN, DEFAULT))
             outcome = MET if ratio.low >= noise[0] else MISSED if ratio.high < noise[0] else INCONCLUSIVE
-            text = f"minilm, int8{THREADS[threads]}: as fast as onnxruntime's dynamic"
+            text = f"{model}, int8{THREADS[threads]}: as fast as onnxruntime's dynamic"
             yield Claim(text, interval_text(ratio), outcome)
 
 
-def soon_enough(seconds: Mapping[str, float]) -> Iterator[Claim]:
-    """Yield whether mlc's gptq of MiniLM, with its verification, takes no more than 90 s; beside it onnxruntime's."""
+def soon_enough(model: str, seconds: Mapping[str, float]) -> Iterator[Claim]:
+    """Yield whether mlc's gptq of a model, with its verification, takes no more than 90 s; beside it onnxruntime's."""
     if f"mlc {GPTQ}" in seconds:
         mine, theirs = seconds[f"mlc {GPTQ}"], [value for name, value in seconds.items() if "blocks, GPTQ" in name]
         beside = f"; onnxruntime's {min(theirs):.0f} to {max(theirs):.0f} s" if theirs else ""
-        text = "minilm: gptq in at most 90 s"
+        text = f"{model}: gptq in at most 90 s"
         yield Claim(text, f"{mine:.0f} s{beside}", MET if mine <= 90 else MISSED)
 
 

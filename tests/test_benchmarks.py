@@ -351,10 +351,10 @@ def test_quantization_finds_a_setting_that_is_better_in_both():
 def test_quantization_judges_how_long_gptq_takes():
     names = [f"mlc {quantization_summary.GPTQ}", "onnxruntime blocks, GPTQ 4 bits, blocks of 32"]
     for mine, outcome in ((90.0, MET), (91.0, MISSED)):
-        (claim,) = quantization_summary.soon_enough(dict(zip(names, (mine, 300.0), strict=True)))
+        (claim,) = quantization_summary.soon_enough("minilm", dict(zip(names, (mine, 300.0), strict=True)))
         assert claim.outcome == outcome
         assert claim.measured.endswith("onnxruntime's 300 to 300 s")
-    assert list(quantization_summary.soon_enough({})) == []
+    assert list(quantization_summary.soon_enough("minilm", {})) == []
 
 
 def test_resnet18_is_one():
