@@ -110,6 +110,11 @@ def over_rounds(ratios: Sequence[float]) -> Interval:
     return ratio_interval([np.array([ratio]) for ratio in ratios])
 
 
+def ratio_text(interval: Interval) -> str:
+    """Return a ratio with its interval, to a thousandth."""
+    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+
+
 def seconds_text(values: Sequence[float]) -> str:
     """Return median, smallest and largest of some seconds."""
     return f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"

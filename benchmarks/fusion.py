@@ -21,6 +21,7 @@ from benchmarks.common import (
     Summary,
     Table,
     over_rounds,
+    ratio_text,
     result,
     run,
 )  # fmt: skip
@@ -169,9 +170,9 @@ def summary(measured: Result) -> Summary:
         intervals = networks[name]
         claims += list(_claims(name, one["speed"], intervals))
         peer = _best_peer(intervals)
-        rows.append((name, f"{one['ms']:.2f}", _text(intervals["control"]), _text(intervals[OURS]),
-                     next((_text(each) for label, each in intervals.items() if label.startswith(f"{OURS} ")), "-"),
-                     f"{_text(intervals[peer])} {peer}" if peer else "-",
+        rows.append((name, f"{one['ms']:.2f}", ratio_text(intervals["control"]), ratio_text(intervals[OURS]),
+                     next((ratio_text(each) for label, each in intervals.items() if label.startswith(f"{OURS} ")), "-"),
+                     f"{ratio_text(intervals[peer])} {peer}" if peer else "-",
                      ", ".join(f"{key} {count}" for key, count in one["sites"].items()) or "none"))  # fmt: skip
     claims += list(_growth(networks))
     columns = ("network", "raw export, ms", "control", OURS, "and without SkipLayerNormFusion", "best of the others",
@@ -186,14 +187,14 @@ def _claims(name: str, speed: Mapping[str, Sequence[float]], intervals: Mapping[
     """Yield what is claimed of a network: beside the raw export, what was aimed at, beside the best of the others."""
     label, control = _ours(intervals), intervals["control"]
     ours = intervals[label]
-    yield Claim(f"{name}: not slower than the raw export", _text(ours), _outcome(ours, control))
+    yield Claim(f"{name}: not slower than the raw export", ratio_text(ours), _outcome(ours, control))
     if name in AIMS:
         reached = MET if ours.value >= AIMS[name] else MISSED if ours.high < AIMS[name] else INCONCLUSIVE
-        yield Claim(f"{name}: {AIMS[name]:g} times the raw export", _text(ours), reached)
+        yield Claim(f"{name}: {AIMS[name]:g} times the raw export", ratio_text(ours), reached)
     peer = _best_peer(intervals)
     if peer:
         beside = over_rounds([own / other for own, other in zip(speed[label], speed[peer], strict=True)])
-        told = f"{_text(beside)} of {peer}"
+        told = f"{ratio_text(beside)} of {peer}"
         yield Claim(f"{name}: not slower than the best of the others", told, _outcome(beside, control))
 
 
@@ -211,10 +212,6 @@ def _ours(intervals: Mapping[str, Interval]) -> str:
 
 def _best_peer(intervals: Mapping[str, Interval]) -> str:
     return max((label for label in intervals if label in PEERS), key=lambda label: intervals[label].value, default="")
-
-
-def _text(interval: Interval) -> str:
-    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
 def _outcome(ours: Interval, control: Interval) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import MET, MISSED, Claim, Interval, Progress, Result, Summary, Table, result, run
+from benchmarks.common import MET, MISSED, Claim, Interval, Progress, Result, Summary, Table, ratio_text, result, run
 from benchmarks.models import write as write_all
 from benchmarks.sets import Timing, speed, timed
 from mlc import api
@@ -82,7 +82,7 @@ def _measured(
                 )
 
         first = sets(names, SECONDS, 0)
-        slower = [label for one in first for label in one if label in names and _is_slower(one, label)]
+        slower = [label for label, *intervals in _intervals(first) if _is_slower(*intervals)]
         afresh = sets(slower, AFRESH_SECONDS, 1)
     sites = Counter(step.spec.name for step in models[ALL].steps for _ in step.sites)
     return {"sites": dict(sites), "same": same, "failed": failed, "sets": first, "afresh": afresh}
@@ -105,9 +105,9 @@ def _same(first: Path, second: Path) -> bool:
     return [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
 
-def _is_slower(one: Mapping[str, Any], left: str) -> bool:
+def _is_slower(interval: Interval, noise: Interval) -> bool:
     """Whether a model is slower with a pass than without, beyond what two copies of one model show."""
-    return speed(one, ALL, left).high < min(1.0, speed(one, CONTROL, ALL).low)
+    return interval.high < min(1.0, noise.low)
 
 
 def summary(measured: Result) -> Summary:
@@ -115,9 +115,11 @@ def summary(measured: Result) -> Summary:
     rows, found = [], dict[str, list[tuple[str, Interval, Interval]]]()
     for network, by_target in measured["networks"].items():
         for target, one in by_target.items():
-            for left, interval, noise in _intervals(one):
+            for left, interval, noise in _intervals([*one["sets"], *one["afresh"]]):
                 found.setdefault(left, []).append((f"{network} on {target}", interval, noise))
-                rows.append((left, network, target, f"{one['sites'].get(left, 0)}", _text(interval), _text(noise)))
+                rows.append(
+                    (left, network, target, f"{one['sites'].get(left, 0)}", ratio_text(interval), ratio_text(noise))
+                )
             rows += [
                 (left, network, target, f"{one['sites'].get(left, 0)}", "the same file without it", "")
                 for left in one["same"]
@@ -138,30 +140,22 @@ def summary(measured: Result) -> Summary:
     return Summary(tuple(claims), (Table(title, columns, tuple(rows), brief=False),), tuple(notes))
 
 
-def _intervals(one: Mapping[str, Any]) -> Iterator[tuple[str, Interval, Interval]]:
-    """Yield each pass, how many times as fast the network is with it, and two copies beside it; afresh if it was."""
-    decided: dict[str, tuple[Interval, Interval]] = {}
-    for each in (*one["sets"], *one["afresh"]):
-        for left in each:
-            if left not in {ALL, CONTROL}:
-                decided[left] = (speed(each, ALL, left), speed(each, CONTROL, ALL))
-    for left, (interval, noise) in decided.items():
-        yield left, interval, noise
+def _intervals(sets: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Interval, Interval]]:
+    """Yield each pass, how many times as fast a network is with it, and two copies beside it, by its last set."""
+    last = {left: one for one in sets for left in one if left not in {ALL, CONTROL}}
+    for left, one in last.items():
+        yield left, speed(one, ALL, left), speed(one, CONTROL, ALL)
 
 
 def _claims(name: str, found: Sequence[tuple[str, Interval, Interval]]) -> Iterator[Claim]:
-    slower = [where for where, interval, noise in found if interval.high < min(1.0, noise.low)]
+    slower = [where for where, interval, noise in found if _is_slower(interval, noise)]
     faster = [where for where, interval, noise in found if interval.low > max(1.0, noise.high)]
     told = f"slower in {len(slower)} of {len(found)}" + (f": {', '.join(slower)}" if slower else "")
     yield Claim(f"{name}: nowhere slower with it beyond the noise", told, MISSED if slower else MET)
     best = max(found, key=lambda each: each[1].value)
-    most = f"{_text(best[1])} for {best[0]}"
+    most = f"{ratio_text(best[1])} for {best[0]}"
     yield Claim(f"{name}: somewhere faster with it beyond the noise", f"{len(faster)} of {len(found)}; most {most}",
                 MET if faster else MISSED)  # fmt: skip
-
-
-def _text(interval: Interval) -> str:
-    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
 if __name__ == "__main__":
