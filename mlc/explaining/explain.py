@@ -19,8 +19,8 @@ from mlc.explaining.arithmetic import arithmetic_of
 from mlc.explaining.halves import half_errors, halved_nodes, kept_nodes
 from mlc.explaining.inside import converted_inside
 from mlc.explaining.node_costs import Costs, first_batches, node_costs
-from mlc.explaining.node_times import node_times
-from mlc.explaining.nouns import Explanation, IntegerShare, NodeCost, NodeTime, TensorError
+from mlc.explaining.node_times import told_times
+from mlc.explaining.nouns import Explanation, IntegerShare, NodeCost, TensorError
 from mlc.explaining.weights import weight_errors
 from mlc.figures import counted
 from mlc.formats.nodes import site_of
@@ -85,7 +85,8 @@ def explain(
     found, unknown = _costs(before, computing, sites if tried else (), batches, workspace)
     converted = {site for site in sites if formats.get(site) != FLOAT}
     told_nodes = list(_told(found, ops, {each.node for each in inside}))
-    times, untimed = _times((before, after), told_nodes, batches, workspace, target)
+    costliest = [node.node for node in sorted(told_nodes, key=lambda node: node.sqnr)]
+    times, untimed = told_times((before, after), costliest, batches, workspace, target)
     nodes = tuple(
         replace(node, keep=_keep(before, tensors, node.node, converted), time=times.get(node.node))
         for node in told_nodes
@@ -131,22 +132,6 @@ def _costs(
     except MlcError as error:
         return Costs(), (f"what each node costs alone is not known: {error.message}",)
     return found, tuple(found.said())
-
-
-def _times(
-    graphs: tuple[ir.Model, ir.Model], nodes: Sequence[NodeCost], batches: Batches, workspace: Workspace, target: Target
-) -> tuple[dict[str, NodeTime], tuple[str, ...]]:
-    """Return what nodes take for one sample, the costliest at the outputs first, and what of that is not known."""
-    first = next(iter(first_batches(batches, 1)), None)
-    sites = [node.node for node in sorted(nodes, key=lambda node: node.sqnr)]
-    if first is None or not sites:
-        return {}, ()
-    if target.runtime != "onnxruntime":
-        return {}, (f"what each node takes is told for onnxruntime alone, not for {target.runtime}",)
-    try:
-        return node_times(*graphs, sites, first.inputs, workspace, target=target), ()
-    except MlcError as error:
-        return {}, (f"what each node takes is not known: {error.message}",)
 
 
 def _told(found: Costs, ops: Mapping[str, str], inside: Collection[str]) -> Iterator[NodeCost]:

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from mlc.errors import TargetError, foreign
+from mlc.errors import MlcError, TargetError, foreign
 from mlc.explaining.activations import folded_into
+from mlc.explaining.node_costs import first_batches
 from mlc.explaining.nouns import NodeTime
-from mlc.formats.nodes import site_of
-from mlc.fusion import infer_shapes, producer
+from mlc.fusion import infer_shapes, only_reader, producer
 from mlc.rewriting.chosen import moving_values
 from mlc.runtimes.opening import open_session, open_unoptimized
-from mlc.statistics.taps import tapped
+from mlc.statistics.taps import tapped, values_by_name
 from mlc.types import Target
 
 if TYPE_CHECKING:
+    from mlc.statistics import Batches
     from mlc.types import Arrays
     from mlc.workspace import Workspace
 
@@ -37,6 +38,24 @@ CALL = """<ir_version: 8, opset_import: ["": 13]> agraph (float[1] x) => (float[
 """What takes no time but that of calling the runtime."""
 
 
+def told_times(
+    graphs: tuple[ir.Model, ir.Model], sites: Sequence[str], batches: Batches, workspace: Workspace, target: Target
+) -> tuple[dict[str, NodeTime], tuple[str, ...]]:
+    """Return what nodes take for one sample, the first sites first, and what of that is not known.
+
+    Of runtimes other than onnxruntime nothing is: they lay out anew what a node alone reads and gives.
+    """
+    first = next(iter(first_batches(batches, 1)), None) if sites else None
+    if first is None:
+        return {}, ()
+    if target.runtime != "onnxruntime":
+        return {}, (f"what each node takes is told for onnxruntime alone, not for {target.runtime}",)
+    try:
+        return node_times(*graphs, sites, first.inputs, workspace, target=target), ()
+    except MlcError as error:
+        return {}, (f"what each node takes is not known: {error.message}",)
+
+
 def node_times(
     before: ir.Model, after: ir.Model, sites: Sequence[str], inputs: Arrays, workspace: Workspace, *, target: Target
 ) -> dict[str, NodeTime]:
@@ -46,11 +65,8 @@ def node_times(
     reads the codes of one before it is given them, as in the whole model. Both forms run in blocks by turns in this
     process, with the runtime's optimizations, and what calling the runtime takes is subtracted: figures to compare with
     each other. Left out are sites that one of the graphs does not have, those that the float graph quantizes by itself,
-    and the last ones where there are more than ``BUDGET`` is for. Of runtimes other than onnxruntime nothing is told:
-    they lay out anew what a node alone reads and gives. Raises TargetError where a graph does not run.
+    and the last ones where there are more than ``BUDGET`` is for. Raises TargetError where a graph does not run.
     """
-    if target.runtime != "onnxruntime":
-        return {}
     end = time.monotonic() + BUDGET
     before, after = before.clone(), after.clone()
     for model in (before, after):
@@ -58,7 +74,10 @@ def node_times(
         infer_shapes(model)
     known = {str(value.name) for value in moving_values(before.graph)}
     graphs = (before, after)
-    pairs = {site: pair for site in sites if len(pair := _taken(site, *graphs, known)) == len(graphs)}
+    plain, quantized = map(values_by_name, graphs)
+    both = [site for site in sites if site in plain and site in quantized]
+    taken = {site: _taken(plain[site], quantized[site], graphs, known) for site in both}
+    pairs = {site: pair for site, pair in taken.items() if len(pair) == len(graphs)}
     values = []
     for place, model in enumerate(graphs):
         reads = dict.fromkeys(name for pair in pairs.values() for name in pair[place].reads if name not in inputs)
@@ -68,8 +87,7 @@ def node_times(
     for site, pair in pairs.items():
         if time.monotonic() > end:
             break
-        plain, quantized = _timed(pair, values, workspace, target)
-        found[site] = NodeTime(max(plain - call, 0.0), max(quantized - call, 0.0))
+        found[site] = NodeTime(*(max(each - call, 0.0) for each in _timed(pair, values, workspace, target)))
     return found
 
 
@@ -81,19 +99,18 @@ class _Taken:
     reads: tuple[str, ...]
 
 
-def _taken(site: str, before: ir.Model, after: ir.Model, known: Collection[str]) -> list[_Taken]:
+def _taken(
+    plain: ir.Value, quantized: ir.Value, graphs: tuple[ir.Model, ir.Model], known: Collection[str]
+) -> list[_Taken]:
     """Take what makes a value out of both graphs, as far as values of the float graph, or codes that are handed on.
 
     Where its quantizer follows it, that is part of it, and in the float graph what the quantizer does too.
     """
-    plain, quantized = (_value(model, site) for model in (before, after))
-    if plain is None or quantized is None:
-        return []
     quantized, quantizer = _with_quantizer(quantized)
-    folded = None if quantizer is None else folded_into(quantized, before)
+    folded = None if quantizer is None else folded_into(quantized, graphs[0])
     ends = (plain if folded is None else folded.outputs[0], quantized if quantizer is None else quantizer.outputs[0])
     reads = (tuple(dict.fromkeys(_read(value, known))) for value in (plain, quantized))
-    found = zip((before, after), reads, ends, strict=True)
+    found = zip(graphs, reads, ends, strict=True)
     taken = [_Taken(_alone(model, names, str(end.name)), names) for model, names, end in found if names]
     quantizes = taken and any(node.op_type in CODED for node in taken[0].model.graph)
     return [] if quantizes else taken
@@ -110,14 +127,8 @@ def _with_quantizer(value: ir.Value) -> tuple[ir.Value, ir.Node | None]:
     behind = None if dequantizer is None else producer(dequantizer.inputs[0], "QuantizeLinear")
     if behind is not None and behind.inputs[0] is not None:
         return behind.inputs[0], behind
-    readers = [node for node, _ in value.uses()]
-    alone = len(readers) == 1 and readers[0].op_type == "QuantizeLinear"
-    return value, readers[0] if alone else None
-
-
-def _value(model: ir.Model, site: str) -> ir.Value | None:
-    node = next((node for node in model.graph if site_of(node) == site), None)
-    return None if node is None else next(value for value in node.outputs if value.name)
+    reader = only_reader(value)
+    return value, reader if reader is not None and reader.op_type == "QuantizeLinear" else None
 
 
 def _read(given: ir.Value, known: Collection[str]) -> Iterator[str]:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from mlc.artifact import Step
-from mlc.errors import MlcError, TargetError
-from mlc.explaining.node_costs import Costs, first_batches, node_costs
-from mlc.explaining.node_times import node_times
-from mlc.explaining.nouns import NodeTime
+from mlc.errors import TargetError
+from mlc.explaining.node_costs import Costs, node_costs
+from mlc.explaining.node_times import told_times
 from mlc.formats import FOLDING, MATRIX_PRODUCTS, PASSING, constant, site_of, weight_of
 from mlc.fusion import opset_of, producer
 from mlc.pipeline.layers import probed
@@ -92,7 +91,7 @@ class Outliers:
             return plan
         together = self._together(before, entries)
         amended = dict(self._outliers(found, _shares(found.work, sites), together, opset_of(before)))
-        times = self._times(before, after, list(amended))
+        times, _ = told_times((before, after), list(amended), self.batches, self.workspace, self.target)
         untried = {site for group in found.groups for site in group.sites}
 
         def better(entry: NodePlan) -> NodePlan:
@@ -102,16 +101,6 @@ class Outliers:
             return replace(entry, reason=f"{entry.reason}; {UNTRIED}") if entry.node in untried else entry
 
         return Plan(tuple(map(better, plan.nodes)))
-
-    def _times(self, before: ir.Model, after: ir.Model, sites: Sequence[str]) -> dict[str, NodeTime]:
-        """Return what nodes take for one sample: what it costs to give them up; nothing where that cannot be timed."""
-        first = next(iter(first_batches(self.batches, 1)), None)
-        if first is None or not sites:
-            return {}
-        try:
-            return node_times(before, after, sites, first.inputs, self.workspace, target=self.target)
-        except MlcError:  # the plan is right without
-            return {}
 
     def _makers(self, before: ir.Model, after: ir.Model, plan: Plan) -> dict[str, NodePlan]:
         """Return the nodes, to be float too, that make the codes which outliers that are float already still read.
