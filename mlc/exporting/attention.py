@@ -39,7 +39,7 @@ def over_four_axes() -> AbstractContextManager[None]:
 def rows_of_masks(program: torch.export.ExportedProgram, opset: int) -> None:
     """Write what rows give that look at no key, or all of whose keys are masked alike, as torch has it."""
     for node in calls_of(program, {aten.scaled_dot_product_attention.default}):
-        mask = (*node.args, None)[3] or node.kwargs.get("attn_mask")
+        mask = arguments_of(node).get("attn_mask")
         if mask is None:
             continue
         floats = mask.meta["val"].is_floating_point()

@@ -9,7 +9,8 @@ from typing import Any
 import onnxscript
 import torch
 
-from mlc.exporting.polynomials import like, polynomial, ratio
+from mlc.exporting.constants import like
+from mlc.exporting.polynomials import polynomial, ratio
 
 op: Any = onnxscript.opset18
 

@@ -18,6 +18,7 @@ import onnxscript
 import torch
 
 from mlc.errors import SourceError
+from mlc.exporting.constants import ints
 from mlc.exporting.errors import UnwrittenError
 from mlc.exporting.inserting import before, nodes_of, replace
 
@@ -92,7 +93,7 @@ def _slogdet(a: Any) -> Any:
         signs.append(op.Where(stays, op.Sign(pivot), op.Neg(op.Sign(pivot))))
         sizes.append(op.Log(op.Abs(pivot)))
         none.append(op.Cast(op.Equal(pivot, op.CastLike(0.0, a)), to=ir.DataType.FLOAT))
-    axes, singular = _ints(-2, -1), op.Greater(op.Sum(*none), op.Constant(value_float=0.0))  # the next pivots are NaN
+    axes, singular = ints(-2, -1), op.Greater(op.Sum(*none), op.Constant(value_float=0.0))  # the next pivots are NaN
     sign = op.Where(singular, op.CastLike(0.0, a), reduce(op.Mul, signs))
     size = op.Where(singular, op.CastLike(-math.inf, a), op.Sum(*sizes))
     return op.Squeeze(sign, axes), op.Squeeze(size, axes), _right(), _right()
@@ -101,17 +102,17 @@ def _slogdet(a: Any) -> Any:
 def _eliminated(a: Any, beside: Any) -> tuple[Any, list[tuple[Any, Any]]]:
     """Return what stands beside matrices when they have become the unit, and each pivot and if it was in its row."""
     n = _rows(a)
-    rows = op.Unsqueeze(_ints(*range(n)), _ints(-1))
+    rows = op.Unsqueeze(ints(*range(n)), ints(-1))
     both, pivots = op.Concat(a, beside, axis=-1), []
     for k in range(n):
-        sizes = op.Where(op.Less(rows, _ints(k)), op.CastLike(-1.0, a), op.Abs(_columns(both, k, k + 1)))
+        sizes = op.Where(op.Less(rows, ints(k)), op.CastLike(-1.0, a), op.Abs(_columns(both, k, k + 1)))
         found = op.ArgMax(sizes, axis=-2, keepdims=1)
-        here = op.Equal(rows, _ints(k))
-        order = op.Where(here, found, op.Where(op.Equal(rows, found), _ints(k), rows))
+        here = op.Equal(rows, ints(k))
+        order = op.Where(here, found, op.Where(op.Equal(rows, found), ints(k), rows))
         both = op.GatherElements(both, op.Expand(order, op.Shape(both)), axis=-2)
         row = _rows_of(both, k, k + 1)
         pivot = _columns(row, k, k + 1)
-        pivots.append((pivot, op.Equal(found, _ints(k))))
+        pivots.append((pivot, op.Equal(found, ints(k))))
         row = op.Div(row, pivot)
         both = op.Where(here, row, op.Sub(both, op.Mul(_columns(both, k, k + 1), row)))
     return _columns(both, n, END), pivots
@@ -120,20 +121,20 @@ def _eliminated(a: Any, beside: Any) -> tuple[Any, list[tuple[Any, Any]]]:
 def _solve(a: Any, b: Any, left: bool = True, check_errors: bool = False) -> Any:  # noqa: ARG001
     """Return x of a x = b, or of x a = b; what else torch returns nobody reads."""
     vectors = len(b.shape) == 1 or (len(b.shape) == len(a.shape) - 1 and b.shape == a.shape[:-1])
-    columns = op.Unsqueeze(b, _ints(-1)) if vectors else b
+    columns = op.Unsqueeze(b, ints(-1)) if vectors else b
     found = op.MatMul(_inverse(a), columns) if left else op.MatMul(columns, _inverse(a))
-    return op.Squeeze(found, _ints(-1)) if vectors else found, _right(), _right(), _right()
+    return op.Squeeze(found, ints(-1)) if vectors else found, _right(), _right(), _right()
 
 
 def _cholesky(a: Any, upper: bool = False, check_errors: bool = False) -> Any:  # noqa: ARG001
     """Return the factor of each symmetric matrix, of which one triangle is read; NaN where it has none."""
     n = _rows(a)
-    rows, axes, factor = op.Unsqueeze(_ints(*range(n)), _ints(-1)), len(a.shape), []
+    rows, axes, factor = op.Unsqueeze(ints(*range(n)), ints(-1)), len(a.shape), []
     rest = _transposed(a, axes) if upper else a
     for k in range(n):
         column = _columns(rest, k, k + 1)
         scaled = op.Div(column, op.Sqrt(_rows_of(column, k, k + 1)))
-        factor.append(op.Where(op.Less(rows, _ints(k)), op.CastLike(0.0, a), scaled))
+        factor.append(op.Where(op.Less(rows, ints(k)), op.CastLike(0.0, a), scaled))
         rest = op.Sub(rest, op.MatMul(factor[-1], _transposed(factor[-1], axes)))
     lower = op.Concat(*factor, axis=-1)
     return _transposed(lower, axes) if upper else lower, _right()
@@ -157,7 +158,7 @@ def _cholesky_solve(b: Any, factor: Any, upper: bool = False) -> Any:
 
 def _substituted(a: Any, b: Any, n: int, *, upper: bool, unit: bool = False) -> Any:
     """Return x of a x = b, one row after the other, from the last one where a has no lower triangle."""
-    b = op.Expand(b, op.Concat(op.Shape(a, end=-2), _ints(1, 1), axis=0))
+    b = op.Expand(b, op.Concat(op.Shape(a, end=-2), ints(1, 1), axis=0))
     found: list[Any] = []
     for k in reversed(range(n)) if upper else range(n):
         row, value = _rows_of(a, k, k + 1), _rows_of(b, k, k + 1)
@@ -177,11 +178,11 @@ def _rows(a: Any) -> int:
 
 
 def _rows_of(a: Any, start: int, end: int) -> Any:
-    return op.Slice(a, _ints(start), _ints(end), _ints(-2))
+    return op.Slice(a, ints(start), ints(end), ints(-2))
 
 
 def _columns(a: Any, start: int, end: int) -> Any:
-    return op.Slice(a, _ints(start), _ints(end), _ints(-1))
+    return op.Slice(a, ints(start), ints(end), ints(-1))
 
 
 def _transposed(a: Any, axes: int) -> Any:
@@ -191,7 +192,3 @@ def _transposed(a: Any, axes: int) -> Any:
 def _right() -> Any:
     """Return that no matrix was found wrong, as none is looked for."""
     return op.Constant(value=ir.tensor(0, dtype=ir.DataType.INT32))
-
-
-def _ints(*numbers: int) -> Any:
-    return op.Constant(value_ints=list(numbers))

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import onnxscript
 import torch
 
+from mlc.exporting.constants import ints
 from mlc.exporting.inserting import before, calls_of, replace
 
 op: Any = onnxscript.opset18
@@ -58,9 +59,9 @@ def _cross_entropy(  # noqa: PLR0917 - torch's arguments
     if not label_smoothing:
         return likelihood
     weighted = logarithms if weight is None else op.Mul(logarithms, _along(weight, scores, axis))
-    every = op.Neg(op.ReduceSum(weighted, _ints(axis), keepdims=1))
+    every = op.Neg(op.ReduceSum(weighted, ints(axis), keepdims=1))
     chosen, counts = _target(target, axis, ignore_index)
-    smooth = op.Squeeze(op.Where(counts, every, op.CastLike(0.0, every)), _ints(axis))
+    smooth = op.Squeeze(op.Where(counts, every, op.CastLike(0.0, every)), ints(axis))
     smooth = _reduced(smooth, _weights(axis, chosen, counts, weight, scores), reduction)
     share = op.Div(op.CastLike(label_smoothing, scores), op.CastLike(_size(scores, axis), scores))
     return op.Add(op.Mul(share, smooth), op.Mul(op.CastLike(1.0 - label_smoothing, scores), likelihood))
@@ -74,7 +75,7 @@ def _by_shares(  # noqa: PLR0917 - one place calls it
         even = op.Div(op.CastLike(smoothing, shares), op.CastLike(_size(shares, axis), shares))
         shares = op.Add(op.Mul(shares, op.CastLike(1.0 - smoothing, shares)), even)
     each = op.Mul(logarithms, op.CastLike(shares, logarithms))
-    losses = op.Neg(op.ReduceSum(each if weight is None else op.Mul(each, weight), _ints(axis), keepdims=0))
+    losses = op.Neg(op.ReduceSum(each if weight is None else op.Mul(each, weight), ints(axis), keepdims=0))
     ones = op.Expand(op.CastLike(1.0, losses), op.Shape(losses))
     return _reduced(losses, ones, reduction)
 
@@ -91,23 +92,23 @@ def _likelihood_along(  # noqa: PLR0917 - torch's arguments
     """Return the negative logarithms of the target's classes along an axis, each as much as its class weighs."""
     chosen, counts = _target(target, axis, ignore_index)
     weights = _weights(axis, chosen, counts, weight, logarithms)
-    found = op.Squeeze(op.GatherElements(logarithms, chosen, axis=axis), _ints(axis))
+    found = op.Squeeze(op.GatherElements(logarithms, chosen, axis=axis), ints(axis))
     losses = op.Neg(found if weight is None else op.Mul(found, weights))
-    losses = op.Where(op.Squeeze(counts, _ints(axis)), losses, op.CastLike(0.0, losses))
+    losses = op.Where(op.Squeeze(counts, ints(axis)), losses, op.CastLike(0.0, losses))
     return _reduced(losses, weights, reduction)
 
 
 def _target(target: Any, axis: int, ignore_index: int) -> tuple[Any, Any]:
     """Return the class of each sample, with an axis for it, and where it counts: an ignored one may be no class."""
-    classes = op.Unsqueeze(op.Cast(target, to=ir.DataType.INT64), _ints(axis))
-    ignored = op.Equal(classes, _ints(ignore_index))
-    return op.Where(ignored, _ints(0), classes), op.Not(ignored)
+    classes = op.Unsqueeze(op.Cast(target, to=ir.DataType.INT64), ints(axis))
+    ignored = op.Equal(classes, ints(ignore_index))
+    return op.Where(ignored, ints(0), classes), op.Not(ignored)
 
 
 def _weights(axis: int, chosen: Any, counts: Any, weight: Any, like: Any) -> Any:
     """Return how much each sample counts in a mean, without the axis of classes."""
-    counted = op.Squeeze(op.CastLike(counts, like), _ints(axis))
-    return counted if weight is None else op.Mul(op.Squeeze(op.Gather(weight, chosen), _ints(axis)), counted)
+    counted = op.Squeeze(op.CastLike(counts, like), ints(axis))
+    return counted if weight is None else op.Mul(op.Squeeze(op.Gather(weight, chosen), ints(axis)), counted)
 
 
 def _reduced(losses: Any, weights: Any, reduction: int) -> Any:
@@ -123,12 +124,8 @@ def _along(weight: Any, scores: Any, axis: int) -> Any:
     if weight is None:
         return None
     behind = len(scores.shape) - 1 - axis
-    return op.Unsqueeze(weight, _ints(*range(1, behind + 1))) if behind else weight
+    return op.Unsqueeze(weight, ints(*range(1, behind + 1))) if behind else weight
 
 
 def _size(values: Any, axis: int) -> Any:
-    return op.Squeeze(op.Shape(values, start=axis, end=axis + 1), _ints(0))
-
-
-def _ints(*numbers: int) -> Any:
-    return op.Constant(value_ints=list(numbers))
+    return op.Squeeze(op.Shape(values, start=axis, end=axis + 1), ints(0))

@@ -15,6 +15,7 @@ from mlc.exporting.gammas import of_gammas
 from mlc.exporting.linear_algebra import of_matrices
 from mlc.exporting.losses import of_losses
 from mlc.exporting.order_statistics import of_order
+from mlc.exporting.polynomials import polynomial
 from mlc.exporting.quantiles import of_quantiles
 from mlc.exporting.quotients_of_values import of_quotients
 from mlc.exporting.recurrences.packed import of_packed
@@ -88,10 +89,7 @@ def _grouped_product(rows: Any, weights: Any, offs: Any) -> Any:
 def _erfcx(x: Any) -> Any:
     """Return ``exp(x * x) * erfc(x)``, of which either factor leaves float32: Numerical Recipes (1992), section 6.2."""
     t = op.Reciprocal(op.Add(op.CastLike(1.0, x), op.Mul(op.Abs(x), op.CastLike(0.5, x))))
-    series = op.CastLike(ERFC[-1], x)
-    for coefficient in ERFC[-2::-1]:
-        series = op.Add(op.Mul(series, t), op.CastLike(coefficient, x))
-    right = op.Mul(t, op.Exp(series))
+    right = op.Mul(t, op.Exp(polynomial(ERFC, t)))
     left = op.Sub(op.Mul(op.Exp(op.Mul(x, x)), op.CastLike(2.0, x)), right)
     return op.Where(op.Less(x, op.CastLike(0.0, x)), left, right)
 

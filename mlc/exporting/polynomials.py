@@ -7,6 +7,8 @@ from typing import Any
 
 import onnxscript
 
+from mlc.exporting.constants import like
+
 op: Any = onnxscript.opset18
 
 
@@ -23,8 +25,3 @@ def polynomial(coefficients: Sequence[float], x: Any) -> Any:
     for coefficient in reversed(rest):
         total = op.Add(op.Mul(total, x), like(coefficient, x))
     return total
-
-
-def like(number: float, x: Any) -> Any:
-    """Return a number in the dtype of a tensor."""
-    return op.CastLike(number, x)
