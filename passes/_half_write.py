@@ -82,10 +82,11 @@ class Writer:
         """Return a constant in float16; a large one that others read in float32 is stored once, and cast for this."""
         graph = value.graph
         assert graph is not None
-        large = array_of(value).nbytes >= STORED_FROM
+        array = array_of(value)
+        large = array.nbytes >= STORED_FROM
         if role is Role.PLAIN and large and any((use.node, use.idx) not in self.half_reads for use in value.uses()):
             return self._cast(value, FLOAT16.dtype, f"{value.name}.float16")
-        made = half_constant(self.names.free(f"{value.name}.float16"), fitted(array_of(value), role), FLOAT16)
+        made = half_constant(self.names.free(f"{value.name}.float16"), fitted(array, role), FLOAT16)
         graph.register_initializer(made)
         return made
 

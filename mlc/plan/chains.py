@@ -49,9 +49,8 @@ def slow_heads(model: ir.Model) -> dict[str, str]:
     kernel is small, and a depthwise one, which has one channel for each sum, no less than that.
     """
     places = Places(model)
-    taken = set(int8_nodes(static_choices(places.once)))
-    found: dict[str, str] = {}
-    slow: set[ir.Node] = set()
+    taken = dict.fromkeys(int8_nodes(static_choices(places.once)))
+    slow: dict[ir.Node, str] = {}
 
     def reads_floats(value: ir.Value | None) -> bool:
         maker = None if value is None else value.producer()
@@ -59,13 +58,11 @@ def slow_heads(model: ir.Model) -> dict[str, str]:
             return True
         return maker.op_type in FOLDING | PASSING and reads_floats(maker.inputs[0])
 
-    for graph in places.once:
-        for node in graph:
-            what = _slow(node) if node in taken and node.op_type == "Conv" else ""
-            if what and reads_floats(node.inputs[0]):
-                slow.add(node)
-                found[places.site(node)] = SLOW.format(what=what)
-    return found
+    for node in taken:
+        what = _slow(node) if node.op_type == "Conv" else ""
+        if what and reads_floats(node.inputs[0]):
+            slow[node] = SLOW.format(what=what)
+    return {places.site(node): reason for node, reason in slow.items()}
 
 
 def _slow(node: ir.Node) -> str:
