@@ -142,7 +142,7 @@ def rewrite(
         "statistics": None if statistics is None else str(statistics),
     }
     recipe = merge(None, {"source": "python:", **given, "target": target, "seed": seed, "strict": strict})
-    asked = quantizing(recipe)
+    asked = quantizing(recipe, Live(calibrate=calibrate))
     specs = schedule(asked.all, defaults=recipe.defaults)
     refuse_contradictions(recipe, Live(calibrate=calibrate), specs)
     refuse_missing_data(recipe, Live(calibrate=calibrate), specs, divided=asked.planner.mixed)

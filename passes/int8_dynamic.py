@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import onnx_ir as ir
 
+from mlc.formats import MATRIX_PRODUCTS
 from mlc.fusion import Places, is_constant
 from mlc.graph_pass import Change, Context, Exactness, Pass, Refusal, Statistics
 from mlc.types import FLOAT, Need, NodePlan
@@ -15,6 +16,8 @@ from passes._dynamic import Looked, look_at, weights_of
 from passes._dynamic_lstm import OPERATOR, SMALL, write_lstms
 from passes._dynamic_write import DynamicWriter
 from passes._kernels import DOMAIN
+from passes._qdq import Writer
+from passes._smooth import Smoothed, note_of, range_needs, read_together, smooth
 from passes._stored import permitted
 
 LARGE_TABLE = 2**16
@@ -42,7 +45,9 @@ class Int8Dynamic(Pass):
     of the mask. A NaN in x is lost, as DynamicQuantizeLinear has no code for it; an Inf makes NaN of every row.
 
     ``smallest_table`` is the number of elements from which on a table is large: a small one saves nothing worth two
-    lookups in the place of one.
+    lookups in the place of one. ``smooth`` scales the columns of what products read, and the rows of their weights
+    back, where that loses less, by a multiplication before the quantizer (Xiao et al. 2022, arXiv:2211.10438,
+    equation 3); it needs calibration data, which nothing else here does.
     """
 
     name: ClassVar[str] = "int8-dynamic"
@@ -51,6 +56,7 @@ class Int8Dynamic(Pass):
     may_use_kernels: ClassVar[Mapping[str, str]] = {LSTM_KERNEL: SMALL}
 
     smallest_table: int = LARGE_TABLE
+    smooth: bool = False
 
     def __post_init__(self) -> None:
         if self.smallest_table < 0:
@@ -78,11 +84,34 @@ class Int8Dynamic(Pass):
         sites = tuple(each.site for each in looked if not each.reason)
         adds_up = any(node.op_type != "Gather" for node in chosen)
         writer, saturates = DynamicWriter(model), ctx.capabilities.saturates
+        smoothed = list(self.smoothed(writer, chosen, model, ctx)) if self.smooth else []
         for weight in weights_of(chosen):
             writer.write(weight, saturates=saturates)
         write_lstms(writer, (node for node in chosen if node.op_type == "LSTM"), saturates=saturates)
         notes = tuple(f"{mask} What reads it stays float" for mask in dict.fromkeys(masks.values()))
-        return Change(sites, refused, ((WHOLE_BATCH,) if adds_up else ()) + notes)
+        return Change(sites, refused, ((WHOLE_BATCH,) if adds_up else ()) + notes + note_of(smoothed))
+
+    def smoothed(self, writer: Writer, chosen: Iterable[ir.Node], model: ir.Model, ctx: Context) -> Iterator[Smoothed]:
+        """Scale the columns of what products read, graph by graph; in loops nothing is known of them."""
+        places = Places(model)
+        products = [node for node in chosen if node.op_type in MATRIX_PRODUCTS]
+        for graph in places.once:
+            read = ((node, node.inputs[0]) for node in products if node.graph is graph)
+            groups = {value: nodes for value, nodes in read_together(read).items() if value.graph in places.once}
+            yield from (one for _, one in smooth(writer.inside(graph), groups, places, ctx))
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it reads ranges of columns, which only data tells."""
+        return self.smooth
+
+    def needs(self, model: ir.Model) -> tuple[Need, ...]:
+        """Ask for the extremes of each column of what products read, if these are to be scaled, beside ``likes``."""
+        if not self.smooth:
+            return ()
+        places = Places(model)
+        looked = look_at(model, lambda _site: True, recurrent=True, smallest_table=self.smallest_table)
+        return (*self.likes(model), *range_needs(_activations(looked, places), places))
 
     def likes(self, model: ir.Model) -> tuple[Need, ...]:
         """Ask for the histogram of what each product reads: beside a mask all else would be one code."""

@@ -15,6 +15,7 @@ from mlc.graph_pass import Change, Context, Exactness, Need, Pass, Refusal
 from passes._masked import UNSEEN
 from passes._norms import fits_last
 from passes._qdq import Writer
+from passes._smooth import multiply_rows, rows_of, scales_for
 from passes._stored import array_of
 
 if TYPE_CHECKING:
@@ -77,12 +78,8 @@ class SmoothQuant(Pass):
         if ctx.statistics is None:
             raise ValueError("smooth-quant reads statistics, and none were collected: give calibration data")
         low, high = (each.astype(np.float64) for each in ctx.statistics.column_range(site_of(group.norm)))
-        activations = np.maximum(-low, high)
-        weights = np.max([np.abs(_rows(product)).max(axis=1) for product in group.products], axis=0)
-        used = (activations > 0) & (weights > 0)
-        activations, weights = np.where(used, activations, 1), np.where(used, weights, 1)
-        found: Array = activations**self.alpha / weights ** (1 - self.alpha)
-        return found
+        weights = np.max([np.abs(rows_of(product)).max(axis=1) for product in group.products], axis=0)
+        return scales_for(np.maximum(-low, high), weights, self.alpha)
 
 
 def _unseen(group: Group, ctx: Context) -> str:
@@ -144,19 +141,12 @@ def _product_obstacle(product: ir.Node) -> str:
     return f"{site_of(product)}: its weight is used elsewhere" if shared else ""
 
 
-def _rows(product: ir.Node) -> Array:
-    """Return the weight of a product, float64 [rows, columns]."""
-    wide = array_of(product.inputs[1]).astype(np.float64)
-    return wide.T if number(product, "transB", 0) else wide
-
-
 def _rescale(writer: Writer, group: Group, scales: Array) -> None:
     """Divide what the normalization multiplies with and adds, and multiply the rows of the weights."""
     for index in range(1, len(group.norm.inputs)):
         if group.norm.inputs[index] is not None:
             writer.reweigh(group.norm, index, array_of(group.norm.inputs[index]) / scales, "smooth")
     for product in group.products:
-        scaled = _rows(product) * scales[:, np.newaxis]
-        writer.reweigh(product, 1, scaled.T if number(product, "transB", 0) else scaled, "smooth")
+        multiply_rows(writer, product, scales)
     output = group.norm.outputs[0]
     output.name = writer.names.free(f"{output.name}.smooth")  # its numbers are others now

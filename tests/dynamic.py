@@ -13,7 +13,7 @@ from mlc.graph_pass import Context
 from mlc.statistics import CollectedStatistics
 from mlc.types import Plan
 from passes.int8_dynamic import Int8Dynamic
-from tests.quantizing import ANY_CPU, Quantized, assert_tidy, build, samples, weights
+from tests.quantizing import ANY_CPU, Quantized, assert_tidy, build, collected, samples, weights
 
 WITH_LSTM = replace(ANY_CPU, kernels=tuple(Int8Dynamic.may_use_kernels))
 """A CPU on which onnxruntime's own LSTM was seen."""
@@ -35,14 +35,15 @@ INSIDE = """agraph (float[n,8] x, bool c) => (float[n,8] z, float[n,8] o) {
 }"""
 
 
-def dynamic(model, data=None, capabilities=ANY_CPU, plan=None, allow=lambda site: True):
+def dynamic(model, data=None, capabilities=ANY_CPU, plan=None, allow=lambda site: True, **options):
     """The model after int8-dynamic, checked by ONNX's checker."""
-    after, plan = model.clone(), Plan() if plan is None else plan
-    change = Int8Dynamic().apply(after, Context(capabilities, plan, allow=allow))
+    after, plan, subject = model.clone(), Plan() if plan is None else plan, Int8Dynamic(**options)
+    data = samples(model) if data is None else data
+    statistics = collected(model, subject, data) if subject.calibrates else None
+    change = subject.apply(after, Context(capabilities, plan, statistics, allow))
     onnx.checker.check_model(ir.to_proto(after), full_check=True)
     assert_tidy(after, model)
-    data = samples(model) if data is None else data
-    return Quantized(model, after, change, plan, CollectedStatistics({}), data)
+    return Quantized(model, after, change, plan, statistics or CollectedStatistics({}), data)
 
 
 def refusals(model, capabilities=ANY_CPU):

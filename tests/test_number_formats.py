@@ -164,6 +164,16 @@ def test_what_int8_is_made_of_depends_on_the_target_and_on_the_cpu(monkeypatch, 
     monkeypatch.setattr("mlc.plan.formats.multiplies_integers", lambda: has_products)
     asked = quantizing(merge(None, {"source": "model.onnx", "to": "int8", "target": target}))
     assert [spec.name for spec in asked.passes] == formats
+    options = {spec.name: dict(spec.options) for spec in asked.passes}
+    smooth = {"smooth": True} if formats == ["int8-static"] else {}
+    assert options.get("int8-static", {}) == ({"correct_bias": True, **smooth} if "int8-static" in formats else {})
+
+
+@pytest.mark.parametrize("given", [{}, {"calibrate": "c.npz"}, {"data": "d.npz"}, {"statistics": "s.npz"}])
+def test_columns_are_scaled_before_products_where_there_is_data(given):
+    """Without any, a model whose products are all dynamic is quantized all the same."""
+    asked = quantizing(merge(None, {"source": "model.onnx", "to": "int8", **given}))
+    assert dict(asked.passes[1].options) == ({"smooth": True} if given else {})
 
 
 def test_data_that_a_target_cannot_use_is_an_error_that_says_why(mixed):

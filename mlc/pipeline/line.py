@@ -66,7 +66,7 @@ def compile(  # noqa: A001 - the word of the field
     ``explain`` the run ends behind the passes and says where the quantized model loses: nothing is measured or written.
     """
     live = live or Live()
-    asked = quantizing(recipe)
+    asked = quantizing(recipe, live)
     specs = schedule(asked.all, defaults=recipe.defaults, portable=recipe.portable)
     lossy = lossy_of(specs)
     refuse_contradictions(recipe, live, specs)

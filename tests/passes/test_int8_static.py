@@ -122,9 +122,11 @@ def test_no_float_weight_is_left():
 def test_it_needs_the_range_of_each_value_that_may_have_a_scale_and_no_more():
     model = build(RESIDUAL, weights(0, **RESIDUAL_WEIGHTS))
     needs = {Need(value, "histogram") for value in "xarcstmf"}
-    for options in ({}, {"method": "percentile"}, {"method": "mse"}, {"method": "entropy"}, {"correct_bias": True}):
-        found = Int8Static(**options).needs(model)
-        assert {need for need in found if not need.kind.endswith("-mean")} == needs
+    methods = [Int8Static(method=method) for method in ("min-max", "percentile", "mse", "entropy")]
+    for subject in (*methods, Int8Static(correct_bias=True), Int8Static(smooth=True)):
+        found = subject.needs(model)
+        assert {need for need in found if need.kind == "histogram"} == needs
+        assert {need.kind for need in found} == {"histogram", "channel-mean", "column-mean", "column-range"}
         assert found == Int8Static().needs(model)
 
 
