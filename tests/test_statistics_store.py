@@ -305,12 +305,21 @@ def test_statistics_of_an_earlier_run_stand_in_the_place_of_data(source, tmp_pat
 @pytest.mark.usefixtures("quick")
 def test_statistics_of_which_nothing_is_read_are_a_note(source, tmp_path):
     kept(EVERY).save(tmp_path / "statistics.npz")
-    text = "agraph (float[batch,3] x) => (float[batch,4] y) {\n y = MatMul(x, w)\n}"
-    ir.save(build(text, weights(0, w=(3, 4))), tmp_path / "dense.onnx")
+    text = "agraph (int64[batch] x) => (float[batch,64] y) {\n y = Gather(w, x)\n}"
+    ir.save(build(text, weights(0, w=(1024, 64))), tmp_path / "table.onnx")
     report = mlc.compile(
-        str(tmp_path / "dense.onnx"), inputs=["x=float32[batch=1..64,3]"], to="int8", statistics=tmp_path
+        str(tmp_path / "table.onnx"), inputs=["x=int64[batch=1..64] in 0..1023"], to="int8", statistics=tmp_path
     )
     assert any("statistics.npz were not used: no node has a scale known beforehand" in note for note in report.notes)
+
+
+@pytest.mark.usefixtures("quick")
+def test_statistics_of_an_input_with_other_columns_are_of_another_graph(tmp_path):
+    kept(EVERY).save(tmp_path / "statistics.npz")
+    text = "agraph (float[batch,3] x) => (float[batch,4] y) {\n y = MatMul(x, w)\n}"
+    ir.save(build(text, weights(0, w=(3, 4))), tmp_path / "dense.onnx")
+    with pytest.raises(DataError, match="value x, which the pass int8-dynamic reads, has 8 columns there, and 3 here"):
+        mlc.compile(str(tmp_path / "dense.onnx"), inputs=["x=float32[batch=1..64,3]"], to="int8", statistics=tmp_path)
 
 
 @pytest.mark.usefixtures("quick")

@@ -14,6 +14,7 @@ from mlc.compare import Difference, is_float, sqnr
 from mlc.compare.decisions import deciders
 from mlc.emulate import rounded_half
 from mlc.errors import MlcError, PassError, UsageError
+from mlc.fusion import Places
 from mlc.graph_pass import Pass, Statistics
 from mlc.rewriting.glimpsed import glimpsed
 from mlc.rewriting.half import narrow_notes, put_into_half, refuse_loss
@@ -54,6 +55,8 @@ class Collected:
         if not needs:
             return None
         digests = fingerprints(model)
+        if self.store.name:
+            self.store.refuse_other_sizes(_columns(model), digests, f"the pass {subject.name}")
         if self.calibration is None and self.store.name:
             self.store.refuse_missing(self.store.missing(needs, digests), f"the pass {subject.name}")
         elif wanted := self.store.to_collect(needs, digests):
@@ -62,6 +65,15 @@ class Collected:
             found = collect(model, wanted, self.calibration, self.workspace, self.progress)
             self.store.add(found, digests)
         return self.store.read(needs, digests)
+
+
+def _columns(model: ir.Model) -> dict[str, int]:
+    """Return the size of the last axis of every value of which it is known, by name."""
+    places = Places(model)
+    values = [
+        value for graph in places.once for value in (*graph.inputs, *(each for node in graph for each in node.outputs))
+    ]
+    return {places.name(value): last for value in values if value.shape and isinstance(last := value.shape[-1], int)}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from mlc.data.arrays import BROKEN
 from mlc.errors import DataError
 from mlc.figures import counted
-from mlc.statistics.by_axis import ByAxis
+from mlc.statistics.by_axis import COLUMNS, ByAxis
 from mlc.statistics.collected import DIGEST, CollectedStatistics
 from mlc.statistics.observers import KINDS, Observer
 from mlc.types import Need
@@ -89,6 +89,18 @@ class Store:
             f"the statistics {self.name} were collected on another graph: the value {need.value} is computed otherwise "
             "there", again,
         )  # fmt: skip
+
+    def refuse_other_sizes(self, columns: Mapping[str, int], digests: Mapping[str, str], reader: str) -> None:
+        """Raise DataError where a value has another last axis than ``columns`` says: inputs count by name and type."""
+        for value, size in columns.items():
+            kept = self.observers.get(digests.get(value, ""))
+            found = None if kept is None else kept.axes.get(COLUMNS)
+            if found is not None and len(found.low) != size:
+                raise DataError(
+                    f"the statistics {self.name} were collected on another graph: the value {value}, which {reader} "
+                    f"reads, has {len(found.low):,} columns there, and {size:,} here",
+                    "give --calibrate in their place",
+                )
 
     def described(self) -> str:
         """Return what the report says of them: how many samples and values, and whether all elements were counted."""
