@@ -287,17 +287,55 @@ def test_formats_that_nodes_without_weights_do_not_get_are_a_note(tmp_path):
     assert " relu " not in note
 
 
+def test_a_plan_and_a_number_format_are_an_error(tmp_path):
+    path = plan_of(tmp_path, y="int8-static")
+    with pytest.raises(UsageError, match="a plan and a number format"):
+        quantizing(merge(None, {"source": "m.onnx", "plan": str(path), "to": "int8"}))
+
+
+def test_a_pass_to_which_a_plan_gives_no_node_does_not_run(tmp_path):
+    path = plan_of(tmp_path, y="int8-static")
+    asked = quantizing(merge(None, {"source": "m.onnx", "plan": str(path), "passes": ["fp16"]}))
+    assert [spec.name for spec in asked.passes] == ["int8-static"]
+
+
+def statistics_of(folder):
+    """Statistics of a model with a convolution, which one without has no use for."""
+    data = [{"input": image} for image in np.random.default_rng(0).random((4, 1, 4, 4, 4), np.float32)]
+    asked: dict[str, Any] = {"inputs": ["input=float32[batch=1..4,4,4,4]"], "calibrate": data}
+    mlc.compile(nn.Conv2d(4, 8, 3).eval(), **asked, to="int8-static", out=folder)
+    return str(folder)
+
+
+UNUSED = "not used for more than finding masks"
+IDLE = "--pass {} came to nothing: no node is left for it"
+ROWS = [{"input": row} for row in np.random.default_rng(1).standard_normal((40, 2, 32)).astype(np.float32)]
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("asked", "note"),
     [
-        ({"to": "int8"}, "a plan and a number format"),
-        ({"passes": ["fp16"]}, "gives no node to fp16"),
+        ({"calibrate": ROWS}, UNUSED),
+        ({"calibrate": ROWS[:20], "data": ROWS[20:], "metric": "agreement"}, UNUSED),
+        ({"calibrate": ROWS, "passes": ["int8-static:method=mse"]}, IDLE.format("int8-static")),
+        ({"calibrate": ROWS, "passes": ["fp16"]}, IDLE.format("fp16")),
+        ({"calibrate": ROWS, "passes": ["equalize"], "keep_float": ["output"], "portable": True}, UNUSED),
+        ({"statistics": statistics_of}, "were not used: no node has a scale known beforehand"),
     ],
 )
-def test_what_contradicts_a_plan_is_an_error(tmp_path, asked, message):
-    path = plan_of(tmp_path, y="int8-static")
-    with pytest.raises(UsageError, match=message):
-        quantizing(merge(None, {"source": "m.onnx", "plan": str(path), **asked}))
+def test_a_plan_takes_what_the_run_that_wrote_it_took_also_where_that_came_to_nothing(tmp_path, asked, note):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 8)).eval()
+    asked = {"inputs": ["input=float32[batch=1..4,32]"]} | asked
+    if "statistics" in asked:
+        asked["statistics"] = asked["statistics"](tmp_path / "other")
+    first = mlc.compile(module, **asked, to="int8", out=tmp_path / "first")
+    again = mlc.compile(module, **asked, plan=tmp_path / "first" / "plan.toml", out=tmp_path / "again")
+    assert again.plan == first.plan
+    assert (tmp_path / "again" / "model.onnx").read_bytes() == (tmp_path / "first" / "model.onnx").read_bytes()
+    for report in (first, again):
+        assert any(note in said for said in report.notes)
 
 
 def test_a_plan_of_floats_is_an_error(tmp_path):

@@ -66,7 +66,11 @@ class Datasets:
 
 
 def refuse_contradictions(recipe: Recipe, live: Live, specs: Sequence[PassSpec]) -> None:
-    """Raise UsageError where something was asked for that could only be ignored."""
+    """Raise UsageError where something was asked for that could only be ignored.
+
+    Data beside a plan from a file are not: the run that wrote it may have found no node with a scale known beforehand
+    either, and a note says so.
+    """
     calibrate, data, metric, statistics = (
         given is not None
         for given in (
@@ -76,7 +80,7 @@ def refuse_contradictions(recipe: Recipe, live: Live, specs: Sequence[PassSpec])
             recipe.statistics,
         )
     )
-    calibrating = _calibrating(specs)
+    calibrating = _calibrating(specs) or recipe.plan is not None
     if statistics and not calibrating:
         raise UsageError("statistics were given and no pass reads any", "add --pass int8-static, or leave them out")
     if calibrate and not calibrating:
@@ -153,7 +157,7 @@ def datasets(
         calibration, notes = _apart(calibration, evaluation)
         return Datasets(calibration, evaluation, (*told, *notes), digests)
     only = calibration or evaluation
-    if only is None or not _calibrating(specs):
+    if only is None or (calibration is None and not _calibrating(specs)):
         return Datasets(None, only, told, digests)
     first, second = split(only, CALIBRATION_SHARE, recipe.seed)
     first, notes = _apart(first, second)

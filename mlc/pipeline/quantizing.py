@@ -38,8 +38,9 @@ NAMED = 3
 class Quantizing:
     """All passes that a recipe asks for, those of its formats among them, and the planner of the lossy ones.
 
-    Those in ``reserve`` nobody asked for: they are for nodes that lose too much in the formats that were. Those that
-    are ``overruled`` have other options in the plan's file than those that they were asked for with.
+    A lossy one to which a plan from a file gives no node is not among them: the run that wrote the plan may have had
+    none for it either. Those in ``reserve`` nobody asked for: they are for nodes that lose too much in the formats that
+    were. Those that are ``overruled`` have other options in the plan's file than those that they were asked for with.
     """
 
     passes: tuple[PassSpec, ...]
@@ -75,11 +76,10 @@ def quantizing(recipe: Recipe, live: Live | None = None) -> Quantizing:
         )
     )
     lossy = lossy_of(passes)
+    if given is not None:
+        passes = tuple(spec for spec in passes if spec not in lossy or spec.name in formats)
     if given is not None and not formats:
         raise UsageError(f"the plan {recipe.plan} keeps every node float", "leave it out, or give a node a format")
-    beside = [spec.name for spec in lossy if spec.name not in formats]
-    if given is not None and beside:
-        raise UsageError(f"the plan {recipe.plan} gives no node to {beside[0]}", f"leave out --pass {beside[0]}")
     if recipe.keep_float and not lossy:
         raise UsageError("nodes are to be kept float, and nothing is quantized", "give --pass int8-static, or --to")
     able = () if recipe.to is None else reserve_for(recipe.to, recipe.target)
@@ -114,14 +114,17 @@ def telling_of_probes(sets: Datasets) -> Iterator[None]:
 
 
 def notes_of_plan(sets: Datasets, run: Run, asked: Quantizing, model: ir.Model) -> tuple[str, ...]:
-    """Say what of the calibration data, of statistics and of a plan from a file came to nothing in the model."""
+    """Say what of the passes, the calibration data, statistics and a plan from a file came to nothing in the model."""
     notes = [f"--pass overrules the plan's options {pass_text(spec)}" for spec in asked.overruled]
+    done = () if run.plan is None else run.plan.nodes
+    used = {entry.format for entry in done}
+    idle = [spec.name for spec in lossy_of(run.recipe.passes) if spec.name not in used]
+    notes += [f"--pass {name} came to nothing: no node is left for it" for name in idle]
     unused = "no node has a scale known beforehand"
     if sets.calibration is not None and sets.statistics is None and run.statistics is None:
         notes.append(f"the calibration data {sets.calibration.name} was not used for more than finding masks: {unused}")
     if sets.statistics is not None and run.statistics is None:
         notes.append(f"the statistics {sets.statistics.name} were not used: {unused}")
-    done = () if run.plan is None else run.plan.nodes
     unnamed = [node.node for node in done if node.reason == UNNAMED]
     if unnamed:
         notes.append(f"the plan does not name {_first(unnamed)}, which stay float")
