@@ -76,6 +76,24 @@ def test_names_as_exporters_give_them(name):
     assert inputs(f"{name}=float32[1]")[0].name == name
 
 
+@pytest.mark.parametrize("name", ["input ids", "serving default:0", "a=b", "l'été", 'say "x"', "x[0]", "", "a\\b"])
+def test_other_names_stand_in_quotes(name):
+    spec = InputSpec(name, "int64", (Dim(1, 1),))
+    assert input_text(spec)[0] == '"'
+    assert inputs(input_text(spec)) == (spec,)
+
+
+def test_either_quotes_and_none_where_they_are_not_needed():
+    assert [spec.name for spec in inputs("'a b'=float32[1]", '"c"=float32[1]')] == ["a b", "c"]
+    assert input_text(inputs('"c"=float32[1]')[0]) == "c=float32[1]"
+
+
+@pytest.mark.parametrize("text", ["input ids=int64[1]", "é=int64[1]"])
+def test_a_name_that_lacks_its_quotes_is_told_of_them(text):
+    with pytest.raises(UsageError, match=r'"x y".* for .* with spaces'):
+        inputs(text)
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [

@@ -371,6 +371,20 @@ def test_specs_that_do_not_fit_an_onnx_file(tmp_path, specs, message):
     assert refused(UsageError, onnx_file(tmp_path), None, *specs)[0] == message
 
 
+def test_names_with_spaces_are_given_as_the_hint_writes_them(tmp_path):
+    def edit(model):
+        first = model.graph.input[0]
+        model.graph.node[0].input[0] = first.name = "input x"
+        first.type.tensor_type.shape.dim[0].dim_param = "2 rows"
+
+    path = onnx_file(tmp_path, edit=edit)
+    hint = refused(UsageError, path, None, "k=int64[batch=1..8] in 0..9")[1]
+    assert hint == """add --input '"input x"=float32[_2_rows=1..64,3]'"""
+    spec = hint.removeprefix("add --input '").removesuffix("'")
+    original = load(path, parse_inputs([spec, "k=int64[batch=1..8] in 0..9"]))
+    assert [one.name for one in original.signature.inputs] == ["input x", "k"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

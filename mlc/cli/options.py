@@ -65,7 +65,12 @@ def _providers() -> list[str]:
 
 Source = Annotated[str | None, typer.Argument(metavar="SOURCE", help=SOURCE_FORMS, show_default=False)]
 Inputs = Annotated[
-    list[str] | None, option("--input", "SPEC", "An input, as in image=float32[batch=1..64,3,224,224]; repeatable.")
+    list[str] | None,
+    option(
+        "--input",
+        "SPEC",
+        """An input, as in image=float32[batch=1..64,3,224,224], or '"my ids"=int64[8] in 0..99'; repeatable.""",
+    ),
 ]
 Passes = Annotated[
     list[str] | None,

@@ -5,6 +5,7 @@
     spec  = name "=" dtype "[" [dim {"," dim}] "]" ["in" number ".." (number | name ["-" size])]
     dim   = size | name "=" size ".." size ["/" step] | name "=" name {"+" name} | name
 
+The name of an input that has other signs than letters, digits and ``_.:/-`` stands in quotes, as ``"input ids"``.
 A bare name stands for the range or sum that is given to it anywhere in the recipe; as a largest value, for its size.
 """
 
@@ -19,7 +20,7 @@ from typing import NamedTuple, NoReturn
 
 from mlc.dims import largest, range_text
 from mlc.errors import UsageError
-from mlc.grammar import DIM_NAME, NUMBER, Reader, nearest, number, number_text
+from mlc.grammar import DIM_NAME, NUMBER, Reader, nearest, number, number_text, quoted
 from mlc.types_asked import Ceiling, Dim, InputSpec
 
 INPUT_NAME = r"[A-Za-z0-9_.:/-]+"
@@ -93,10 +94,15 @@ def parse_inputs(texts: Sequence[str]) -> tuple[InputSpec, ...]:
 def input_text(spec: InputSpec) -> str:
     """Return an input as ``parse_inputs`` reads it back, every range written out."""
     dims = ",".join(_dim_text(dim) for dim in spec.dims)
-    text = f"{spec.name}={spec.dtype}[{dims}]"
+    text = f"{name_text(spec.name)}={spec.dtype}[{dims}]"
     if spec.values is not None:
         text += f" in {values_text(spec)}"
     return text
+
+
+def name_text(name: str) -> str:
+    """Return the name of an input as it is written in a spec."""
+    return quoted(name, INPUT_NAME)
 
 
 def values_text(spec: InputSpec) -> str:
@@ -116,8 +122,8 @@ def _dim_text(dim: Dim) -> str:
 
 def _read_input(text: str) -> _Written:
     reader = Reader(text, "the input spec")
-    name = reader.take(INPUT_NAME, "the name of an input")
-    reader.expect("=", "= and a dtype, as in x=float32[1,3]")
+    name, _ = reader.value('the name of an input ("x y" for one with spaces or other signs)', INPUT_NAME)
+    reader.expect("=", '= and a dtype, as in x=float32[1,3] ("x y"=float32[1,3] for a name with spaces)')
     dtype = _read_dtype(reader)
     reader.expect("[", "[ and the dims, as in float32[1,3] ([] for a single number)")
     axes: list[_Axis] = []

@@ -73,12 +73,12 @@ class Reader:
             self.refuse(start, "is larger than 2**63 - 1")
         return value
 
-    def value(self, expected: str) -> tuple[str, bool]:
-        """Return the next value up to a comma, unquoted, and whether it was quoted."""
+    def value(self, expected: str, plain: str = _PLAIN) -> tuple[str, bool]:
+        """Return the next value, up to a comma where ``plain`` says no other, unquoted, and whether it was quoted."""
         self._skip()
         quoted = re.compile(_QUOTED, re.DOTALL).match(self.text, self.position)
         if quoted is None:
-            return self.take(_PLAIN, expected), False
+            return self.take(plain, expected), False
         self.position = quoted.end()
         inner = quoted.group(1) if quoted.group(1) is not None else quoted.group(2)
         return re.sub(r"\\([\\\"'])", r"\1", inner), True
@@ -115,9 +115,9 @@ class Reader:
             self.position += 1
 
 
-def quoted(text: str) -> str:
+def quoted(text: str, plain: str = _PLAIN) -> str:
     """Return a value as ``Reader.value`` reads it back, in quotes only where it needs them."""
-    if re.fullmatch(_PLAIN, text):
+    if re.fullmatch(plain, text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

@@ -14,7 +14,7 @@ from mlc.compare import Reference, is_float
 from mlc.dims import named, second_sizes, shapes, size_of, traced_sizes, value_range, verified_sizes
 from mlc.errors import SourceError, UsageError
 from mlc.figures import counted, sizes_text
-from mlc.grammar.inputs import input_text
+from mlc.grammar.inputs import input_text, name_text
 from mlc.machine import PEAK, memory_bytes, process_bytes, reset_peak
 from mlc.probes.ends import Runs, end_references
 from mlc.types import Ceiling, InputSpec, Sizes
@@ -105,7 +105,7 @@ def _drawn(
         if values is None:
             raise UsageError(
                 f"nothing says which values the integer input {spec.name!r} may take",
-                f"write its range, such as --input '{spec.name}={dtype.name}[...] in 0..99', or give an example",
+                f"write its range, such as --input '{name_text(spec.name)}={dtype}[...] in 0..99', or give an example",
             )
         low, high = (int(bound) for bound in values)
         return np.asarray(generator.integers(low, high, shape, dtype=np.int64, endpoint=True)).astype(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import onnx_ir as ir
 
 from mlc.errors import DataError, SourceError, TargetError, UsageError
 from mlc.figures import counted
+from mlc.grammar.inputs import name_text
 from mlc.probes import check_example, probe
 from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.onnx.declared import Axes, check_graph, declared_inputs
@@ -112,14 +114,19 @@ def _dims(name: str, dtype: str, axes: Axes, known: Mapping[str, Dim], example: 
         elif example is not None and example.ndim == len(axes):
             dims.append(Dim(example.shape[axis], example.shape[axis]))
         else:
-            spec = ",".join(str(part) if isinstance(part, int) else f"{part or 'n'}=1..64" for part in axes)
+            spec = ",".join(str(part) if isinstance(part, int) else f"{_as_name(part)}=1..64" for part in axes)
             raise UsageError(
                 f"the axis {axis} of the input {name} is dynamic"
                 + (f" ({size!r})" if size else "")
                 + ", and nothing says which sizes it has",
-                f"add --input '{name}={dtype}[{spec}]'",
+                f"add --input '{name_text(name)}={dtype}[{spec}]'",
             )
     return tuple(dims)
+
+
+def _as_name(symbol: str | None) -> str:
+    """Return the symbol of an axis as a spec may name it."""
+    return re.sub(r"\W|^(?=\d)", "_", symbol or "n", flags=re.ASCII)
 
 
 def _outputs(proto: onnx.ModelProto, ran: Sequence[OutputSpec]) -> tuple[OutputSpec, ...]:
