@@ -307,6 +307,16 @@ def statistics_of(folder):
     return str(folder)
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("to", "beside"), [("int8", "int8-weights:block=32"), ("int8-static", "int8-dynamic")])
+def test_a_plan_gives_the_same_bytes_beside_a_pass_that_chose_before_the_format(tmp_path, to, beside):
+    asked: dict[str, Any] = {"inputs": [IMAGES], "passes": [beside], "calibrate": DATA}
+    module = Mixed().eval()
+    mlc.compile(module, **asked, to=to, out=tmp_path / "first")
+    mlc.compile(module, **asked, plan=tmp_path / "first" / "plan.toml", out=tmp_path / "again")
+    assert (tmp_path / "again" / "model.onnx").read_bytes() == (tmp_path / "first" / "model.onnx").read_bytes()
+
+
 UNUSED = "not used for more than finding masks"
 IDLE = "--pass {} came to nothing: no node is left for it"
 ROWS = [{"input": row} for row in np.random.default_rng(1).standard_normal((40, 2, 32)).astype(np.float32)]

@@ -12,7 +12,7 @@ from mlc.artifact import Step
 from mlc.errors import PassError
 from mlc.formats import INTEGER_OPERATORS
 from mlc.graph_pass import Context, Pass
-from mlc.plan import Planner, as_done
+from mlc.plan import ORDER, Planner, as_done
 from mlc.rewriting.one_pass import Line, Ran
 from mlc.types import PassSpec, Plan
 
@@ -80,9 +80,9 @@ class Quantizer:
         return any(ratio < floors[step.spec.name] for step in ran.steps for ratio in step.sqnr.values())
 
     def _followed(self, model: ir.Model, plan: Plan, *, to_be_amended: bool = False) -> Ran:
-        """Run every pass that the plan gives nodes to."""
+        """Run every pass that the plan gives nodes to, in the order of formats, whichever of them chose first."""
         ran, line = Ran(model), replace(self.line, to_be_amended=to_be_amended)
-        for subject, spec in self.passes:
+        for subject, spec in sorted(self.passes, key=_place):
             if not self.planner.leaves_out(subject, plan):
                 ran = ran.then(line.run(subject, spec, ran.model, self.tolerance, plan))
                 self.planner.refuse_unmet(plan, ran.steps[-1])
@@ -90,6 +90,11 @@ class Quantizer:
             names = " and ".join(one.name for one, _ in self.passes if one.name not in self.planner.reserve)
             raise PassError(f"the passes {names} have no node to convert", "; ".join(_reasons(plan)[:REASONS]))
         return ran
+
+
+def _place(one: tuple[Pass, PassSpec]) -> int:
+    """Return where the format of a pass stands among all; others come before them."""
+    return ORDER.index(one[0].name) if one[0].name in ORDER else -1
 
 
 def _reasons(plan: Plan) -> list[str]:
