@@ -337,12 +337,60 @@ def test_a_file_is_written_for_runtimes_as_old_as_its_operators_allow(opset, wri
     assert minimum_runtime(opset, lowest) == minimum_runtime(opset)
 
 
-def test_functions_of_a_file_keep_its_ir_version(tmp_path):
-    text = """<ir_version: 10, opset_import: ["" : 17, "own" : 1]>
-        g (float[n,3] x) => (float[n,3] y) { y = own.twice(x) }
-        <domain: "own", opset_import: ["" : 17]> twice (p) => (q) { q = Add(p, p) }"""
-    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
-    assert mlc.export(mlc.load(tmp_path / "model.onnx", inputs=["x=float32[n=1..4,3]"])).model.ir_version == 10
+def with_functions(folder, opset=17):
+    """A file with a function of that opset, called twice and by another one, whose values have names of the graph."""
+    text = f"""<ir_version: 10, opset_import: ["" : 17, "own" : 1]>
+        g (float[n,3] x, bool c) => (float[n,3] y) {{
+            p = own.twice(x)
+            y = If(c) <then_branch = t () => (float[n,3] o) {{ o = own.twice(p) }},
+                       else_branch = e () => (float[n,3] o) {{ o = own.leaking<slope = 0.5>(x) }}>
+        }}
+        <domain: "own", opset_import: ["" : {opset}]> twice (x) => (q) {{ p = Neg(x) q = Sub(x, p) }}
+        <domain: "own", opset_import: ["" : 17, "own" : 1]> leaking <slope> (p) => (y)
+        {{ x = own.twice(p) y = LeakyRelu<alpha : float = @slope>(x) }}"""
+    onnx.save(onnx.parser.parse_model(text), folder / "model.onnx")
+    return mlc.export(mlc.load(folder / "model.onnx", inputs=["x=float32[n=1..4,3]", "c=bool[]"]))
+
+
+def test_functions_of_a_file_are_written_out(tmp_path):
+    exported = with_functions(tmp_path)
+    assert not exported.model.functions
+    assert exported.model.opset_imports == {"": 17}
+    assert exported.model.ir_version == 8
+    assert [node.op_type for graph in exported.model.graphs() for node in graph] == [
+        "Neg", "Sub", "If", "Neg", "Sub", "Neg", "Sub", "LeakyRelu",
+    ]  # fmt: skip
+    told = "the model's own functions were written out where they are called: own.twice, own.leaking"
+    assert exported.origin.notes == (told,)
+
+
+def test_functions_of_another_opset_stay_and_keep_the_ir_version(tmp_path):
+    exported = with_functions(tmp_path, opset=16)
+    assert [name for _, name, _ in exported.model.functions] == ["twice"]
+    assert exported.model.ir_version == 10
+    assert (
+        "own functions own.twice, whose operators are of another opset than the model's 17" in exported.origin.notes[1]
+    )
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("opset", "converted"), [(20, 2), (18, 1)])
+def test_products_in_functions_are_quantized_or_said_to_stay(tmp_path, opset, converted):
+    text = f"""<ir_version: 10, opset_import: ["" : 20, "own" : 1]>
+        g (float[n,32] x) => (float[n,8] y) {{ h = own.dense(x, a, b) r = Relu(h) y = MatMul(r, c) }}
+        <domain: "own", opset_import: ["" : {opset}]> dense (x, w, b) => (y) {{ m = MatMul(x, w) y = Add(m, b) }}"""
+    model = onnx.parser.parse_model(text)
+    for name, shape in {"a": (32, 32), "b": (32,), "c": (32, 8)}.items():
+        array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(model, tmp_path / "model.onnx")
+    rows = [{"x": row} for row in np.random.default_rng(1).standard_normal((16, 1, 32)).astype(np.float32)]
+    for to, data in {"int8": None, "int8-dynamic": None, "int8-static": rows}.items():
+        report = mlc.compile(str(tmp_path / "model.onnx"), inputs=["x=float32[n=1..4,32]"], to=to, calibrate=data)
+        assert report.plan is not None
+        products = [entry for entry in report.plan.nodes if entry.op == "MatMul" and entry.format != "float"]
+        assert len(products) == converted
+        assert any("model's own functions" in note and "own.dense" in note for note in report.origin.notes)
 
 
 # sequences

@@ -7,9 +7,8 @@ from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
 
-from mlc.fusion import infer_shapes, note_constants, walk
+from mlc.fusion import infer_shapes, note_constants, walk, written_out
 from mlc.fusion.base import Names
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -33,7 +32,7 @@ def widened(model: ir.Model) -> tuple[ir.Model, set[ir.Value]]:
     """Return a clone with float32 in the place of float16, and the values that nodes gave in float16.
 
     Weights keep their numbers; what the nodes compute is no longer rounded. Inputs of the model keep their type and are
-    cast. Functions of the model are inlined.
+    cast. Functions of the model are written out.
     """
     clone = _typed(model)
     _cast_inputs(clone.graph, Names.of(clone))
@@ -52,10 +51,8 @@ def widened(model: ir.Model) -> tuple[ir.Model, set[ir.Value]]:
 
 
 def _typed(model: ir.Model) -> ir.Model:
-    """Return a clone without functions, each of whose values has a type as far as ONNX can tell."""
-    clone = model.clone()
-    if clone.functions:
-        InlinePass()(clone)
+    """Return a clone with functions written out, each of whose values has a type as far as ONNX can tell."""
+    clone = written_out(model)
     infer_shapes(clone)
     return clone
 

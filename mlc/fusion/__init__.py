@@ -2,6 +2,7 @@
 
 from mlc.fusion.base import Match, Names, constant
 from mlc.fusion.evaluate import evaluate
+from mlc.fusion.functions import written_out
 from mlc.fusion.graph import (
     array_of,
     codes_dtype,
@@ -56,4 +57,5 @@ __all__ = [
     "scalar_of",
     "sizes_of",
     "walk",
+    "written_out",
 ]
