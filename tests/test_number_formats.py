@@ -91,7 +91,9 @@ class Convolutions(nn.Module):
         (6, 3, ["conv2d", "conv2d_1"]),
     ],
 )
-def test_convolutions_ahead_of_the_others_whose_integer_kernels_are_slow_stay_float(channels, kernel, kept):
+def test_convolutions_ahead_of_the_others_whose_integer_kernels_are_slow_stay_float(
+    monkeypatch, channels, kernel, kept
+):
     module = Convolutions(channels, kernel).eval()
     original = api.load(module, inputs=[f"x=float32[batch=1..4,{channels},8,8]"])
     data = [
@@ -106,6 +108,8 @@ def test_convolutions_ahead_of_the_others_whose_integer_kernels_are_slow_stay_fl
 
     assert converted(to="int8") == every - set(kept)
     assert converted(to="int8-static") == every
+    assert converted(to="int8", target="openvino/cpu") == every
+    monkeypatch.setattr("mlc.plan.formats.multiplies_integers", lambda: False)
     assert converted(to="int8", target="openvino/cpu") == every
 
 
@@ -179,6 +183,22 @@ def test_columns_are_scaled_before_products_where_there_is_data(given):
 def test_data_that_a_target_cannot_use_is_an_error_that_says_why(mixed):
     with pytest.raises(UsageError, match="no pass calibrates: int8 is int8-weights on webgpu"):
         rewritten(mixed, to="int8", target=Target(provider="webgpu"), calibrate=DATA)
+
+
+def test_why_a_convolution_has_no_form_in_blocks_is_not_that_its_integer_kernel_is_slow():
+    original = api.load(Convolutions().eval(), inputs=["x=float32[batch=1..4,3,8,8]"])
+    with pytest.raises(PassError, match="have no node to convert") as caught:
+        api.rewrite(api.export(original), original, passes=["none"], to="int4-weights")
+    reason = "its weight is not a matrix"
+    assert caught.value.hint == f"conv2d: {reason}; conv2d_1: {reason}; conv2d_2: {reason}"
+
+
+def test_why_a_format_converted_nothing_is_said_once_for_each_node():
+    original = api.load(Convolutions().eval(), inputs=["x=float32[batch=1..4,3,8,8]"])
+    with pytest.raises(PassError, match="int8-weights converted no node") as caught:
+        api.rewrite(api.export(original), original, passes=["none"], to="int8-weights")
+    assert caught.value.hint.count("conv2d:") == 1
+    assert caught.value.hint.count("its weight is not a matrix") == 3
 
 
 def test_4_bits_have_8_beside_them():

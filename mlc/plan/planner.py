@@ -28,6 +28,9 @@ UNASKED = "no format is for it"
 
 AROUND = "the nodes around it have no such form"
 
+ONNXRUNTIME = frozenset({INT8_STATIC, "int8-dynamic"})
+"""What int8 is made of on onnxruntime's CPU provider, which is the one whose slow kernels are known."""
+
 DECIDING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Gather"})
 """Operators with weights; in what form others run follows from those around them."""
 
@@ -53,7 +56,8 @@ class Planner:
         if self.given is not None:
             return _checked(self.given, model, passes, context, kept)
         if self.mixed and len(passes) > 1:
-            heads, first = slow_heads(model), [one for one in passes if one.name not in self.reserve]
+            first = [one for one in passes if one.name not in self.reserve]
+            heads = slow_heads(model) if {one.name for one in first} >= ONNXRUNTIME else {}
             chains = convolution_chains(model, heads)
             found = plan_for(model, first, context, kept, lambda name, site: name != INT8_STATIC or site in chains)
             return Plan(tuple(_with_reason(entry, heads.get(entry.node, "")) for entry in found.nodes))

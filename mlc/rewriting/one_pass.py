@@ -174,7 +174,8 @@ def refuse(step: Step, subject: Pass, *, strict: bool, plan: Plan) -> None:
         raise PassError(f"the pass {name} was dropped: {step.dropped}", _named(step.left_out))
     if step.requested and subject.exactness is Exactness.LOSSY and not step.sites:
         planned = [Refusal(entry.node, entry.reason) for entry in plan.nodes if entry.reason not in ("", UNASKED)]
-        reasons = "; ".join(f"{each.site}: {each.reason}" for each in (*step.refused, *planned)[:3])
+        told = dict.fromkeys(f"{each.site}: {each.reason}" for each in (*step.refused, *planned))
+        reasons = "; ".join([*told][:3])
         raise PassError(f"the pass {name} converted no node", f"it refused {reasons}" if reasons else NONE_LEFT)
     if strict and step.left_out:
         count = len(step.left_out)

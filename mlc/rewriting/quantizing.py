@@ -10,10 +10,11 @@ import onnx_ir as ir
 
 from mlc.artifact import Step
 from mlc.errors import PassError
-from mlc.formats import INTEGER_OPERATORS
+from mlc.formats import INTEGER_OPERATORS, KEPT_BY_PLAN
 from mlc.graph_pass import Context, Pass
 from mlc.plan import ORDER, Planner, as_done
-from mlc.rewriting.one_pass import Line, Ran
+from mlc.plan.planner import UNASKED
+from mlc.rewriting.one_pass import NONE_LEFT, Line, Ran
 from mlc.types import PassSpec, Plan
 
 REASONS = 3
@@ -88,7 +89,7 @@ class Quantizer:
                 self.planner.refuse_unmet(plan, ran.steps[-1])
         if not ran.steps:
             names = " and ".join(one.name for one, _ in self.passes if one.name not in self.planner.reserve)
-            raise PassError(f"the passes {names} have no node to convert", "; ".join(_reasons(plan)[:REASONS]))
+            raise PassError(f"the passes {names} have no node to convert", _reasons(plan) or NONE_LEFT)
         return ran
 
 
@@ -97,7 +98,9 @@ def _place(one: tuple[Pass, PassSpec]) -> int:
     return ORDER.index(one[0].name) if one[0].name in ORDER else -1
 
 
-def _reasons(plan: Plan) -> list[str]:
-    """Return why nodes stay float, those first that compute with integers already."""
+def _reasons(plan: Plan) -> str:
+    """Return why nodes stay float, those first that compute with integers already; nothing of those nobody asks of."""
     integer = [f"{entry.op} {entry.node} is quantized already" for entry in plan.nodes if entry.op in INTEGER]
-    return integer or [f"{entry.node}: {entry.reason}" for entry in plan.nodes]
+    untold = ("", UNASKED, KEPT_BY_PLAN)
+    told = integer or [f"{entry.node}: {entry.reason}" for entry in plan.nodes if entry.reason not in untold]
+    return "; ".join(told[:REASONS])
