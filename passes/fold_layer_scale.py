@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mlc.fusion import Match, Search, array_of, constant, is_constant, producer
+from mlc.formats import input_at, number
+from mlc.fusion import Match, Search, array_of, constant, is_constant, only_reader, producer
 from mlc.graph_pass import Exactness
 from passes._linear import MATRIX, Linear, linear_of
 from passes._shared import stored_twice
@@ -26,7 +27,8 @@ CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 class FoldLayerScale(Search):
     """``(x @ w + b) * s`` becomes ``x @ (w * s) + b * s``: one pass over the activations less.
 
-    With a bias or without, as a Gemm or as a MatMul; ``/ s`` is ``* (1 / s)``. Refuses unless w, b and s are constant
+    With a bias or without, as a Gemm or as a MatMul; ``/ s`` is ``* (1 / s)``; a Gemm's own ``alpha`` and ``beta`` are
+    folded too, which leaves one that other passes and kernels know. Refuses unless w, b and s are constant
     and not overridable, w is a matrix or a stack of them, s runs along its last axis (rank 1), without zeros where it
     divides, and b has rank 1 at most; where ``x @ w`` or ``x @ w + b`` is used elsewhere or is an output of the graph;
     where w has more than a megabyte and is read elsewhere, so that it would be stored twice; and where the scale
@@ -36,9 +38,11 @@ class FoldLayerScale(Search):
     name: ClassVar[str] = "fold-layer-scale"
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
     tolerance: ClassVar[float] = 1e-5
-    ends: ClassVar[frozenset[str]] = frozenset({"Div", "Mul"})
+    ends: ClassVar[frozenset[str]] = frozenset({"Div", "Gemm", "Mul"})
 
     def look(self, node: ir.Node) -> Match | None:
+        if node.op_type == "Gemm":
+            return self._own_factors(node)
         for scaled, scale in (node.inputs, node.inputs[::-1])[: 1 + (node.op_type == "Mul")]:
             layer = _layer(scaled) if _is_given(scale, 1) else None
             bound = {"layer": layer, "scale": scale, "divides": node.op_type == "Div", "wrong": ""}
@@ -48,6 +52,16 @@ class FoldLayerScale(Search):
             if wrong:
                 return Match([node], node.outputs, bound | {"wrong": wrong})
         return None
+
+    def _own_factors(self, node: ir.Node) -> Match | None:
+        """Return a Gemm with factors of its own that no scale behind it takes with it."""
+        layer, reader = linear_of(node.outputs[0]), only_reader(node.outputs[0])
+        own = number(node, "alpha", 1) != 1 or (input_at(node, 2) is not None and number(node, "beta", 1) != 1)
+        if layer is None or not own or not _is_given(layer.weight, 2):
+            return None
+        if reader is not None and reader.op_type in ("Div", "Mul") and self.look(reader) is not None:
+            return None
+        return Match([node], node.outputs, {"layer": layer, "scale": None, "divides": False, "wrong": ""})
 
     def check(self, layer, scale, divides, wrong) -> str | None:
         if wrong:
@@ -59,7 +73,7 @@ class FoldLayerScale(Search):
         columns = array_of(w).shape[0 if gemm and layer.transposes_weight else -1]
         reasons = (
             (array_of(w).ndim < MATRIX, "the weight is not a matrix"),
-            (array_of(scale).shape != (columns,), "the scale does not run along the last axis"),
+            (scale is not None and array_of(scale).shape != (columns,), "the scale does not run along the last axis"),
             (b is not None and not gemm and array_of(b).ndim > 1, "the bias does not run along the last axis"),
             (divides and not np.isfinite(_inverse(scale)).all(), TOO_SMALL),
         )
@@ -67,7 +81,7 @@ class FoldLayerScale(Search):
         return reason or (layer.reason_to_stay() if gemm else None) or stored_twice(w, len(w.uses()) - 1)
 
     def rewrite(self, op, layer, scale, divides, wrong):
-        factor = _inverse(scale) if divides else array_of(scale)
+        factor = 1.0 if scale is None else _inverse(scale) if divides else array_of(scale)
         if layer.nodes[0].op_type == "Gemm":
             return layer.written(op, layer.matrix() * factor, None if layer.bias is None else layer.offset() * factor)
         made = op.MatMul(layer.x, constant(op, array_of(layer.weight) * factor))

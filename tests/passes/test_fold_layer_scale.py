@@ -3,6 +3,7 @@
 import onnx_ir as ir
 import pytest
 
+from mlc.formats import number
 from mlc.rewriting.differences import same_graph
 from passes.fold_layer_scale import FoldLayerScale
 from tests.graphs import apply, graph, line, ops, random, same_numbers, text, torch_model
@@ -40,6 +41,38 @@ def test_numbers_whichever_way_the_operands_stand(body, rows, workspace):
     assert change.sites == ("y",)
     assert ops(after) == ["MatMul", "Add"]
     same_numbers(model, after, {"x": random(1, rows, 3)}, workspace, FoldLayerScale.tolerance)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Gemm<alpha = 0.5>(x, w, b)",
+        "y = Gemm<alpha = 0.5, beta = 0.0, transB = 1>(x, t, b)",
+        "y = Gemm<alpha = -2.0, beta = 3.0>(x, w, b)",
+        "d = Gemm<alpha = 2.0>(x, w) y = Tanh(d)",
+        "d = Gemm<beta = 2.0>(x, w, b) e = Exp(x) f = MatMul(e, w) y = Mul(d, f)",
+    ],
+)
+def test_the_factors_of_a_gemm_become_part_of_its_weights(body, workspace):
+    model = graph(f"{HEAD[:-1]}, float[2,3] t = {{1,-2,3,4,-5,6}}> {{ {body} }}")
+    after, change = apply(FoldLayerScale(), model)
+    (gemm,) = (node for node in after.graph if node.op_type == "Gemm")
+    assert change.sites == (gemm.outputs[0].name,)
+    assert (number(gemm, "alpha", 1), number(gemm, "beta", 1)) == (1, 1)
+    same_numbers(model, after, {"x": random(1, 7, 3)}, workspace, FoldLayerScale.tolerance)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Gemm(x, w, b)",
+        "y = Gemm<beta = 2.0>(x, w)",
+        "r = Relu(x) e = Gemm<alpha = 2.0, transB = 1>(x, r) f = MatMul(e, x) y = MatMul(f, w)",
+    ],
+)
+def test_a_gemm_without_factors_or_of_activations_is_no_site(body):
+    _, change = apply(FoldLayerScale(), graph(f"{HEAD} {{ {body} }}"))
+    assert (change.sites, change.refused) == ((), ())
 
 
 @pytest.mark.parametrize("rows", [1, 7])
