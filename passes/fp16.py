@@ -13,6 +13,7 @@ from mlc.types import FLOAT, NodePlan, Plan
 from passes._half import FLOAT16, store_weights
 from passes._half_choice import FORBIDDEN, UNSEEN_RANGE, Choice, Ranges, Rules, choices, ranged, settle
 from passes._half_constants import CLAMPED, MASKING, is_attention_mask
+from passes._half_moved import ENDS_PROCESS, ends_process
 from passes._half_write import Writer
 from passes._stored import permitted
 
@@ -35,7 +36,8 @@ class Fp16(Pass):
     gives exceeds ``share`` of 65,504, where it leaves little of the difference of large values, or makes these or large
     scores of a softmax, where a weight overflows or a tenth of it falls below the smallest normal number, where a
     number that float16 has no bits for keeps a divisor from 0, where its operator takes float32 alone, where all that
-    it reads was made of whole numbers such as positions, and where it stands between nodes that stay float32.
+    it reads was made of whole numbers such as positions, and where it stands between nodes that stay float32. So does,
+    for a CPU, a Transpose that onnxruntime would join with a product and end the process.
     In branches that no sample takes all stays float32. Inside loops no ranges are collected: there the constants
     decide, and what goes from one iteration to the next stays float32. Sums, normalizations, softmax, exponentials and
     powers stay float32 unless ``sensitive`` is half; quantizers, coordinates and what draws numbers always do.
@@ -111,6 +113,8 @@ class Fp16(Pass):
         for choice in found:
             if choice.half and not allow(choice.site):
                 choice.reason = FORBIDDEN
+            elif choice.half and ctx.capabilities.cpu and ends_process(choice.node):
+                choice.reason = ENDS_PROCESS
         settle(found)
         return found
 

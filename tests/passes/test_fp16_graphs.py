@@ -1,10 +1,15 @@
 """Fp16 where the graph decides: branches, loops, shared and overridable weights, unnamed nodes, outputs."""
 
+import subprocess
+import sys
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from mlc.types import Capabilities
 from passes._half_choice import FAR_APART, MAKES_WHOLE
+from passes._half_moved import ENDS_PROCESS
 from passes._masked import UNSEEN
 from passes.fp16 import Fp16
 from tests.graphs import graph, random
@@ -48,6 +53,35 @@ def test_branches_read_values_and_weights_from_outside(taken, workspace):
     for rows in (1, 4):
         feeds = {"x": random(rows, rows, 3), "c": np.array(taken)}
         assert ratios(before, after, feeds, workspace)["y"] > 50
+
+
+LOADED = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.argv[1])"
+
+
+@pytest.mark.parametrize("perm", ["1,0,2", "1,2,0", "0,2,1", "1,2,0,3", "1,2,3,0", "0,2,1,3"])
+def test_a_transposition_with_which_the_runtime_would_not_survive_stays_float32(perm, tmp_path):
+    axes = [int(axis) for axis in perm.split(",")]
+    shape = [2, 3, 4, 5][: len(axes)]
+    given = [shape[axis] for axis in axes]
+    before = holding(
+        f"""g (float{shape} x) => (float{[*given[:-1], 7]} y) {{
+            e = Neg(x) t = Transpose<perm = [{perm}]>(e) y = MatMul(t, w) }}""",
+        w=random(1, given[-1], 7),
+    )
+    after, change = halved(before, {"x": random(0, *shape)})
+    assert reasons(change).get("t") == (ENDS_PROCESS if perm[0] != "0" else None)
+    assert "y" in change.sites
+    ir.save(after, tmp_path / "model.onnx")
+    assert subprocess.run([sys.executable, "-c", LOADED, tmp_path / "model.onnx"], check=False).returncode == 0
+
+
+def test_elsewhere_such_a_transposition_is_float16():
+    before = holding(
+        "g (float[2,3,4] x) => (float[3,2,7] y) { t = Transpose<perm = [1,0,2]>(x) y = MatMul(t, w) }",
+        w=random(1, 4, 7),
+    )
+    _, change = halved(before, {"x": random(0, 2, 3, 4)}, capabilities=Capabilities("a GPU", cpu=False))
+    assert change.sites == ("t", "y")
 
 
 def test_what_a_branch_gives_is_held_to_the_range_of_its_node():
