@@ -26,7 +26,7 @@ OF_ANGLES = REARRANGING | {"Div", "Expand", "Mul"}
 """What cosines and sines go through on their way to a product."""
 
 
-def near_miss(node: ir.Node) -> str:
+def near_rotary(node: ir.Node) -> str:
     """Return why what ends at a node is no RotaryEmbedding, or nothing where it is not like a rotation at all."""
     if node.op_type == "Concat":
         return _joined(node)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mlc.fusion import Match, Search, only_reader
+from mlc.fusion import Match, Search, near_miss, only_reader
 from mlc.graph_pass import Exactness
 from passes._batch_norm import reason_to_stay, scale_and_shift
 from passes._convolution import Convolution, convolution_of
@@ -40,14 +40,13 @@ class FoldBatchNorm(Search):
         if layer is not None:
             return Match([*layer.nodes, node], node.outputs[:1], {"layer": layer, "normalization": node})
         reader = only_reader(node.outputs[0])
-        if node.inputs[0] is None or node.inputs[0].producer() is None or (reader and reader.op_type == "Conv"):
+        before = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if before is None or (reader and reader.op_type == "Conv"):
             return None  # into a convolution behind it fold-pre-norm folds it, or says why not
-        return Match([node], node.outputs, {"layer": None, "normalization": node})
+        came = f"what it normalizes comes from {before.op_type}, and not from a convolution or a linear layer"
+        return near_miss(node, came)
 
     def check(self, layer, normalization) -> str | None:
-        if layer is None:
-            before = normalization.inputs[0].producer().op_type
-            return f"what it normalizes comes from {before}, and not from a convolution or a linear layer"
         reason = layer.reason_to_stay()
         if reason is None and isinstance(layer, Linear):
             reason = _reason_of_axes(normalization.inputs[0])

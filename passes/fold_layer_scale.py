@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mlc.formats import input_at, number
-from mlc.fusion import Match, Search, array_of, constant, is_constant, only_reader, producer
+from mlc.fusion import Match, Search, array_of, constant, is_constant, near_miss, only_reader, producer
 from mlc.graph_pass import Exactness
 from passes._linear import MATRIX, Linear, linear_of
 from passes._shared import stored_twice
@@ -45,12 +45,12 @@ class FoldLayerScale(Search):
             return self._own_factors(node)
         for scaled, scale in (node.inputs, node.inputs[::-1])[: 1 + (node.op_type == "Mul")]:
             layer = _layer(scaled) if _is_given(scale, 1) else None
-            bound = {"layer": layer, "scale": scale, "divides": node.op_type == "Div", "wrong": ""}
             if layer is not None and _is_given(layer.weight, 2) and not _is_in_an_activation(scaled, scale):
+                bound = {"layer": layer, "scale": scale, "divides": node.op_type == "Div"}
                 return Match([*layer.nodes, node], node.outputs, bound)
-            wrong = _elsewhere(scaled, scale)
-            if wrong:
-                return Match([node], node.outputs, bound | {"wrong": wrong})
+            found = near_miss(node, _elsewhere(scaled, scale))
+            if found is not None:
+                return found
         return None
 
     def _own_factors(self, node: ir.Node) -> Match | None:
@@ -61,11 +61,9 @@ class FoldLayerScale(Search):
             return None
         if reader is not None and reader.op_type in ("Div", "Mul") and self.look(reader) is not None:
             return None
-        return Match([node], node.outputs, {"layer": layer, "scale": None, "divides": False, "wrong": ""})
+        return Match([node], node.outputs, {"layer": layer, "scale": None, "divides": False})
 
-    def check(self, layer, scale, divides, wrong) -> str | None:
-        if wrong:
-            return str(wrong)
+    def check(self, layer, scale, divides) -> str | None:
         w, b, gemm = layer.weight, layer.bias, layer.nodes[0].op_type == "Gemm"
         for role, value in (("weight", w), ("bias", b), ("scale", scale)):
             if value is not None and not is_constant(value):
@@ -80,7 +78,7 @@ class FoldLayerScale(Search):
         reason = next((reason for holds, reason in reasons if holds), None)
         return reason or (layer.reason_to_stay() if gemm else None) or stored_twice(w, len(w.uses()) - 1)
 
-    def rewrite(self, op, layer, scale, divides, wrong):
+    def rewrite(self, op, layer, scale, divides):
         factor = 1.0 if scale is None else _inverse(scale) if divides else array_of(scale)
         if layer.nodes[0].op_type == "Gemm":
             return layer.written(op, layer.matrix() * factor, None if layer.bias is None else layer.offset() * factor)

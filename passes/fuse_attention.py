@@ -13,6 +13,7 @@ from mlc.fusion import (
     dims_of,
     is_constant,
     may_be_none,
+    near_miss,
     producer,
     product_of,
     scalar_of,
@@ -56,20 +57,18 @@ class FuseAttention(Search):
         weights = _weights(node.inputs[0])
         scored = _masked(weights[0].inputs[0]) if weights is not None else None
         if weights is None or scored is None or node.inputs[1] is None:
-            wrong = _near_miss(node, is_softmax=weights is not None)
-            bound = {"attention": None, "tail": None, "mask": None, "softmax": None, "wrong": wrong}
-            return Match([node], node.outputs, bound) if wrong else None
+            return near_miss(node, _reason(node, is_softmax=weights is not None))
         softmax, after = weights
         zeros = _zeros_behind(node.outputs[0], scored.mask)
         mask, output, last = zeros or (scored.mask, node.outputs[0], node)
         attention = Attention(scored.q, scored.k, heads_of(node.inputs[1]), None, {"scale": scored.scale})
         kept = [] if mask is None else [mask.value]
         nodes = dict.fromkeys([*scored.nodes, *after, node, last])
-        return match_of(attention, nodes, output, kept=kept, bound={"mask": mask, "softmax": softmax, "wrong": ""})
+        return match_of(attention, nodes, output, kept=kept, bound={"mask": mask, "softmax": softmax})
 
-    def check(self, attention, tail, mask, softmax, wrong) -> str | None:
-        if wrong or softmax is None:
-            return wrong or None
+    def check(self, attention, tail, mask, softmax) -> str | None:
+        if softmax is None:
+            return None
         axis = softmax.attributes.get("axis")
         if axis is not None and axis.as_int() not in (-1, AXES - 1):
             return "the softmax is not over the last axis"
@@ -79,7 +78,7 @@ class FuseAttention(Search):
             return "the scale is not positive"
         return _misfit(attention) or (mask.misfit(_scores(attention)) if mask is not None else None)
 
-    def rewrite(self, op, attention, tail, mask, softmax, wrong):
+    def rewrite(self, op, attention, tail, mask, softmax):
         if mask is None:
             return attention.write(op, attention.mask, tail)
         scores = _scores(attention)
@@ -103,11 +102,11 @@ def _with_three_axes(node: ir.Node) -> Match | None:
     attention = attention_of(node)
     if attention is None:
         return None
-    found = match_of(attention, [node], node.outputs[0], bound={"mask": None, "softmax": None, "wrong": ""})
+    found = match_of(attention, [node], node.outputs[0], bound={"mask": None, "softmax": None})
     return None if found.bindings["tail"] is None else found
 
 
-def _near_miss(node: ir.Node, *, is_softmax: bool) -> str:
+def _reason(node: ir.Node, *, is_softmax: bool) -> str:
     """Return why a product is no attention, or nothing where nobody would take it for one.
 
     ``is_softmax`` is whether a Softmax is its left operand.

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mlc.fusion import Match, Product, Search, producer, product_of, scalar_of
+from mlc.fusion import Match, Product, Search, near_miss, producer, product_of, scalar_of
 from mlc.graph_pass import Exactness
 
 if TYPE_CHECKING:
@@ -36,19 +36,14 @@ class FuseGelu(Search):
     ends: ClassVar[frozenset[str]] = frozenset({"Add", "Div", "Mul"})
 
     def look(self, node: ir.Node) -> Match | None:
-        found = _spelled(node)
-        other = _other_form(node) if found is None else ""
-        bound = {"x": None, "kind": "", "wrong": False, "other": other}
-        return Match([node], node.outputs[:1], bound) if other else found
+        return _spelled(node) or near_miss(node, _other_form(node))
 
-    def check(self, x, kind, wrong, other) -> str | None:
-        if other:
-            return str(other)
+    def check(self, x, kind, wrong) -> str | None:
         if wrong:
             return f"a constant is not that of {'the error function' if kind == 'Erf' else 'the form with tanh'}"
         return None if x.shape is not None and len(x.shape) else "the rank of the input is not known"
 
-    def rewrite(self, op, x, kind, wrong, other):
+    def rewrite(self, op, x, kind, wrong):
         return op.Gelu(x, approximate="none" if kind == "Erf" else "tanh")
 
 
@@ -69,7 +64,7 @@ def _spelled(node: ir.Node) -> Match | None:
             if wrong and _goes_on(node.outputs[0]):
                 return None
             inside = [*nodes, function, *summing, *whole.nodes]
-            bound = {"x": x, "kind": function.op_type, "wrong": wrong, "other": ""}
+            bound = {"x": x, "kind": function.op_type, "wrong": wrong}
             return Match(inside, node.outputs[:1], bound)
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from mlc.fusion import Match, Search, Size, array_of, dims_of, is_constant, is_standard, producer, sizes_of
+from mlc.fusion import Match, Search, Size, array_of, dims_of, is_constant, is_standard, near_miss, producer, sizes_of
 from mlc.graph_pass import Exactness
 from passes._attention import AXES, attention_of, heads_of, match_of
 from passes._spelled_attention import SPELLED, spelled_attention
@@ -42,27 +42,19 @@ class FuseGroupedQuery(Search):
     def look(self, node: ir.Node) -> Match | None:
         if node.op_type == "MatMul":
             repeats = _repeated(node.inputs[1]) is not None or _otherwise(node.inputs[1])
-            return _refused(node, SPELLED) if repeats and spelled_attention(node) is not None else None
+            return near_miss(node, SPELLED if repeats and spelled_attention(node) is not None else "")
         attention = attention_of(node)
         k, v = (_repeated(value) for value in node.inputs[1:3])
         if attention is None or (k is None and v is None):
-            wrong = next(filter(None, map(_otherwise, node.inputs[1:3])), "")
-            return _refused(node, wrong) if wrong else None
+            return near_miss(node, next(filter(None, map(_otherwise, node.inputs[1:3])), ""))
         if k is None or v is None or k.wrong or v.wrong or k.times != v.times:
             wrong = next((each.wrong for each in (k, v) if each is not None and each.wrong), "")
-            return _refused(node, wrong or "keys and values are not repeated alike")
+            return near_miss(node, wrong or "keys and values are not repeated alike")
         fewer = replace(attention, k=heads_of(k.value), v=heads_of(v.value))
-        return match_of(fewer, [node], node.outputs[0], bound={"wrong": ""})
+        return match_of(fewer, [node], node.outputs[0], bound={})
 
-    def check(self, attention, tail, wrong) -> str | None:
-        return wrong or None
-
-    def rewrite(self, op, attention, tail, wrong):
+    def rewrite(self, op, attention, tail):
         return attention.write(op, attention.mask, tail)
-
-
-def _refused(node: ir.Node, wrong: str) -> Match:
-    return Match([node], node.outputs[:1], {"attention": None, "tail": None, "wrong": wrong})
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from mlc.fusion import Match, Search, producer
+from mlc.fusion import Match, Search, near_miss, producer
 from mlc.graph_pass import Exactness
 from passes._near_norms import CAST, near_layer_norm
 from passes._norms import OUTSIDE, Root, fits_last, over_last, root_of
@@ -37,15 +37,11 @@ class FuseLayerNorm(Search):
                 found = _normalized(difference, root_of(root))
                 if found is not None:
                     x, root_found, last, inside = found
-                    bound = {"x": x, "weight": weight, "bias": bias, "root": root_found, "last": last, "wrong": ""}
+                    bound = {"x": x, "weight": weight, "bias": bias, "root": root_found, "last": last}
                     return Match([*inside, *nodes, node], node.outputs[:1], bound)
-        wrong = _near_miss(node)
-        bound = dict.fromkeys(("x", "weight", "bias", "root", "last")) | {"wrong": wrong}
-        return Match([node], node.outputs[:1], bound) if wrong else None
+        return near_miss(node, _reason(node))
 
-    def check(self, x, weight, bias, root, last, wrong) -> str | None:
-        if wrong:
-            return str(wrong)
+    def check(self, x, weight, bias, root, last) -> str | None:
         if root.outside:
             return OUTSIDE
         if not last:
@@ -55,11 +51,11 @@ class FuseLayerNorm(Search):
                 return f"the {role} does not have one element for each of the last axis"
         return None
 
-    def rewrite(self, op, x, weight, bias, root, last, wrong):
+    def rewrite(self, op, x, weight, bias, root, last):
         return op.LayerNormalization(x, weight, bias, axis=-1, epsilon=root.epsilon, stash_type=1)
 
 
-def _near_miss(node: ir.Node) -> str:
+def _reason(node: ir.Node) -> str:
     """Return why what ends at a node is no layer normalization, or nothing where it is not like one."""
     last = node.outputs[0]
     readers = {use.node.op_type for use in last.uses()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from mlc.formats import number
-from mlc.fusion import Match, Search, dims_of
+from mlc.fusion import Match, Search, dims_of, near_miss
 from mlc.graph_pass import Change, Context, Exactness, Refusal
 from passes._kernels import DOMAIN, not_float32
 from passes._spelled_attention import SPELLED, spelled_attention
@@ -60,15 +60,13 @@ class FuseLongAttention(Search):
             lengths = dims_of(spelled.product.outputs[0]) if spelled is not None else None
             if lengths is None or not all(isinstance(size, int) and size >= LONG for size in lengths[-2:]):
                 return None
-            return Match([node], node.outputs, {"q": None, "k": None, "v": None, "node": node})
+            return near_miss(node, SPELLED)
         q, k, v = node.inputs[:3]
         if not (_is_long(q) and _is_long(k)):
             return None
         return Match([node], node.outputs[:1], {"q": q, "k": k, "v": v, "node": node})
 
     def check(self, q, k, v, node) -> str | None:
-        if node.op_type == "MatMul":
-            return SPELLED
         widths = {(dims_of(value) or [value.name])[-1] for value in (q, k, v)}
         causal = number(node, "is_causal", 0) or number(node, "softcap", 0.0)
         heads = [number(node, name, 0) for name in ("q_num_heads", "kv_num_heads")]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mlc.fusion import Match, Search, is_constant, producer, product_of, scalar_of
+from mlc.fusion import Match, Search, is_constant, near_miss, producer, product_of, scalar_of
 from mlc.graph_pass import Exactness
 from passes._kernels import DOMAIN, not_float32
 
@@ -39,19 +39,17 @@ class FuseQuickGelu(Search):
                 continue
             inner = product_of(sigmoid.inputs[0])
             if inner.factors == [x]:
-                bound = {"x": x, "alpha": inner.scale, "wrong": ""}
-                return Match([*inner.nodes, sigmoid, node], node.outputs[:1], bound)
-        wrong = _near_miss(node)
-        return Match([node], node.outputs, {"x": None, "alpha": 1.0, "wrong": wrong}) if wrong else None
+                return Match([*inner.nodes, sigmoid, node], node.outputs[:1], {"x": x, "alpha": inner.scale})
+        return near_miss(node, _reason(node))
 
-    def check(self, x, alpha, wrong) -> str | None:
-        return str(wrong) if wrong else not_float32(x)
+    def check(self, x, alpha) -> str | None:
+        return not_float32(x)
 
-    def rewrite(self, op, x, alpha, wrong):
+    def rewrite(self, op, x, alpha):
         return op.QuickGelu(x, alpha=alpha, _domain=DOMAIN)
 
 
-def _near_miss(node: ir.Node) -> str:
+def _reason(node: ir.Node) -> str:
     """Return why a product or quotient is no QuickGelu, or nothing where it is not like one."""
     if node.op_type == "Div":
         total = producer(node.inputs[1], "Add")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mlc.fusion import Match, Search, producer, product_of
+from mlc.fusion import Match, Search, near_miss, producer, product_of
 from mlc.graph_pass import Exactness
 from passes._near_norms import NO_WEIGHT, is_centred, near_rms_norm
 from passes._norms import NOT_LAST, OUTSIDE, Root, fits_last, root_of
@@ -38,16 +38,12 @@ class FuseRmsNorm(Search):
                 continue
             x, root, inside, others = found
             nodes = [*root.nodes, *inside, *whole.nodes]
-            bound = {"x": x, "root": root, "others": others, "scale": whole.scale, "wrong": ""}
+            bound = {"x": x, "root": root, "others": others, "scale": whole.scale}
             match = Match(nodes, node.outputs[:1], bound)
             return None if is_centred(x) and self.check(**bound) else match
-        wrong = near_rms_norm(node)
-        bound = {"x": None, "root": None, "others": [], "scale": 1.0, "wrong": wrong}
-        return Match([node], node.outputs[:1], bound) if wrong else None
+        return near_miss(node, near_rms_norm(node))
 
-    def check(self, x, root, others, scale, wrong) -> str | None:
-        if wrong:
-            return str(wrong)
+    def check(self, x, root, others, scale) -> str | None:
         if root.outside:
             return OUTSIDE
         if not root.last:
@@ -56,7 +52,7 @@ class FuseRmsNorm(Search):
             return NO_WEIGHT
         return None if fits_last(others[0], x) else "the weight does not have one element for each of the last axis"
 
-    def rewrite(self, op, x, root, others, scale, wrong):
+    def rewrite(self, op, x, root, others, scale):
         return op.RMSNormalization(x, others[0], axis=-1, epsilon=root.epsilon, stash_type=1)
 
 

@@ -17,13 +17,14 @@ from mlc.fusion import (
     dims_of,
     is_constant,
     is_standard,
+    near_miss,
     producer,
     scalar_of,
     sizes_of,
 )
 from mlc.graph_pass import Exactness
 from passes._attention import AXES, BY_HEAD, size_of, transposed, with_own_sources
-from passes._near_rotary import NO_HALVES, near_miss
+from passes._near_rotary import NO_HALVES, near_rotary
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -56,13 +57,9 @@ class FuseRotaryEmbedding(Search):
 
     def look(self, node: ir.Node) -> Match | None:
         found = _spelled(node) if node.op_type == "Add" else None
-        wrong = near_miss(node) if found is None else ""
-        bound = dict.fromkeys(("x", "cos", "sin", "halves")) | {"wrong": wrong}
-        return Match([node], node.outputs, bound) if wrong else found
+        return found or near_miss(node, near_rotary(node))
 
-    def check(self, x, cos, sin, halves, wrong) -> str | None:
-        if wrong:
-            return str(wrong)
+    def check(self, x, cos, sin, halves) -> str | None:
         dims = dims_of(x)
         if dims is None or len(dims) != AXES or not isinstance(dims[-1], int) or dims[-1] % 2:
             return "what is rotated does not have four axes, the last of an even size"
@@ -73,7 +70,7 @@ class FuseRotaryEmbedding(Search):
         reasons = (_misfit(role, value, dims) for role, value in (("cosine", cos), ("sine", sin)))
         return next(filter(None, reasons), None)
 
-    def rewrite(self, op, x, cos, sin, halves, wrong):
+    def rewrite(self, op, x, cos, sin, halves):
         dims = dims_of(x) or []
         first, width, last = (constant(op, np.array([place], np.int64)) for place in (0, int(dims[-1]) // 2, -1))
         caches = [op.Slice(_without_heads(op, value), first, width, last) for value in (cos, sin)]
@@ -93,7 +90,7 @@ def _spelled(node: ir.Node) -> Match | None:
             found = _rotated(rotated)
             for x, cos in _ways(straight):
                 if found is not None and straight is not None and crossed is not None and x is found[0]:
-                    bound = {"x": x, "cos": cos, "sin": sin, "halves": found[1], "wrong": ""}
+                    bound = {"x": x, "cos": cos, "sin": sin, "halves": found[1]}
                     kept = [x, *(_source(each) or each for each in (cos, sin) if each is not None)]
                     nodes = with_own_sources([*found[2], straight, crossed, node], kept)
                     return Match(nodes, node.outputs, bound)

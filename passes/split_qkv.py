@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from mlc.formats import number
-from mlc.fusion import Match, Search, array_of, constant, dims_of, is_constant, is_standard, producer
+from mlc.fusion import Match, Search, array_of, constant, dims_of, is_constant, is_standard, near_miss, producer
 from mlc.graph_pass import Exactness
 from passes._linear import Linear, linear_of
 
@@ -61,17 +61,14 @@ class SplitQkv(Search):
         if not parts or len(parts) + (wrong == TOGETHER) < 2:
             return None
         if wrong:
-            unbound = dict.fromkeys(("x", "linear", "packed", "order", "parts"))
-            return Match(parts[0].nodes[-1:], [parts[0].value], {**unbound, "wrong": wrong})
+            return near_miss(parts[0].nodes[-1], wrong)
         nodes = dict.fromkeys(node for part in parts for node in part.nodes)
         linear = _projection(reshape)
         bound = {"x": reshape.inputs[0], "linear": linear, "packed": node.inputs[0], "order": order, "parts": parts}
         before = () if linear is None else linear.nodes
-        return Match([*before, reshape, node, *nodes], [part.value for part in parts], {**bound, "wrong": ""})
+        return Match([*before, reshape, node, *nodes], [part.value for part in parts], bound)
 
-    def check(self, x, linear, packed, order, parts, wrong) -> str | None:
-        if wrong:
-            return str(wrong)
+    def check(self, x, linear, packed, order, parts) -> str | None:
         before, after, sizes = dims_of(x), dims_of(packed), _sizes(packed)
         if before is None or len(before) != PACKED_AXES - 2:
             return "what is packed is not [batch, length, features]"
@@ -81,7 +78,7 @@ class SplitQkv(Search):
             return "batch and length are not known to stay"
         return None if {part.index for part in parts} == set(range(sizes[0])) else "not every part is read"
 
-    def rewrite(self, op, x, linear, packed, order, parts, wrong):
+    def rewrite(self, op, x, linear, packed, order, parts):
         count, heads, size = _sizes(packed)
         if linear is None:
             split = op.Split(x, constant(op, np.full(count, heads * size, np.int64)), axis=-1, _outputs=count)

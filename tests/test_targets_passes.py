@@ -254,8 +254,8 @@ def test_what_follows_them_is_judged_on_the_target_too(webgpu, opened, workspace
 class WrongQuickGelu(FuseQuickGelu):
     """``x * sigmoid(alpha * x)`` becomes another QuickGelu."""
 
-    def rewrite(self, op, x, alpha, wrong):
-        return super().rewrite(op, x, alpha + 0.01, wrong)
+    def rewrite(self, op, x, alpha):
+        return super().rewrite(op, x, alpha + 0.01)
 
 
 def test_a_wrong_one_is_left_out(webgpu, opened, workspace):

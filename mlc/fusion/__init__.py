@@ -1,6 +1,6 @@
 """The bases of fusions: what a match is replaced with, and the reasons why it is not."""
 
-from mlc.fusion.base import Match, Names, constant
+from mlc.fusion.base import Match, Names, constant, near_miss
 from mlc.fusion.evaluate import evaluate
 from mlc.fusion.functions import written_out
 from mlc.fusion.graph import (
@@ -48,6 +48,7 @@ __all__ = [
     "is_constant",
     "is_standard",
     "may_be_none",
+    "near_miss",
     "note_constants",
     "only_reader",
     "opset_of",

@@ -119,11 +119,20 @@ class _Run:
 
 @dataclass(frozen=True)
 class Match:
-    """Nodes that belong together, the values to be replaced, of which the first is the site, and others by name."""
+    """Nodes that belong together, the values to be replaced, of which the first is the site, and others by name.
+
+    ``reason`` is why it has to stay as it is, where that is known before ``check`` is asked.
+    """
 
     nodes: Sequence[ir.Node]
     outputs: Sequence[ir.Value]
-    bindings: Mapping[str, Any]
+    bindings: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+def near_miss(node: ir.Node, reason: str) -> Match | None:
+    """Return what ends at a node as refused for a reason, without bindings, or None where there is no reason."""
+    return Match([node], node.outputs, reason=reason) if reason else None
 
 
 Finder: TypeAlias = Callable[[ir.Graph, ir.Node], Iterable[Match]]
@@ -169,7 +178,7 @@ class Replacing(Pass):
             return False
         for match in find(graph, node):
             site = f"{prefix}{match.outputs[0].name}"
-            reason = _spread(graph, match) or self.check(**match.bindings)
+            reason = _spread(graph, match) or match.reason or self.check(**match.bindings)
             if reason:
                 run.refused.setdefault(site, reason)
             elif run.may(site):
