@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mlc.fusion import Fusion, array_of, is_constant, is_standard, producer
+from mlc.fusion import Match, Search, array_of, is_constant, is_standard, producer
 from mlc.graph_pass import Exactness
+from passes._guards import guard_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -26,10 +27,11 @@ OF_SIZES = COPIES | SCALING | {"Cast", "Gather", "Pow", "Reciprocal", "Sqrt"}
 
 
 @dataclass(frozen=True)
-class DropSoftmaxGuard(Fusion):
+class DropSoftmaxGuard(Search):
     """``Where(IsNaN(s), 0, s)`` with ``s = Softmax(z)`` becomes ``s``: of finite scores it never is NaN.
 
-    torch exports the guard with every mask. Refuses unless z is a product of matrices, scaled or not, to which nothing
+    torch exports the guard with every mask; ``where(~isnan(s), s, 0)``, ``s == s`` for that and ``nan_to_num(s)`` are
+    the same. Refuses unless z is a product of matrices, scaled or not, to which nothing
     is added, or a mask whose elements are all finite, such as the lowest float: a row that is wholly -inf is NaN, and
     the guard makes it 0. The same bits for finite scores; in 16 bits the lowest float would be -inf, so that a graph
     loses its guard only as long as it stays in 32.
@@ -39,19 +41,23 @@ class DropSoftmaxGuard(Fusion):
     exactness: ClassVar[Exactness] = Exactness.EXACT
     min_opset: ClassVar[int] = 13
 
-    def pattern(self, op, z, zero):
-        soft = op.Softmax(z, _outputs=["soft"])
-        return op.Where(op.IsNaN(soft), zero, soft)
+    ends: ClassVar[frozenset[str]] = frozenset({"Where"})
 
-    def check(self, z, zero, soft) -> str | None:
-        if not (is_constant(zero) and not array_of(zero).any() and array_of(zero).shape in ((), (1,))):
+    def look(self, node: ir.Node) -> Match | None:
+        guard = guard_of(node.outputs[0])
+        if guard is None or any(guard_of(use.node.outputs[0]) is not None for use in node.outputs[0].uses()):
+            return None  # the last of several Where has all of them
+        return Match(guard.nodes, node.outputs, {"z": guard.softmax.inputs[0], "guard": guard})
+
+    def check(self, z, guard) -> str | None:
+        if not guard.gives_zero:
             return "what stands for NaN is not one 0"
         if z.dtype is None or z.dtype.name != "FLOAT":
             return "the scores are not float32"
         return None if _never_masked_out(z) else "a row of the mask may be wholly -inf"
 
-    def rewrite(self, op, z, zero, soft):
-        axis = soft.producer().attributes.get("axis")
+    def rewrite(self, op, z, guard):
+        axis = guard.softmax.attributes.get("axis")
         return op.Softmax(z, axis=-1 if axis is None else axis.as_int())
 
 

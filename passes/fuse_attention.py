@@ -21,6 +21,7 @@ from mlc.fusion import (
 )
 from mlc.graph_pass import Exactness
 from passes._attention import AXES, Attention, Heads, attention_of, heads_of, match_of, only_use, transposed
+from passes._guards import guard_of
 from passes._masks import Mask, with_zeros
 from passes._spelled_attention import NO_PRODUCT, spelled_attention
 
@@ -119,14 +120,10 @@ def _reason(node: ir.Node, *, is_softmax: bool) -> str:
 
 def _weights(value: ir.Value | None) -> tuple[ir.Node, list[ir.Node]] | None:
     """Return the Softmax that makes weights, and its nodes with the guard that makes NaN 0."""
-    softmax, guard = producer(value, "Softmax"), producer(value, "Where")
+    softmax, guard = producer(value, "Softmax"), guard_of(value)
     if softmax is not None:
         return softmax, [softmax]
-    nan = producer(guard.inputs[0], "IsNaN") if guard is not None else None
-    if guard is None or nan is None or scalar_of(guard.inputs[1]) != 0.0 or nan.inputs[0] is not guard.inputs[2]:
-        return None
-    softmax = producer(nan.inputs[0], "Softmax")
-    return None if softmax is None else (softmax, [softmax, nan, guard])
+    return (guard.softmax, guard.nodes) if guard is not None and guard.gives_zero else None
 
 
 def _zeros_behind(output: ir.Value, mask: Mask | None) -> tuple[Mask, ir.Value, ir.Node] | None:

@@ -41,6 +41,50 @@ def test_the_same_bits_for_rows_that_are_wholly_masked_too(scores, rows, workspa
     same_numbers(before, after, feeds, workspace)
 
 
+FORMS = {
+    "not isnan": "n = IsNaN(s) g = Not(n) y = Where(g, s, zero)",
+    "equal to itself": "n = Equal(s, s) y = Where(n, s, zero)",
+    "not equal to itself": "e = Equal(s, s) n = Not(e) y = Where(n, zero, s)",
+    "zeros_like": "n = IsNaN(s) h = Shape(s) o = Expand(zero, h) y = Where(n, o, s)",
+    "isfinite": "i = IsInf(s) f = Not(i) n = IsNaN(s) g = Not(n) a = And(f, g) y = Where(a, s, zero)",
+    "nan or infinite": "i = IsInf(s) n = IsNaN(s) a = Or(i, n) y = Where(a, zero, s)",
+    "nan_to_num": """n = IsNaN(s) o = Where(n, zero, s) b = Less(o, zero) i = IsInf(o) a = And(b, i)
+        v = Where(a, low, o) g = Greater(s, zero) j = IsInf(s) d = And(g, j) y = Where(d, half, v)""",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_guard_that_is_written_in_another_way(form, workspace):
+    before = graph(f"{HEAD} {LOWEST} {{ {MASKED} s = Softmax<axis=-1>(z) {FORMS[form]} }}")
+    after, change = apply(DropSoftmaxGuard(), before)
+    assert (change.sites, change.refused) == (("y",), ())
+    assert ops(after)[-1] == "Softmax"
+    feeds = {"q": random(1, 2, 3, 4), "k": random(2, 2, 4, 3), "m": np.arange(6).reshape(2, 1, 3) % 4 > 1}
+    same_numbers(before, after, feeds, workspace)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_guard_of_rows_that_may_be_masked_is_refused_whichever_way_it_is_written(form):
+    scores = "p = MatMul(q, k) t = Cast<to=1>(m) l = Log(t) z = Add(p, l)"
+    _, change = apply(DropSoftmaxGuard(), graph(f"{HEAD} {LOWEST} {{ {scores} s = Softmax(z) {FORMS[form]} }}"))
+    assert [(refusal.site, refusal.reason) for refusal in change.refused] == [("y", MAY_BE_MASKED)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "o = Softmax(q) t = MatMul(o, k) n = IsNaN(t) y = Where(n, zero, s)",
+        "t = Softmax<axis=-2>(z) n = IsNaN(t) y = Where(n, zero, s)",
+        "n = Less(s, half) y = Where(n, zero, s)",
+        "n = IsNaN(s) g = Greater(s, half) a = Or(n, g) y = Where(a, zero, s)",
+        "i = IsInf(s) y = Where(i, zero, s)",
+    ],
+)
+def test_a_choice_by_anything_else_is_no_guard(other):
+    _, change = apply(DropSoftmaxGuard(), graph(f"{HEAD} {LOWEST} {{ {MASKED} s = Softmax(z) {other} }}"))
+    assert change == type(change)((), ())
+
+
 @pytest.mark.parametrize(
     ("numbers", "scores", "reason"),
     [

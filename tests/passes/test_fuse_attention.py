@@ -50,6 +50,7 @@ MASKED = {
     "made of a condition": ("bool[batch,1,len,keys] m", f"f = Where(m, zero, low) {MASK.replace('m)', 'f)')}"),
 }
 GUARD = "e = Softmax<axis = -1>(z) n = IsNaN(e) w = Where(n, zero, e)"
+OTHER_GUARD = "e = Softmax<axis = -1>(z) n = IsNaN(e) kept = Not(n) w = Where(kept, e, zero)"
 
 
 def model(scores, mask="", weights=WEIGHTS, join=JOIN, head=None):
@@ -140,9 +141,10 @@ def test_numbers_however_it_is_masked(form, sizes, workspace):
 
 @pytest.mark.parametrize("sizes", [(2, 1, 3), (3, 5, 4)])
 @pytest.mark.parametrize("scores", [f"{FILLED}(m, low, d)", f"f = Where(m, low, zero) {MASK.replace('m)', 'f)')}"])
-def test_rows_that_are_wholly_masked_are_0_behind_a_guard(scores, sizes, workspace):
+@pytest.mark.parametrize("guard", [GUARD, OTHER_GUARD])
+def test_rows_that_are_wholly_masked_are_0_behind_a_guard(guard, scores, sizes, workspace):
     mask = "bool[batch,1,len,keys] m"
-    before = infinite(model(scores, mask, GUARD))
+    before = infinite(model(scores, mask, guard))
     after, _ = fused(before, "y")
     fed = feeds(sizes, mask)
     assert not answers(before, fed, workspace)["y"][0, 0].any()
