@@ -21,6 +21,9 @@ NO_PRODUCT = "the scores are no product of queries and transposed keys"
 
 SPELLED = "the attention is spelled out, not one Attention: fuse-attention says why"
 
+IN_THE_PLACE = frozenset({"Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Softplus", "Tanh"})
+"""What scores become weights by where they do not sum to one."""
+
 MASKING = frozenset({"Add", "Where"})
 
 SCALING = frozenset({"Div", "Mul"})
@@ -33,8 +36,8 @@ AXIS_BY_AXIS = frozenset({"Mul", "Div", "Reshape", "Transpose"})
 class Spelled:
     """``softmax(q @ k.T) @ v`` with whatever stands between; each of the ways begins behind where it is from.
 
-    ``product`` are the scores, ``softmax`` their Softmax, or what divides exponentials by their sum; ``turned`` is
-    whether the probabilities are the right operand of the last product.
+    ``product`` are the scores, ``softmax`` their Softmax, what divides exponentials by their sum, or the function in
+    its place; ``turned`` is whether the probabilities are the right operand of the last product.
     """
 
     product: ir.Node
@@ -45,6 +48,8 @@ class Spelled:
 
     def reason(self) -> str:
         """Return what keeps it from being one Attention."""
+        if self.softmax.op_type in IN_THE_PLACE:
+            return f"{self.softmax.op_type} stands in the place of the softmax"
         if self.turned:
             return "the probabilities stand behind what they are multiplied with, not before the values"
         if self.behind:
@@ -110,6 +115,8 @@ def _way(value: ir.Value | None, begins: Callable[[ir.Node], bool]) -> list[ir.N
 
 
 def _is_softmax(node: ir.Node) -> bool:
+    if node.op_type in IN_THE_PLACE:
+        return _way(node.inputs[0], _is_scores) is not None
     return node.op_type in ("Softmax", "LogSoftmax") or (
         node.op_type == "Div" and producer(node.inputs[0], "Exp") is not None
     )

@@ -500,15 +500,30 @@ def test_a_softmax_that_is_spelled_out_is_said():
 
 
 @pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (torch.sigmoid, "Sigmoid"),
+        (lambda z: torch.sigmoid(z - 2), "Sigmoid"),
+        (lambda z: torch.relu(z).square(), "Relu"),
+        (torch.tanh, "Tanh"),
+    ],
+)
+def test_what_stands_in_the_place_of_the_softmax_is_said(function, name):
+    found = refused_for(lambda q, k, v: function(q @ k.transpose(-1, -2) * 0.5) @ v)
+    assert found == [f"{name} stands in the place of the softmax"]
+
+
+@pytest.mark.parametrize(
     "forward",
     [
+        lambda x, w: torch.sigmoid(x @ w) @ w,
         lambda x, w: torch.softmax(x @ w, dim=-1),
         lambda x, w: torch.softmax(x @ w, dim=-1) @ w,
         lambda x, w: 3 * torch.softmax(x @ w, dim=-1) @ w,
         lambda x, w: torch.softmax(x @ w.T, dim=-1) @ w,
         lambda x, w: torch.softmax(x @ w, dim=-1) * x,
     ],
-    ids=["classes", "a layer behind", "a layer behind, scaled", "a codebook", "a gate"],
+    ids=["a layer behind a gate", "classes", "a layer behind", "a layer behind, scaled", "a codebook", "a gate"],
 )
 def test_a_softmax_without_queries_and_keys_is_no_site(forward):
     from torch import nn
