@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mlc.fusion import Match, Search
+from mlc.fusion import Match, Search, is_constant, is_standard, near_miss
 from mlc.graph_pass import Exactness
-from passes._linear import linear_of
+from passes._linear import Linear, linear_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+MOVING = frozenset({"Flatten", "Gather", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+"""What moves or takes elements, and computes nothing with them."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,9 @@ class FoldLinear(Search):
     """``(x @ a + b) @ c + d`` becomes ``x @ (a @ c) + (b @ c + d)``, where that takes fewer multiply-adds.
 
     With a [k, m] and c [m, n] that is where ``k * n < k * m + m * n``: a pair of low rank, such as an adapter, stays.
-    Refuses where a value between is used elsewhere or is an output of the graph; where a or c is used elsewhere, so
-    that it would be kept twice; unless all of a to d are constant, a and c matrices, and b and d vectors.
+    Refuses where a value between is used elsewhere, is an output of the graph, or is reshaped or taken a part of; where
+    a or c is used elsewhere, so that it would be kept twice; unless all of a to d are constant, a and c matrices, and b
+    and d vectors.
     """
 
     name: ClassVar[str] = "fold-linear"
@@ -30,8 +34,10 @@ class FoldLinear(Search):
     def look(self, node: ir.Node) -> Match | None:
         second = linear_of(node.outputs[0])
         first = linear_of(second.x) if second is not None else None
-        if first is None or second is None or _goes_on(node):
+        if second is None or _goes_on(node):
             return None
+        if first is None:
+            return near_miss(node, _between(second))
         return Match([*first.nodes, *second.nodes], node.outputs[:1], {"first": first, "second": second})
 
     def check(self, first, second) -> str | None:
@@ -50,6 +56,19 @@ class FoldLinear(Search):
         offset = first.offset() @ matrix + second.offset()
         biased = first.bias is not None or second.bias is not None
         return first.written(op, first.matrix() @ matrix, offset if biased else None)
+
+
+def _between(second: Linear) -> str:
+    """Return what stands between two linear layers with constant weights, or nothing where there are not two."""
+    value, steps = second.x, dict[str, None]()
+    while (node := value.producer()) is not None and is_standard(node) and node.op_type in MOVING:
+        if node.inputs[0] is None:
+            break
+        value = node.inputs[0]
+        steps[node.op_type] = None
+    first = linear_of(value) if steps else None
+    constant = first is not None and is_constant(first.weight) and is_constant(second.weight)
+    return f"the value between goes through {' and '.join(reversed(steps))}" if constant else ""
 
 
 def _goes_on(node: ir.Node) -> bool:

@@ -106,6 +106,27 @@ def test_refusals(interface, body, reason):
     assert same_graph(after.graph, model.graph)
 
 
+@pytest.mark.parametrize(
+    ("between", "reason"),
+    [
+        ("r = Reshape(h, flat)", "the value between goes through Reshape"),
+        ("t = Transpose(h) r = Transpose(t)", "the value between goes through Transpose"),
+        ("u = Unsqueeze(h, at) r = Squeeze(u, at)", "the value between goes through Unsqueeze and Squeeze"),
+    ],
+)
+def test_what_only_moves_elements_between_two_layers_is_said(between, reason):
+    weights = WEIGHTS.replace("<", "<int64[2] flat = {-1, 4}, int64[1] at = {0}, ", 1)
+    body = f"p = MatMul(x, a) h = Add(p, b) {between} q = MatMul(r, c) y = Add(q, d)"
+    _, change = apply(FoldLinear(), graph(f"g (float[n,2] x) => (float[n,3] y) {weights} {{ {body} }}"))
+    assert [(refusal.site, refusal.reason) for refusal in change.refused] == [("y", reason)]
+
+
+def test_what_moves_a_result_before_what_is_no_layer_is_no_site():
+    body = "h = MatMul(x, a) t = Transpose(h) y = MatMul(t, x)"
+    _, change = apply(FoldLinear(), graph(f"g (float[n,2] x) => (float[4,2] y) {WEIGHTS} {{ {body} }}"))
+    assert change == type(change)((), ())
+
+
 def test_integers_are_refused():
     weights = "<int32[2,4] a = {1,2,3,4,5,6,7,8}, int32[4,3] c = {1,2,3,4,5,6,7,8,9,10,11,12}>"
     model = graph(f"g (int32[n,2] x) => (int32[n,3] y) {weights} {{ h = MatMul(x, a) y = MatMul(h, c) }}")
