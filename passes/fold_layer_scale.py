@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 TOO_SMALL = "a divisor is zero, or so small that its inverse is not finite"
 
-CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
-
 
 @dataclass(frozen=True)
 class FoldLayerScale(Search):
@@ -31,8 +29,8 @@ class FoldLayerScale(Search):
     folded too, which leaves one that other passes and kernels know. Refuses unless w, b and s are constant
     and not overridable, w is a matrix or a stack of them, s runs along its last axis (rank 1), without zeros where it
     divides, and b has rank 1 at most; where ``x @ w`` or ``x @ w + b`` is used elsewhere or is an output of the graph;
-    where w has more than a megabyte and is read elsewhere, so that it would be stored twice; and where the scale
-    follows a convolution, or axes are exchanged before it.
+    where w has more than a megabyte and is read elsewhere, so that it would be stored twice; and where axes
+    are exchanged before the scale. What scales a convolution fold-batch-norm folds.
     """
 
     name: ClassVar[str] = "fold-layer-scale"
@@ -120,8 +118,5 @@ def _elsewhere(scaled: ir.Value | None, scale: ir.Value | None) -> str:
     if scale is None or not is_constant(scale) or array_of(scale).size < 2 or node is None:
         return ""
     linear = linear_of(node.inputs[0]) if producer(scaled, "Transpose") is not None else None
-    if linear is not None and is_constant(linear.weight):
-        return "a Transpose stands between the layer and the scale"
-    shape = array_of(scale).shape
-    by_channel = node.op_type in CONVOLUTIONS and shape[-1] == 1 and max(shape) == array_of(scale).size
-    return f"it follows a {node.op_type}, not a linear layer" if by_channel else ""
+    between = linear is not None and is_constant(linear.weight)
+    return "a Transpose stands between the layer and the scale" if between else ""

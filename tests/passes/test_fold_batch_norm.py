@@ -320,3 +320,56 @@ def test_linear_layers_that_torch_exports_unfolded(workspace):
     after, (step,) = line(model, [FoldBatchNorm()], feeds, workspace)
     assert (len(step.sites), step.left_out) == (2, ())
     assert ops(after) == ["Gemm", "Relu", "Gemm"]
+
+
+CHANNELS = """float[1,2,1,1] m = {0.5,-1}, float[2,1,1] s = {2,0.25}, float[1,2,1,1] g = {-1,3},
+    float[2,1,1] o = {4,0.5}, float[2,2,2,2] u = {1,-2,3,4,-5,6,7,-8,9,1,2,-3,4,5,-6,7},
+    float two = {2}, float[2] last = {1,3}, float[2,1,1] none = {1,0}"""
+BY_HAND = {
+    "over the deviation": "d = Sub(c, m) q = Div(d, s) p = Mul(g, q) y = Add(p, o)",
+    "frozen": "p = Mul(c, s) y = Add(o, p)",
+    "one number": "p = Mul(two, c) y = Sub(p, two)",
+}
+
+
+def by_hand(body, layer="c = Conv(x, w, b)", result="float[batch,2,2,2] y"):
+    return graph(f"{HEAD.replace('float[batch,2,2,2] y', result)[:-1]}, {CHANNELS}> {{ {layer} {body} }}")
+
+
+@pytest.mark.parametrize(
+    "layer", ["c = Conv(x, w, b)", "c = Conv(x, w)", "t = Concat<axis=1>(x, x) c = ConvTranspose(t, u)"]
+)
+@pytest.mark.parametrize("form", BY_HAND)
+def test_one_that_is_written_by_hand(form, layer, workspace):
+    model = by_hand(BY_HAND[form], layer, "float[batch,2,h,v] y")
+    after, change = apply(FoldBatchNorm(), model)
+    assert change.sites[-1] == "y"
+    assert change.refused == ()
+    assert not {"Add", "Div", "Mul", "Sub"} & set(ops(after))
+    same_numbers(model, after, {"x": random(1, 3, 1, 3, 3)}, workspace, FoldBatchNorm.tolerance)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("y = Mul(c, last)", "last does not run along the channels"),
+        ("y = Div(c, none)", "a divisor is zero"),
+    ],
+)
+def test_a_step_by_hand_that_is_refused(body, reason):
+    _, change = apply(FoldBatchNorm(), by_hand(body))
+    assert [(refusal.site, refusal.reason) for refusal in change.refused] == [("y", reason)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "h = Add(c, two) k = Clip(h) y = Mul(c, k)",
+        "y = Div(two, c)",
+        "z = Relu(c) y = Mul(z, s)",
+        "y = Add(c, c)",
+    ],
+)
+def test_what_computes_something_else_behind_a_convolution_is_no_site(body):
+    _, change = apply(FoldBatchNorm(), by_hand(body))
+    assert change == type(change)((), ())
