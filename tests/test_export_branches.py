@@ -6,6 +6,8 @@ import torch
 from torch._higher_order_ops import while_loop
 from torch.nn import functional
 
+import mlc
+from mlc.errors import SourceError
 from tests.exporting import assert_alike, exported
 from tests.models_for_export import Of
 
@@ -53,6 +55,9 @@ MENDED = {
     "the mean of nothing": lambda x: x * 0 + x[x[:, 0] > 0].mean(),
     "a running maximum": lambda x: x.cummax(1)[0],
     "a running product": lambda x: x.cumprod(1),
+    "a tensor of numbers": lambda x: x * torch.tensor([1.5, -2.0, 0.1]),
+    "one of the same number": lambda x: x[:, torch.tensor([[0, 0]] * 3)].sum(2) + torch.tensor([True] * 3),
+    "a tensor of one number": lambda x: x - torch.tensor(0.3),
     "two views of one tensor": lambda x: x @ (x.T @ x),
     "an inverse": lambda x: x @ torch.linalg.inv(x.mT @ x + torch.ones(3, 3).tril() * 9),
     "sizes that are resized to": lambda x: functional.interpolate(x.T[None], size=32)[0].T.contiguous()[: x.shape[0]],
@@ -88,7 +93,17 @@ def test_operators_that_another_opset_has_otherwise(workspace, opset):
     assert_alike(workspace, net, *(abs(drawn(n, 3)) for n in (1, 2, 8)), -np.ones((2, 3), np.float32), atol=1e-5)
 
 
-IN_LOOPS = ("a remainder", "a bound of integers", "a mean of what is scattered", "integers, divided and rounded down")
+IN_LOOPS = (
+    "a remainder",
+    "a bound of integers",
+    "a mean of what is scattered",
+    "integers, divided and rounded down",
+    "a running maximum",
+    "a running product",
+    "a tensor of numbers",
+    "one of the same number",
+    "a tensor of one number",
+)
 
 
 @pytest.mark.parametrize("what", IN_LOOPS)
@@ -114,3 +129,23 @@ def test_in_a_branch_of_a_branch(workspace):
 
     net = exported(workspace, Of(lambda x: torch.cond(x.sum() > 0, inner, lambda x: x - 1, (x,))), None, SPEC)
     assert_alike(workspace, net, *(drawn(n, 3) * sign for n in (1, 2, 8) for sign in (1, -1)))
+
+
+def test_in_a_branch_in_the_body_of_a_loop(workspace):
+    def turned(count, x):
+        return count + 1, torch.cond(x.sum() > 0, lambda x: x * torch.tensor([0.5, 2, 1]), lambda x: 0.5 - x, (x,))
+
+    net = exported(
+        workspace, Of(lambda x: while_loop(lambda n, _x: n < 3, turned, (torch.tensor(0), x))[1]), None, SPEC
+    )
+    assert_alike(workspace, net, *(drawn(n, 3) * sign for n in (1, 2, 8) for sign in (1, -1)))
+
+
+def test_a_large_tensor_that_is_made_in_a_branch_is_named():
+    numbers = list(range(2000))
+
+    def branching(x):
+        return torch.cond(x.sum() > 0, lambda x: x + torch.tensor(numbers).sum(), lambda x: x - 1, (x,))
+
+    with pytest.raises(SourceError, match=r"2,000 numbers is made in a branch or a loop at models_for_export.py:"):
+        mlc.export(mlc.load(Of(branching), inputs=[SPEC]))

@@ -11,12 +11,18 @@ from functools import wraps
 from typing import Any
 
 import torch
+from torch.onnx._internal.exporter import _constants, _ir_passes
 
-from mlc.exporting.inserting import before, calls_of
+from mlc.errors import SourceError
+from mlc.exporting.errors import line_of
+from mlc.exporting.inserting import before, calls_of, nodes_of, replace
 from mlc.exporting.replaced import replaced
 
 DEEPER = frozenset({getattr(torch.ops.higher_order, name) for name in ("cond", "while_loop", "scan")})
 """Calls that have graphs of their own."""
+
+MANY = 1000
+"""The numbers from which on a tensor is not made of them one by one."""
 
 
 def compiled_branches() -> AbstractContextManager[None]:
@@ -35,6 +41,18 @@ def _compiled(own: Callable[..., Any]) -> Callable[..., Any]:
     return cond
 
 
+def nested_bodies() -> AbstractContextManager[None]:
+    """Let torch.onnx write a branch or a loop in the body of a loop: it takes their functions for another version."""
+    return replaced(_ir_passes, "_maybe_set_opset_version", _of_one_version)
+
+
+def _of_one_version(own: Callable[..., Any]) -> Callable[..., Any]:
+    def note(imports: dict[str, int], domain: str, version: int | None) -> None:
+        own(imports, domain, 1 if domain == _constants.LOCAL_FUNCTION_DOMAIN else version)
+
+    return note
+
+
 def operands_apart(program: torch.export.ExportedProgram) -> None:
     """Copy what a branch or a body is given beside another view of the same memory."""
     for node in calls_of(program, DEEPER):
@@ -51,6 +69,26 @@ def operands_apart(program: torch.export.ExportedProgram) -> None:
             return before(node, torch.ops.aten.clone.default, operand)
 
         node.args = torch.fx.map_arg(node.args, apart)
+
+
+def numbers_inside(program: torch.export.ExportedProgram) -> None:
+    """Make what ``torch.tensor([...])`` gives in a branch or a body of its numbers.
+
+    There it is a tensor that the graph holds, which torch cannot trace once more. Raises SourceError where it is large.
+    """
+    aten = torch.ops.aten
+    for node in nodes_of(program):
+        held = getattr(node.graph.owning_module, node.target, None) if node.op == "get_attr" else None
+        if not isinstance(held, torch.Tensor) or node.graph is program.graph:
+            continue
+        if held.numel() > MANY:
+            message = f"a tensor of {held.numel():,} numbers is made in a branch or a loop at {line_of(node)}"
+            raise SourceError(message, "make it in __init__, as a buffer, or before the branch or loop")
+        setting: dict[str, Any] = {"dtype": held.dtype, "device": held.device}
+        parts = [before(node, aten.scalar_tensor.default, number, **setting) for number in held.flatten().tolist()]
+        whole = before(node, aten.stack.default, parts) if parts else before(node, aten.full.default, [0], 0, **setting)
+        replace(node, before(node, aten.view.default, whole, list(held.shape)))
+        delattr(node.graph.owning_module, node.target)
 
 
 def answers_alike(program: torch.export.ExportedProgram) -> None:

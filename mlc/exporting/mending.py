@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mlc.exporting.attention import rows_of_masks, scores_by_queries
-from mlc.exporting.branches import answers_alike, operands_apart
+from mlc.exporting.branches import answers_alike, numbers_inside, operands_apart
 from mlc.exporting.complex_numbers import by_real_parts
 from mlc.exporting.extremes import extremes_of_all
 from mlc.exporting.in_place import copied_back
@@ -26,6 +26,7 @@ from mlc.types import InputSpec
 
 def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], opset: int) -> None:
     """Write all of it anew in the program itself, as an opset needs it."""
+    numbers_inside(program)
     operands_apart(program)
     answers_alike(program)
     copied_back(program)

@@ -43,7 +43,7 @@ def _running(x: Tensor, dim: int, at_least: Callable[[Tensor, Tensor], Tensor]) 
 
     first = [steps[0].clone(), torch.zeros_like(steps[0], dtype=torch.int64)]
     _, _, values, found = torch.ops.higher_order.scan(later, first, [steps.clone(), places.clone()], ())
-    return values.movedim(0, dim), found.movedim(0, dim)
+    return values.movedim(0, dim).contiguous(), found.movedim(0, dim).contiguous()  # as a loop asks for
 
 
 def _joined(
@@ -61,4 +61,4 @@ def _joined(
 
     joined: Tensor
     _, joined = torch.ops.higher_order.scan(later, [torch.full_like(steps[0], nothing)], [steps.clone()], ())
-    return joined.movedim(0, dim)
+    return joined.movedim(0, dim).contiguous()

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 
 from mlc.errors import SourceError, foreign
+from mlc.exporting.branches import nested_bodies
 from mlc.exporting.complex_numbers import sizes_of_complex
 from mlc.exporting.errors import translation_error
 from mlc.exporting.exact import exact_numbers
@@ -33,7 +34,14 @@ def written(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
     are off as they were for the trace: with them attention has other strides, which the traced views do not fit.
     """
     try:
-        with torch.no_grad(), quiet(), exact_numbers(), sizes_of_complex(), foreign("torch.onnx.export"):
+        with (
+            torch.no_grad(),
+            quiet(),
+            exact_numbers(),
+            nested_bodies(),
+            sizes_of_complex(),
+            foreign("torch.onnx.export"),
+        ):
             program = by_scans(program)
             exported = torch.onnx.export(
                 program, (), dynamo=True, opset_version=opset, verbose=False, custom_translation_table=translations()
