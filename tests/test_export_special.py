@@ -18,6 +18,9 @@ WIDE = np.logspace(-37, 36, 500)
 
 NUMBERS = np.concatenate([np.linspace(-30, 30, 6001), WIDE, -WIDE, [-1e30, 0.5, 1.5], ENDS])
 
+MODERATE = NUMBERS[(NUMBERS > -50) & (NUMBERS < 1e36)]
+"""Those that torch sums up to 9 in steps of one, and no infinity, of which it gives NaN."""
+
 NEAR = np.logspace(-7, -1, 100)
 
 BETWEEN = np.concatenate([np.linspace(-1, 1, 2001), 1 - NEAR, NEAR - 1, np.logspace(-37, -1, 100), [1.5, -2], ENDS])
@@ -25,6 +28,16 @@ BETWEEN = np.concatenate([np.linspace(-1, 1, 2001), 1 - NEAR, NEAR - 1, np.logsp
 FUNCTIONS = {
     "lgamma": (torch.lgamma, NUMBERS),
     "digamma": (torch.digamma, NUMBERS),
+    "polygamma, 0": (lambda x: torch.polygamma(0, x), NUMBERS),
+    "polygamma, 1": (lambda x: torch.polygamma(1, x), NUMBERS[(NUMBERS >= 0) | (np.round(NUMBERS) != NUMBERS)]),
+    "polygamma, 2": (lambda x: torch.polygamma(2, x), MODERATE),
+    "polygamma, 5": (lambda x: torch.polygamma(5, x), MODERATE),
+    "i0": (torch.special.i0, NUMBERS),
+    "i0e": (torch.special.i0e, NUMBERS),
+    "i1": (torch.special.i1, NUMBERS),
+    "i1e": (torch.special.i1e, NUMBERS),
+    "j0": (torch.special.bessel_j0, NUMBERS[abs(NUMBERS) < 1e3]),
+    "j1": (torch.special.bessel_j1, NUMBERS[abs(NUMBERS) < 1e3]),
     "erfinv": (torch.erfinv, BETWEEN),
     "ndtri": (torch.special.ndtri, np.concatenate([BETWEEN / 2 + 0.5, np.logspace(-40, -1, 200), 1 - NEAR])),
 }

@@ -1,4 +1,4 @@
-"""The logarithm of the gamma function and its derivative, for which ONNX has no operators."""
+"""The logarithm of the gamma function and its derivatives, for which ONNX has no operators."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnxscript
 import torch
 
@@ -41,10 +42,14 @@ DERIVED = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12)
 
 STEPS = 6
 
+BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66)
+"""Those of even index, from 2 on."""
+
 
 def of_gammas() -> dict[Any, Callable[..., Any]]:
     """Return a function for each operator, as torch.onnx takes them."""
-    return {torch.ops.aten.lgamma.default: _lgamma, torch.ops.aten.digamma.default: _digamma}
+    aten = torch.ops.aten
+    return {aten.lgamma.default: _lgamma, aten.digamma.default: _digamma, aten.polygamma.default: _polygamma}
 
 
 def _lgamma(x: Any) -> Any:
@@ -103,3 +108,43 @@ def _digamma(x: Any) -> Any:
     turned = op.Div(op.Mul(op.Cos(angle), like(math.pi, x)), op.Sin(angle))
     turned = op.Where(op.Equal(apart, zero), like(math.nan, x), turned)
     return op.Where(negative, op.Sub(found, turned), found)
+
+
+def _polygamma(n: int, x: Any) -> Any:
+    """Return the derivative of order n of digamma: by recurrence, series and reflection (Abramowitz and Stegun 6.4).
+
+    The sine of the first is taken where torch takes it, which at -1, -2 and so on is next to 0, and not infinite.
+    """
+    if n == 0:
+        return _digamma(x)
+    one, half = like(1.0, x), like(0.5, x)
+    mirrored = op.Less(x, half) if n == 1 else op.Less(x, like(0.0, x))
+    positive = _polygamma_of_positive(n, op.Abs(op.Where(mirrored, op.Sub(one, x), x)))  # of -0 too
+    apart = x if n == 1 else op.Sub(x, op.Round(x))
+    angle = op.Mul(apart, like(math.pi, x))
+    cotangent = op.Div(op.Cos(angle), op.Sin(angle))
+    turned = op.Mul(polynomial(_cotangent_derived(n), cotangent), like(-(math.pi ** (n + 1)), x))
+    return op.Where(mirrored, op.Add(turned, op.Neg(positive) if n % 2 else positive), positive)
+
+
+def _polygamma_of_positive(n: int, x: Any) -> Any:
+    """Return it by recurrence from x to x + 10, and the series from there on (6.4.6 and 6.4.11)."""
+    steps, far = 10, op.Add(x, like(10.0, x))
+    inverse = op.Reciprocal(far)
+    factors = [b * math.factorial(2 * j + n - 1) / math.factorial(2 * j) for j, b in enumerate(BERNOULLI, start=1)]
+    series = polynomial([math.factorial(n - 1), math.factorial(n) / 2, factors[0]], inverse)
+    square = op.Mul(inverse, inverse)
+    series = op.Add(series, op.Mul(op.Mul(square, square), polynomial(factors[1:], square)))
+    total = op.Mul(series, op.Pow(inverse, like(float(n), x)))
+    for step in reversed(range(steps)):
+        power = op.Pow(op.Add(x, like(float(step), x)), like(-float(n + 1), x))
+        total = op.Add(total, op.Mul(power, like(float(math.factorial(n)), x)))
+    return total if n % 2 else op.Neg(total)
+
+
+def _cotangent_derived(n: int) -> list[float]:
+    """Return the polynomial in ``cot(x)`` that its derivative of order n is; the first is ``-1 - cot(x)**2``."""
+    found = np.polynomial.Polynomial([0.0, 1.0])
+    for _ in range(n):
+        found = found.deriv() * np.polynomial.Polynomial([-1.0, 0.0, -1.0])
+    return [float(each) for each in found.coef]

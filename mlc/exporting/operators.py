@@ -9,6 +9,7 @@ from typing import Any
 import onnxscript
 import torch
 
+from mlc.exporting.bessel import of_bessel
 from mlc.exporting.bits import of_bits
 from mlc.exporting.fractions import of_fractions
 from mlc.exporting.gammas import of_gammas
@@ -51,6 +52,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.log1p.default: _log1p,
         torch.ops.aten.expm1.default: _expm1,
         torch.ops.aten.special_erfcx.default: _erfcx,
+        **of_bessel(),
         **of_bits(),
         **of_fractions(),
         **of_gammas(),
