@@ -199,6 +199,42 @@ def test_what_is_equal_stays_in_its_order(workspace, descending):
     assert_alike(net, np.random.default_rng(0).integers(0, 4, (3, 70, 2)))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda row: torch.outer(row, row).diagonal(),
+        lambda row: row % 0.3,
+        lambda row: row.cummax(0).values * row.std(),
+        lambda row: row.sigmoid().log(),
+        lambda row: torch.logcumsumexp(row, 0) + row.new_tensor([1.0, 2.0, 3.0]),
+    ],
+    ids=["a diagonal", "a remainder", "a running maximum", "a logarithm", "a running sum"],
+)
+@pytest.mark.parametrize("levels", [1, 2])
+def test_what_is_mended_is_mended_inside_vmap(workspace, function, levels):
+    for _ in range(levels):
+        function = torch.vmap(function)
+    spec = "x=float32[batch=1..5,3]" if levels == 1 else "x=float32[batch=1..5,n=1..9,3]"
+    net = exported(workspace, Of(function), None, spec)
+    draw = np.random.default_rng(0)
+    shapes = [(n, 3) if levels == 1 else (n, 6 - n, 3) for n in (1, 2, 5)]
+    assert_alike(net, *(draw.standard_normal(shape).astype(np.float32) for shape in shapes))
+
+
+@pytest.mark.parametrize(
+    ("levels", "spec", "said"),
+    [(1, "x=float32[batch=1..5,4]", "batch cannot vary"), (2, "x=float32[batch=1..5,n=1..9,4]", "cannot trace")],
+)
+def test_a_line_of_which_vmap_fixes_the_batch_is_named(workspace, levels, spec, said):
+    def function(row):
+        return torch.cat([row, row])
+
+    for _ in range(levels):
+        function = torch.vmap(function)
+    with pytest.raises(SourceError, match=rf"{said}.*`return torch.cat\(.*`, inside torch.vmap.*without torch.vmap"):
+        exported(workspace, Of(function), None, spec)
+
+
 def test_levels_of_vmap_stay_where_guards_are_put_off(workspace):
     def banded(x):
         places = torch.arange(x.shape[1])

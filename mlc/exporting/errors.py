@@ -12,7 +12,7 @@ import torch
 
 from mlc.dims import range_text
 from mlc.errors import SourceError, first_line, foreign
-from mlc.exporting.frames import raised_at, user_frame
+from mlc.exporting.frames import INSIDE_VMAP, raised_at, user_frame
 from mlc.exporting.guards import SOURCE, Broken, GuardLog, dim_of
 from mlc.figures import sizes_text
 from mlc.types import Dim, InputSpec
@@ -25,6 +25,8 @@ REWRITES = {
     "mode": "torch.bincount or a one-hot sum, then argmax",
 }
 """What to write in the place of operators that have no counterpart in ONNX."""
+
+WITHOUT_VMAP = "write that line for the whole batch, without torch.vmap"
 
 
 UNSOLVED = "Cannot create Dim with inconsistent"
@@ -69,7 +71,9 @@ def tracing_error(failed: BaseException, inputs: Sequence[InputSpec], log: Guard
         )
     return SourceError(
         f"torch.export cannot trace the model{at}: {type(failed).__name__}: {first_line(failed)}",
-        "rewrite that line with tensor operations that do not depend on values",
+        WITHOUT_VMAP
+        if line.endswith(INSIDE_VMAP)
+        else "rewrite that line with tensor operations that do not depend on values",
     )
 
 
@@ -114,6 +118,8 @@ def _constraint_error(text: str, inputs: Sequence[InputSpec], log: GuardLog) -> 
 
 def _instead(line: str, other: str) -> str:
     """Return what to write in a line that makes a number of a size or takes as many steps, and what in any other."""
+    if line.endswith(INSIDE_VMAP):
+        return WITHOUT_VMAP
     number = re.search(r"\b(int|float)\(", line)
     if number:
         return f"write torch.sym_{number[1]}(...) there for {number[1]}(...), which makes a number of a size"

@@ -18,6 +18,11 @@ MODES = frozenset({
 })  # fmt: skip
 """Files of ours through which torch's functions are called while a module is traced, below the user's line."""
 
+INSIDE_VMAP = ", inside torch.vmap"
+"""Said of a line whose call torch.vmap writes anew, for a whole batch: it may be that which fixes a size."""
+
+VMAP = "torch/_functorch/vmap.py"
+
 
 def user_frame(frames: Sequence[tuple[str, int, str, str]]) -> str:
     """Return ``model.py:12 in forward: `the line` `` for the innermost frame of the user's own code, or nothing.
@@ -26,6 +31,7 @@ def user_frame(frames: Sequence[tuple[str, int, str, str]]) -> str:
     our own are those of who called us.
     """
     ours, standard = Path(__file__).parents[1], Path(traceback.__file__).parent
+    inside = INSIDE_VMAP if any(Path(file).as_posix().endswith(VMAP) for file, *_ in frames) else ""
     library = ""
     for file, number, function, line in reversed(frames):
         path = Path(file)
@@ -34,7 +40,7 @@ def user_frame(frames: Sequence[tuple[str, int, str, str]]) -> str:
         if ours in path.parents:
             break
         text = f": `{line.strip()}`" if line.strip() else ""
-        place = f"{path.name}:{number} in {function}{text}"
+        place = f"{path.name}:{number} in {function}{text}{inside}"
         package = _package(path)
         if package is None and standard not in path.parents and path.is_file():
             return place

@@ -15,6 +15,7 @@ from mlc.exporting.extremes import extremes_of_all
 from mlc.exporting.in_place import copied_back
 from mlc.exporting.inserting import before, calls_of, of_dtype, replace, size_of
 from mlc.exporting.integers import integers_as_they_are, products_of_integers
+from mlc.exporting.levels import is_level, without_levels
 from mlc.exporting.linear_algebra import unchecked_matrices
 from mlc.exporting.losses import losses_of_one_sample
 from mlc.exporting.neighbours import own_neighbours
@@ -24,8 +25,11 @@ from mlc.exporting.spreads import spreads_by_means
 from mlc.types import InputSpec
 
 
-def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], opset: int) -> None:
-    """Write all of it anew in the program itself, as an opset needs it."""
+def mend(
+    program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], opset: int
+) -> torch.export.ExportedProgram:
+    """Write all of it anew in the program itself, or in one without levels of vmap, as an opset needs it."""
+    program = without_levels(program, opset)
     numbers_inside(program)
     operands_apart(program)
     answers_alike(program)
@@ -59,6 +63,7 @@ def mend(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], ops
     for part in program.graph_module.modules():
         if isinstance(part, torch.fx.GraphModule):
             part.recompile()
+    return program
 
 
 def without_asserts(program: torch.export.ExportedProgram) -> None:
@@ -70,8 +75,8 @@ def without_asserts(program: torch.export.ExportedProgram) -> None:
 
 
 def _is_needed(node: torch.fx.Node) -> bool:
-    """Whether a node does something beside what it returns: vmap enters and leaves its levels in nodes of their own."""
-    return node.is_impure() or getattr(node.target, "__module__", "") == "torch._functorch.predispatch"
+    """Whether a node does something beside what it returns."""
+    return node.is_impure() or is_level(node)
 
 
 def promote_subtrahends(program: torch.export.ExportedProgram) -> None:

@@ -37,7 +37,7 @@ def translate(original: ProgramOriginal, traced: Sizes, opset: int | None) -> Tr
     specs = {spec.name: spec for spec in signature.inputs}
     program = tensors_only(program)
     opset = checked_opset(opset)
-    mend(program, [specs[one.name] for one in original.taken], opset)
+    program = mend(program, [specs[one.name] for one in original.taken], opset)
     model = written(program, opset)
     by_name = {one.name: value for one, value in zip(original.taken, list(model.graph.inputs), strict=True)}
     model.graph.inputs[:] = [by_name[spec.name] for spec in signature.inputs]

@@ -79,7 +79,7 @@ def translate(original: TorchOriginal, traced: Sizes, opset: int | None) -> Tran
         program, names, doubt, noted = _trace(original, sizes, coded, asked)
         if asked.lines:
             _check_idle(original, sizes, coded, asked, doubted=doubt is not None)
-    mend(program, original.signature.inputs, opset)
+    program = mend(program, original.signature.inputs, opset)
     with _rolled(original.module):
         model = written(program, opset)
     signature = original.signature

@@ -40,7 +40,7 @@ def translate(original: ScriptOriginal, traced: Sizes, opset: int | None) -> Tra
     _check_dims(program, signature.inputs)
     program = tensors_only(program)
     opset = checked_opset(opset)
-    mend(program, signature.inputs, opset)
+    program = mend(program, signature.inputs, opset)
     model = written(program, opset)
     sides = ((model.graph.inputs, signature.inputs), (model.graph.outputs, signature.outputs))
     if any(len(values) != len(specs) for values, specs in sides):
