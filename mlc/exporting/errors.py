@@ -102,11 +102,10 @@ def _constraint_error(text: str, inputs: Sequence[InputSpec], log: GuardLog) -> 
             name in dim.terms and set(dim.terms) <= set(worst.dims) for dim in dims.values()
         )
         holds = "" if summed else _suggested(text, name, dims[name]) or _unbroken(breaking, name, dims[name])
+        narrowed = f"declare {holds}" if holds else "narrow the range of that dim"
         return SizesError(
             f"the model does not compute the same way for all of {name}={range_text(dims[name])}{first}{at}",
-            f"declare {holds}, or {_instead(line, 'make that line independent of the size')}"
-            if holds
-            else "narrow the range of that dim",
+            f"{narrowed}, or {_instead(line, 'make that line independent of the size')}" if line else narrowed,
         )
     reason = bullets[0].removeprefix("- ") if bullets else first_line(SourceError(text))
     broken = next((one for one in log.broken(inputs) if one.sizes), None)
