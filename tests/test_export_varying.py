@@ -121,6 +121,29 @@ def test_functions_of_a_size(workspace, function):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Since version 1.3.0:UserWarning")
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("volume", [True, False])
+def test_the_points_of_images_of_any_size(workspace, align_corners, volume):
+    def turned(x):
+        sizes = [x.shape[0], 1, *x.shape[1:]] if volume else [*x.shape[:2], *x.shape[2:]]
+        rank = 3 if volume else 2
+        theta = x.mean((1, 2, 3)).view(-1, 1, 1) + torch.arange(rank * (rank + 1.0)).view(rank, rank + 1)
+        return functional.affine_grid(theta, sizes, align_corners=align_corners)
+
+    net = exported(workspace, Of(turned), None, "x=float32[batch=1..3,2,h=1..20,w=1..9]")
+    draw = np.random.default_rng(0)
+    arrays = [
+        draw.standard_normal((batch, 2, h, w)).astype(np.float32) for batch, h, w in ((1, 1, 9), (2, 7, 1), (3, 20, 4))
+    ]
+    assert_alike(workspace, net, *arrays, atol=1e-5)
+
+
+def test_a_size_that_is_cut_to_the_least_of_its_range(workspace):
+    net = exported(workspace, Of(lambda x: x[:, :16, :8] * 2), None, "x=float32[batch=1..3,h=16..40,w=8..20]")
+    assert_alike(workspace, net, *(np.ones((2, h, w), np.float32) for h, w in ((16, 8), (17, 9), (40, 8), (16, 20))))
+
+
 class Ways(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -28,9 +28,14 @@ def tracing_sizes(inputs: Sequence[InputSpec], traced: Sizes) -> dict[str, int]:
 
 
 def larger_sizes(inputs: Sequence[InputSpec], sizes: Sizes) -> dict[str, int]:
-    """Return sizes of LARGE and more for dims that were to be traced at less, where that is legal."""
+    """Return sizes of LARGE and more for dims that were to be traced at less, where that is legal.
+
+    And the next one for those that were to be traced at the least legal one, to which ``x[:16]`` may cut.
+    """
     return {
-        name: smallest(dim, above=LARGE - 1) if sizes[name] < LARGE else sizes[name]
+        name: smallest(dim, above=max(LARGE - 1, dim.low))
+        if sizes[name] < LARGE or sizes[name] == dim.low
+        else sizes[name]
         for name, dim in named(inputs).items()
     }
 
