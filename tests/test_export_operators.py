@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mlc.errors import SourceError
 from tests.exporting import assert_alike, exported, exported_with_notes
 from tests.models_for_export import Of
 
@@ -700,3 +701,27 @@ def test_rows_that_are_reduced_by_index(workspace, reduce, include_self):
 def test_covariances(workspace, function):
     net = exported(workspace, Of(function), None, "x=float32[batch=2..4,n=3..7]")
     assert_alike(workspace, net, np.array([[1, 2, 4], [-3, 0, 5]], np.float32), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda x: torch.bincount(x.argmin(1), minlength=x.shape[0]),
+        lambda x: torch.bincount(x.argmin(1)),
+        lambda x: torch.bincount(x.argmin(1).int(), x[:, 0], 5),
+        lambda x: torch.bincount(x.argmin(1), x[:, 0].long()),
+    ],
+    ids=["as long as the input", "as long as there are numbers", "weights", "whole weights"],
+)
+def test_numbers_are_counted_up_to_a_length_that_varies(workspace, count):
+    net = exported(workspace, Of(count), None, "x=float32[n=1..60,3]")
+    draw = np.random.default_rng(0)
+    assert_alike(workspace, net, *(9 * draw.standard_normal((n, 3)).astype(np.float32) for n in (1, 2, 60)))
+
+
+def test_an_operator_with_an_argument_that_may_not_vary_is_named(workspace):
+    def strided(x):
+        return functional.conv1d(x.T[None], torch.ones(1, 3, 1), stride=x.shape[0])
+
+    with pytest.raises(SourceError, match=r"an argument of the operator aten\.conv1d at .* varies"):
+        exported(workspace, Of(strided), None, "x=float32[n=4..60,3]")

@@ -220,9 +220,11 @@ def translation_error(failed: BaseException, program: torch.export.ExportedProgr
             f"register it: self.register_buffer({written[1].rpartition('.')[2]!r}, tensor)",
         )
     innermost = next((link for link in reversed(chain) if str(link).strip()), failed)
-    if re.search(r"Unsupported attribute type: \S+ ?\S*Symbolic", str(innermost)):
+    if re.search(r"Unsupported attribute type: (\S+ ?\S*Symbolic|'?<class 'list'>)", str(innermost)):
+        called = re.search(r"target=torch\.ops\.(\w+\.\w+)", text)
+        named = f" {called[1]}" if called else ""
         return SourceError(
-            f"an argument of the operator{at} varies, which ONNX has as an attribute of one value",
+            f"an argument of the operator{named}{at} varies, which ONNX has as an attribute of one value",
             "fix the size that it follows from, or write it with other operators",
         )
     if isinstance(innermost, UnwrittenError):

@@ -39,6 +39,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.logaddexp.default: _logaddexp,
         torch.ops.aten.masked_select.default: _masked_select,
         torch.ops.aten.copy.default: _copy,
+        torch.ops.aten.bincount.default: _bincount,
         torch.ops.aten._neg_view.default: _negated,  # noqa: SLF001
         torch.ops.aten.logaddexp2.default: _logaddexp2,
         torch.ops.aten.atan2.default: _atan2,
@@ -201,6 +202,19 @@ def _masked_select(x: Any, mask: Any) -> Any:
     row = op.Constant(value_ints=[-1])
     chosen = op.Reshape(op.Expand(mask, op.Shape(x)), row)
     return op.Compress(op.Reshape(op.Expand(x, op.Shape(mask)), row), chosen)
+
+
+def _bincount(x: Any, weights: Any = None, minlength: Any = 0) -> Any:
+    """Return how often each number is there, or the sum of its weights: torch.onnx takes a length for a constant."""
+    places = op.Cast(x, to=7)  # int64
+    most = op.ReduceMax(op.Concat(op.Constant(value_ints=[-1]), places, axis=0), keepdims=1)
+    count = op.Max(op.Add(most, op.Constant(value_ints=[1])), minlength)
+    if weights is None:
+        weights = op.Expand(op.Constant(value_ints=[1]), op.Shape(x))
+    elif weights.dtype is not None and weights.dtype.name != "FLOAT":
+        weights = op.Cast(weights, to=11)  # double, as torch has it
+    zeros = op.Expand(op.CastLike(0, weights), count)
+    return op.ScatterElements(zeros, places, weights, axis=0, reduction="add")
 
 
 def _copy(x: Any, values: Any, non_blocking: bool = False) -> Any:  # noqa: ARG001
