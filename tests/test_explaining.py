@@ -17,6 +17,7 @@ from passes._block_forms import KERNEL
 from passes.int4_weights import Int4Weights
 from passes.int8_dynamic import Int8Dynamic
 from passes.int8_weights import Int8Weights
+from tests.dynamic import dynamic
 from tests.quantizing import ANY_CPU, VNNI, batches, build, quantized, run, weights, whole_batches
 
 pytestmark = pytest.mark.needs_onnxruntime
@@ -281,6 +282,30 @@ def test_the_factor_of_a_gemm_is_no_error_of_its_weight(by_dynamic):
     (weight,) = [each for each in told.tensors if each.kind == "weight"]
     assert 30 < weight.sqnr < 60
     assert weight.clipped < 0.05
+
+
+@pytest.mark.parametrize("make", [quantized, dynamic])
+def test_rows_that_are_multiplied_for_scaled_columns_are_no_error_of_a_weight(make, tmp_path, workspace):
+    """Columns that are multiplied in the float model itself count as they are."""
+    text = """agraph (float[n,64] x) => (float[n,8] y, float[n,8] z) {
+        h = Mul(x, g)
+        a = MatMul(h, w)
+        y = Add(a, b)
+        z = Gemm<transB = 1>(h, v)
+    }"""
+    arrays = weights(0, w=(64, 8), v=(8, 64), b=(8,)) | {"g": np.where(np.arange(64) == 5, 80, 1).astype(np.float32)}
+    data = batches(*({"x": np.random.default_rng(n).normal(size=(32, 64)).astype(np.float32)} for n in range(2)))
+    sqnr = []
+    for smooth in (False, True):
+        found = make(build(text, arrays), data, VNNI, smooth=smooth)
+        ir.save(found.model, tmp_path / "model.onnx")
+        explained = explain(found.before, tmp_path / "model.onnx", data, workspace)
+        assert explained is not None
+        told = {each.value: each for each in explained.tensors}
+        assert ("h.smooth" in told) is smooth
+        sqnr.append([told["w"].sqnr, told["v"].sqnr])
+    assert all(ratio > 25 for pair in sqnr for ratio in pair)
+    assert sqnr[0] != sqnr[1]
 
 
 @pytest.mark.parametrize("shape", ["n,3,64", "64"])

@@ -23,6 +23,8 @@ NBITS = "MatMulNBits"
 
 HALF_BYTE = 4
 
+QUANTIZERS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
+
 
 @dataclass(frozen=True)
 class _Spread:
@@ -41,6 +43,7 @@ class _Stored:
     """
 
     site: str
+    product: ir.Node
     value: ir.Value
     dtype: ir.DataType
     codes: Array
@@ -51,9 +54,11 @@ class _Stored:
 def weight_errors(before: ir.Model, after: ir.Model) -> tuple[TensorError, ...]:
     """Return how far each weight of a product is from its codes, with the nodes that read it, in the graph's order.
 
-    It is compared with that of the node of the same site in the float model ``before``; where there is none,
-    or its weight has another shape, nothing can be told.
+    It is compared with that of the node of the same site in the float model ``before``, whose rows are multiplied where
+    the columns of what is quantized are divided; where there is none, or its weight has another shape, nothing can be
+    told.
     """
+    names = {value.name for _, graph in walk(before) for node in graph for value in node.outputs}
     twins = {f"{prefix}{site_of(node)}": node for prefix, graph in walk(before) for node in graph}
     found: dict[ir.Value, TensorError] = {}
     readers: dict[ir.Value, list[str]] = {}
@@ -67,6 +72,8 @@ def weight_errors(before: ir.Model, after: ir.Model) -> tuple[TensorError, ...]:
         if expected.shape != stored.codes.shape:
             continue
         expected = expected * number(twin, "alpha", 1) if stored.with_alpha else expected
+        divisors = _divisors(stored.product, names)
+        expected = expected if divisors is None else expected / divisors[:, np.newaxis]
         readers.setdefault(stored.value, []).append(stored.site)
         if stored.value not in found:
             seen, turned = Seen(), weight.producer()
@@ -74,6 +81,21 @@ def weight_errors(before: ir.Model, after: ir.Model) -> tuple[TensorError, ...]:
             name = weight if turned is None or turned.inputs[0] is None else turned.inputs[0]
             found[stored.value] = seen.told(str(name.name), "weight", stored.dtype, ())
     return tuple(replace(each, readers=tuple(readers[value])) for value, each in found.items())
+
+
+def _divisors(product: ir.Node, names: Collection[str | None]) -> Array | None:
+    """Return what each column of a product's left side is multiplied with before it becomes codes, float32 [columns].
+
+    None where no such factor came with the codes: ``names`` are the values that the float model has.
+    """
+    value = input_at(product, 0)
+    while value is not None and (node := value.producer()) is not None and node.op_type in QUANTIZERS:
+        value = input_at(node, 0)
+    node = None if value is None else value.producer()
+    if value is None or node is None or node.op_type != "Mul" or value.name in names:
+        return None
+    factors = constant(input_at(node, 1))
+    return None if factors is None or len(factors.shape) != 1 else factors.numpy()
 
 
 def _stored_weights(after: ir.Model, known: Collection[str]) -> Iterator[_Stored]:
@@ -105,7 +127,9 @@ def _dequantized(node: ir.Node) -> _Stored | None:
         value.dtype, scales.numpy(), None if zeros is None else zeros.numpy(), _Spread(codes.shape, axis, block)
     )
     turned = bool(number(node, "transB", 0))
-    return _Stored(site_of(node), value, value.dtype, codes.T if turned else codes, grid.turned() if turned else grid)
+    return _Stored(
+        site_of(node), node, value, value.dtype, codes.T if turned else codes, grid.turned() if turned else grid
+    )
 
 
 def _scaled_behind(node: ir.Node, prefix: str, known: Collection[str]) -> _Stored | None:
@@ -124,7 +148,7 @@ def _scaled_behind(node: ir.Node, prefix: str, known: Collection[str]) -> _Store
         return None
     zero = None if zeros is None else zeros.numpy()
     grid = _grid(value.dtype, scale, zero, _Spread(codes.shape, -1))
-    return _Stored(site, value, value.dtype, codes, grid, with_alpha=True)
+    return _Stored(site, node, value, value.dtype, codes, grid, with_alpha=True)
 
 
 def _in_bytes(node: ir.Node, prefix: str, known: Collection[str]) -> _Stored | None:
@@ -145,7 +169,7 @@ def _in_bytes(node: ir.Node, prefix: str, known: Collection[str]) -> _Stored | N
         zeros = _unpacked(zeros, bits)[:, :blocks]
     site = _known_site((node, _only_reader(node)), prefix, known)
     grid = _grid(dtype, scale.numpy().reshape(columns, -1).T, zeros.T, _Spread(codes.shape, 0, block))
-    return None if site is None else _Stored(site, value, dtype, codes, grid)
+    return None if site is None else _Stored(site, node, value, dtype, codes, grid)
 
 
 def _known_site(ends: Sequence[ir.Node | None], prefix: str, known: Collection[str]) -> str | None:
