@@ -27,6 +27,9 @@ from mlc.fusion import Places, drop_unused_constant
 from passes._correct_bias import mean_shift
 from passes._qdq import Shared, Writer
 
+ROWS = WeightLayout("Gather", 0)
+"""A table with a scale for each row."""
+
 
 @dataclass
 class Stored:
@@ -71,7 +74,7 @@ def stored_weights(
     for node in nodes:
         table = node.inputs[0]
         if node.op_type == "Gather" and table is not None:
-            found[table, 0].tables.append(node)
+            found.setdefault((table, 0), Stored(Weight(table, ROWS))).tables.append(node)
     return list(found.values())
 
 
@@ -84,7 +87,7 @@ def write_weights(writer: Writer, weights: list[Stored], places: Places, *, satu
     for stored in weights:
         codes, scales = weight_codes(stored, saturates=saturates)
         own = writer.inside(places.common([*stored.users, *stored.tables]))
-        constants = _write_codes(own, stored.weight, codes, scales)
+        constants = _write_codes(own, stored, codes, scales)
         _write_weight(writer, stored, constants)
         users = zip(stored.layouts, stored.biases, stored.x_scales, stored.means, strict=True)
         for layout, bias, x_scale, mean in users:
@@ -122,13 +125,12 @@ def bias_vector(bias: Bias, channels: int) -> np.ndarray:
     return np.broadcast_to(tensor.numpy().reshape(-1), (channels,))
 
 
-def _write_codes(writer: Writer, weight: Weight, codes: np.ndarray, scales: np.ndarray) -> tuple[ir.Value, ...]:
-    stem = weight.value.name or ""
-    return (
-        writer.constant(f"{stem}.int8", codes),
-        writer.constant(f"{stem}.scale", scales),
-        writer.constant(f"{stem}.zero_point", np.zeros(len(scales), np.int8)),
-    )
+def _write_codes(writer: Writer, stored: Stored, codes: np.ndarray, scales: np.ndarray) -> tuple[ir.Value, ...]:
+    """Write codes and scales and, where a DequantizeLinear is to read them, zero points."""
+    stem = stored.weight.value.name or ""
+    constants = writer.constant(f"{stem}.int8", codes), writer.constant(f"{stem}.scale", scales)
+    zeros = [writer.constant(f"{stem}.zero_point", np.zeros(len(scales), np.int8))] if stored.users else []
+    return (*constants, *zeros)
 
 
 def _write_weight(writer: Writer, stored: Stored, constants: tuple[ir.Value, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from mlc.formats import MATRIX_PRODUCTS
+from mlc.formats import LARGE_TABLE, MATRIX_PRODUCTS
 from mlc.fusion import Places, is_constant
 from mlc.graph_pass import Change, Context, Exactness, Pass, Refusal, Statistics
 from mlc.types import FLOAT, Need, NodePlan
@@ -19,8 +19,6 @@ from passes._kernels import DOMAIN
 from passes._qdq import Writer
 from passes._smooth import Smoothed, note_of, range_needs, read_together, smooth
 from passes._stored import permitted
-
-LARGE_TABLE = 2**16
 
 LSTM_KERNEL = f"{DOMAIN}.{OPERATOR}"
 

@@ -47,7 +47,8 @@ class Int8Static(Pass):
 
     Conv, MatMul and Gemm with constant weights, and what stands between them and has an integer kernel: additions,
     concatenations, pooling, shapes. A Relu or Clip before a quantizer is folded into it, which cuts at the same place.
-    Weights are safe from saturation where the target may add two products in 16 bits; biases are 32-bit integers with
+    Large tables of a Gather, and those that share the weight of a product, have a scale for each row. Weights are safe
+    from saturation where the target may add two products in 16 bits; biases are 32-bit integers with
     the scale ``x_scale * weight_scale``. Branches are quantized each by itself, and a weight is stored once for all
     graphs. Refuses, and keeps float: attention products, masks, softmax, normalizations, whatever would need a
     conversion on both sides, and products of which no range is known, in loops and in branches that no sample takes.

@@ -180,6 +180,23 @@ def test_columns_are_scaled_before_products_where_there_is_data(given):
     assert dict(asked.passes[1].options) == ({"smooth": True} if given else {})
 
 
+@pytest.mark.parametrize(
+    ("target", "has_products", "reserve"),
+    [
+        ("cpu", True, ["int8-weights"]),
+        ("openvino/cpu", True, ["int8-weights"]),
+        ("openvino", True, ["int8-weights"]),
+        ("openvino/cpu", False, []),
+        ("openvino/gpu", True, []),
+        ("webgpu", True, []),
+    ],
+)
+def test_what_outliers_of_int8_get_depends_on_the_target(monkeypatch, target, has_products, reserve):
+    monkeypatch.setattr("mlc.plan.formats.multiplies_integers", lambda: has_products)
+    asked = quantizing(merge(None, {"source": "model.onnx", "to": "int8", "target": target}))
+    assert [spec.name for spec in asked.reserve] == reserve
+
+
 def test_data_that_a_target_cannot_use_is_an_error_that_says_why(mixed):
     with pytest.raises(UsageError, match="no pass calibrates: int8 is int8-weights on webgpu"):
         rewritten(mixed, to="int8", target=Target(provider="webgpu"), calibrate=DATA)

@@ -53,6 +53,9 @@ KEPT_FLOAT = {
 
 MATRIX = 2
 
+LARGE_TABLE = 2**16
+"""So many elements make a table large: the codes of a small one save nothing worth two lookups in the place of one."""
+
 KEPT_BY_PLAN = "kept float by the plan"
 
 
@@ -91,8 +94,9 @@ def static_choices(
     permitted = cache(permitted)
     walks = [_walked([node for node in graph if node.op_type != "Constant"], permitted) for graph in graphs]
     stored = {weight.value for walk in walks for weight in walk.by_rows()}
+    known = {node for walk in walks for node in walk.reasons}
     for walk in walks:
-        walk.share_tables(stored)
+        walk.take_tables(stored, known)
     return tuple(Choice(node, node in walk.chosen, reason) for walk in walks for node, reason in walk.reasons.items())
 
 
@@ -215,18 +219,40 @@ class _Walk:
         """Return the weights that are quantized by rows."""
         return [weight for node in self.chosen if (weight := weight_of(node)) and weight.layout.axis == 0]
 
-    def share_tables(self, stored: Collection[ir.Value]) -> None:
-        """Let a Gather read the codes of a weight that is quantized by rows anyway: the weight is stored once."""
+    def take_tables(self, stored: Collection[ir.Value], known: Collection[ir.Node]) -> None:
+        """Let a Gather read codes of rows: of a weight that is quantized so anyway, or of a large table of its own.
+
+        Nodes that are not ``known``, in loops, stay as they are: what one of them reads would be stored twice.
+        """
         for node in self.reasons:
-            table = constant(node.inputs[0]) if node.op_type == "Gather" and node.inputs[0] in stored else None
-            shares = table is not None and len(table.shape) == MATRIX and number(node, "axis", 0) == 0
-            if shares and self.permitted(node):
+            table = node.inputs[0] if takes_rows(node) else None
+            if table is None:
+                continue
+            shares = table in stored
+            own = is_large_table(table) and all(reader in known for reader, _ in table.uses())
+            if (shares or own) and self.permitted(node):
                 self.chosen[node] = None
-                self.reasons[node] = "its table is the weight of a product"
+                self.reasons[node] = "its table is the weight of a product" if shares else "a large table"
 
     def drop(self, node: ir.Node, reason: str) -> None:
         del self.chosen[node]
         self.reasons[node] = self.dropped[node] = reason
+
+
+def takes_rows(node: ir.Node) -> bool:
+    """Whether a node looks up rows of a constant matrix of floats."""
+    table = constant(node.inputs[0]) if node.op_type == "Gather" else None
+    floats = table is not None and table.dtype.is_floating_point() and len(table.shape) == MATRIX
+    return floats and number(node, "axis", 0) == 0
+
+
+def is_large_table(table: ir.Value) -> bool:
+    """Whether a constant matrix is large, and read for nothing but its rows."""
+    tensor = constant(table)
+    if tensor is None or table.is_graph_output() or table.is_graph_input():
+        return False
+    large = tensor.size >= LARGE_TABLE and tensor.shape[1] != 1
+    return large and all(takes_rows(reader) and index == 0 for reader, index in table.uses())
 
 
 def quantized_before(node: ir.Node) -> str:

@@ -15,7 +15,7 @@ from mlc.explaining.node_times import told_times
 from mlc.formats import FOLDING, MATRIX_PRODUCTS, PASSING, constant, site_of, weight_of
 from mlc.fusion import opset_of, producer
 from mlc.pipeline.layers import probed
-from mlc.plan import formats_for, reserve_for
+from mlc.plan import formats_for, on_openvino, reserve_for
 from mlc.plan.kept import nodes_by_site
 from mlc.plan.planner import DECIDING
 from mlc.registry import pass_class
@@ -191,13 +191,14 @@ def amend_for(
 ) -> Amend:
     """Return what looks for outliers, where a format was asked for whose nodes nobody named one by one.
 
-    A pass in reserve is taken where the target has the kernels that it may use.
+    A pass in reserve is taken where the target has the kernels that it may use, and on OpenVINO, which needs none.
     """
     search = SEARCHES.get(recipe.to or "")
     if search is None:
         return as_planned
     if search.instead in reserve_for(recipe.to or "", recipe.target):
-        useful = pass_class(search.instead).may_use_kernels.keys() <= set(able.kernels)
+        kernels = pass_class(search.instead).may_use_kernels.keys()
+        useful = on_openvino(recipe.target) or kernels <= set(able.kernels)
     else:
         useful = search.instead in formats_for(recipe.to or "", recipe.target)[1:]
     search = search if useful else replace(search, instead=FLOAT)

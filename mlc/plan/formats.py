@@ -25,9 +25,8 @@ def formats_for(asked: str, target: Target) -> tuple[str, ...]:
         return (asked, "int8-weights")
     if asked != MIXED:
         return (asked,)
-    if "openvino" in (target.runtime, target.provider.lower()):
-        device = (target.device or "cpu") if target.provider.lower() == "openvino" else target.provider
-        by_weights = device.lower() == "cpu" and not multiplies_integers()
+    if on_openvino(target):
+        by_weights = _device(target) == "cpu" and not multiplies_integers()
         return ("int8-static", "int8-weights") if by_weights else ("int8-static",)
     return ("int8-static", "int8-dynamic") if target.provider.lower() in CPU_PROVIDERS else ("int8-weights",)
 
@@ -53,7 +52,19 @@ def passes_for(asked: str, target: Target, *, has_data: bool) -> tuple[PassSpec,
 def reserve_for(asked: str, target: Target) -> tuple[str, ...]:
     """Return the passes that a format has for its outliers alone.
 
-    Products of ``int8`` that lose too much with one scale for a row keep their activations in blocks, and only their
-    weights lie in 8 bits: smaller and faster than float.
+    Products of ``int8`` that lose too much with one scale for a row, or for all, keep their activations in blocks or in
+    float, and only their weights lie in 8 bits: smaller and faster than float.
     """
-    return ("int8-weights",) if asked == MIXED and "int8-dynamic" in formats_for(asked, target) else ()
+    names = formats_for(asked, target)
+    on_cpu = "int8-dynamic" in names or (on_openvino(target) and names == ("int8-static",) and _device(target) == "cpu")
+    return ("int8-weights",) if asked == MIXED and on_cpu else ()
+
+
+def on_openvino(target: Target) -> bool:
+    """Whether OpenVINO runs a target, itself or as a provider of onnxruntime."""
+    return "openvino" in (target.runtime, target.provider.lower())
+
+
+def _device(target: Target) -> str:
+    """Return the device that OpenVINO is to run on."""
+    return ((target.device or "cpu") if target.provider.lower() == "openvino" else target.provider).lower()

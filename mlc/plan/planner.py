@@ -55,18 +55,22 @@ class Planner:
         kept = kept_sites(model, self.kept)
         if self.given is not None:
             return _checked(self.given, model, passes, context, kept)
+        first = [one for one in passes if one.name not in self.reserve]
         if self.mixed and len(passes) > 1:
-            first = [one for one in passes if one.name not in self.reserve]
             heads = slow_heads(model) if {one.name for one in first} >= ONNXRUNTIME else {}
             chains = convolution_chains(model, heads)
             found = plan_for(model, first, context, kept, lambda name, site: name != INT8_STATIC or site in chains)
             return Plan(tuple(_with_reason(entry, heads.get(entry.node, "")) for entry in found.nodes))
-        return plan_for(model, passes, context, kept)
+        return plan_for(model, first, context, kept)
 
     def leaves_out(self, subject: Pass, plan: Plan) -> bool:
-        """Whether a pass has nothing to do, which is right where several divide the nodes."""
+        """Whether a pass has nothing to do, which is right where several divide the nodes, and in reserve."""
         lossy = subject.exactness is Exactness.LOSSY
-        return lossy and self.mixed and all(entry.format != subject.name for entry in plan.nodes)
+        return (
+            lossy
+            and (self.mixed or subject.name in self.reserve)
+            and all(entry.format != subject.name for entry in plan.nodes)
+        )
 
     def refuse_unmet(self, plan: Plan, step: Step) -> None:
         """Raise PassError where a pass left a node float to which a plan from a file gives its format.

@@ -430,6 +430,53 @@ def test_a_table_of_a_gemm_head_too():
     assert found.sqnr() > 25
 
 
+ROWS = """agraph (int64[2,7] ids) => (float[2,7,8] y) {
+    e = Gather(t, ids)
+    h = Softplus(e)
+    y = MatMul(h, w)
+}"""
+
+
+@pytest.mark.parametrize("capabilities", [ANY_CPU, VNNI])
+def test_a_large_table_has_a_scale_for_each_row(capabilities):
+    arrays = weights(0, t=(1024, 64), w=(64, 8))
+    arrays["t"][7] *= 100
+    data = batches({"ids": np.random.default_rng(0).integers(0, 1024, (2, 7))})
+    found = quantized(build(ROWS, arrays), data, capabilities)
+    assert found.change.sites == ("e", "y")
+    codes, scales = found.array("t.int8"), found.array("t.scale")
+    assert (codes.dtype, codes.shape, scales.shape) == (np.int8, (1024, 64), (1024,))
+    assert (np.abs(codes).max(axis=1) == 127).all()  # a table alone adds nothing up that could saturate
+    assert "t" not in found.model.graph.initializers
+    assert found.sqnr() > 30
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        (ROWS, (1023, 64)),
+        (ROWS.replace("y) {", "y, float[1024,64] o) {\n o = Neg(t)"), (1024, 64)),
+    ],
+    ids=["small", "read as it is too"],
+)
+def test_tables_that_save_nothing_stay_float(text, shape):
+    data = batches({"ids": np.random.default_rng(0).integers(0, 1000, (2, 7))})
+    assert quantized(build(text, weights(0, t=shape, w=(64, 8))), data).change.sites == ("y",)
+
+
+def test_a_table_that_a_loop_reads_too_is_not_stored_twice():
+    text = """agraph (int64[2,7] ids) => (float[2,7,64] y, float[2,7,64] z) <int64 count = {2}, bool go = {1}> {
+        e = Gather(t, ids)
+        y = MatMul(e, w)
+        z = Loop(count, go, e) <body = body (int64 i, bool c, float[2,7,64] p) => (bool d, float[2,7,64] q) {
+            d = Identity(c) r = Gather(t, ids) q = Add(p, r) }>
+    }"""
+    data = batches({"ids": np.random.default_rng(0).integers(0, 1000, (2, 7))})
+    found = quantized(build(text, weights(0, t=(1024, 64), w=(64, 64))), data)
+    assert found.change.sites == ("y",)
+    assert "t" in found.model.graph.initializers
+
+
 REFUSALS = [
     ("u = ConvTranspose(x, w)", {"w": (3, 4, 3, 3)}, "u", "the runtime has no integer kernel for it"),
     ("u = Softmax(x)", {}, "u", "its small outputs would all become 0"),
