@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mlc.formats import MATRIX_PRODUCTS, number, site_of, weight_obstacle, weight_of
+from mlc.formats import MATRIX_PRODUCTS, number, weight_obstacle, weight_of
 from mlc.fusion import Places
 from mlc.graph_pass import Context, Need
 from passes._codes import Coded
@@ -43,10 +43,11 @@ PEAK = 4.0
 
 @dataclass(frozen=True)
 class Smoothed:
-    """A value with scaled columns: the products that read it, the scales s, float64 [columns], and its range."""
+    """A value with scaled columns: products that read it, their sites, the scales s, float64 [columns], its range."""
 
     value: ir.Value
     products: tuple[ir.Node, ...]
+    sites: tuple[str, ...]
     scales: Array
     range: tuple[float, float]
 
@@ -81,12 +82,12 @@ def smooth(
             product.replace_input_with(0, node.outputs[0])
             multiply_rows(writer, product, scales)
         ends = float((low / scales).min()), float((high / scales).max())
-        yield value, Smoothed(node.outputs[0], tuple(products), scales, ends)
+        yield value, Smoothed(node.outputs[0], tuple(products), tuple(map(places.site, products)), scales, ends)
 
 
 def note_of(smoothed: Iterable[Smoothed]) -> tuple[str, ...]:
     """Say which products read values whose columns were scaled."""
-    named = ", ".join(site_of(product) for one in smoothed for product in one.products)
+    named = ", ".join(site for one in smoothed for site in one.sites)
     return (f"the columns of what they read are scaled before these products: {named}",) if named else ()
 
 

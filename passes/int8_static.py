@@ -139,9 +139,7 @@ class Int8Static(Pass):
         for graph, coded in found.coded.items() if self.smooth else ():
             groups = coded_alone((node for node in nodes if node.graph is graph), coded)
             for value, one in smooth(writer.inside(graph), groups, places, ctx):
-                del coded[value]
-                coded[one.value] = Coded(one.value, native=False, range_of=one.value)
-                parameters[graph][one.value] = Shared(one.value, activation_parameters(*one.range, str(one.value.name)))
+                _code_in_its_place(coded, parameters[graph], value, one)
                 means |= {node: means[node] / one.scales for node in one.products if node in means}
                 scaled.append(one)
         for graph in found.coded if any("Conv" in node.op_type for node in nodes) else ():
@@ -177,6 +175,15 @@ class Int8Static(Pass):
         else:
             low, high = ctx.statistics.range(value)
         return activation_parameters(low, high, value)
+
+
+def _code_in_its_place(
+    coded: dict[ir.Value, Coded], parameters: dict[ir.Value, Shared], value: ir.Value, scaled: Smoothed
+) -> None:
+    """Let a value whose columns are scaled become codes, and not the one that it was made of."""
+    del coded[value], parameters[value]
+    coded[scaled.value] = Coded(scaled.value, native=False, range_of=scaled.value)
+    parameters[scaled.value] = Shared(scaled.value, activation_parameters(*scaled.range, str(scaled.value.name)))
 
 
 def _in_loops(places: Places) -> list[ir.Node]:

@@ -155,6 +155,9 @@ BRANCHES = """agraph (bool c, float[n,3,64] x) => (float[n,3,8] y) {
 }"""
 
 
+BOTH = "y.then_branch/p, y.else_branch/q"
+
+
 def test_each_branch_by_itself():
     arrays = weights(0, w=(64, 8), v=(64, 8))
     arrays["g"] = np.where(np.arange(64) == 5, 80, 1).astype(np.float32)
@@ -164,6 +167,7 @@ def test_each_branch_by_itself():
     data = whole_batches(*({"c": np.array(bool(taken)), **batch.inputs} for taken, batch in enumerate(drawn(2))))
     plain, smooth = (quantized(model, data, VNNI, smooth=on) for on in (False, True))
     assert len(smooth.change.sites) == 2
+    assert smooth.change.notes == (f"the columns of what they read are scaled before these products: {BOTH}",)
     assert smooth.sqnr(optimize=False) > plain.sqnr(optimize=False) + 6
 
 
@@ -192,7 +196,9 @@ def test_branches_that_no_sample_takes_and_loops_stay_as_they_were():
     data = whole_batches(*({"c": np.array(True), **batch.inputs} for batch in drawn(2)))
     found = dynamic(model, data, VNNI, smooth=True)
     assert found.change.sites == ("y.then_branch/p", "y.else_branch/q")
-    assert found.change.notes[1:] == ("the columns of what they read are scaled before these products: p",)
+    assert found.change.notes[1:] == (
+        "the columns of what they read are scaled before these products: y.then_branch/p",
+    )
     looped = build(LOOP, weights(0, w=(64, 64)) | {"g": arrays["g"]})
     assert dynamic(looped, drawn(1, (3, 64)), VNNI, smooth=True).change.notes == (WHOLE_BATCH,)
 
