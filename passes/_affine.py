@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mlc.types import Array
 
 
+TOO_SMALL = "a divisor is zero, or so small that its inverse is not finite"
+
+
 def index_of_input(node: ir.Node) -> int | None:
     """Return which input a node scales or shifts, or None where it does something else."""
     if node.op_type == "BatchNormalization":
@@ -49,4 +52,10 @@ def reason_to_stay(node: ir.Node, index: int, weight: ir.Value, channels: int) -
     shape = (*(1,) * (rank - array.ndim), *array.shape)
     if len(shape) != rank or array.size not in (1, channels) or shape[1] != array.size:
         return f"{other.name} does not run along the channels"
-    return "a divisor is zero" if node.op_type == "Div" and not array.all() else None
+    return TOO_SMALL if node.op_type == "Div" and not has_inverse(array) else None
+
+
+def has_inverse(divisor: Array) -> bool:
+    """Whether multiplying with the inverse of a divisor can stand for dividing by it, in its dtype."""
+    with np.errstate(divide="ignore", over="ignore"):
+        return bool(np.isfinite(np.reciprocal(divisor)).all())

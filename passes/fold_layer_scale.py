@@ -10,15 +10,12 @@ import numpy as np
 from mlc.formats import input_at, number
 from mlc.fusion import Match, Search, array_of, constant, is_constant, near_miss, only_reader, producer
 from mlc.graph_pass import Exactness
+from passes._affine import TOO_SMALL, has_inverse
 from passes._linear import MATRIX, Linear, linear_of
 from passes._shared import stored_twice
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-    from mlc.types import Array
-
-TOO_SMALL = "a divisor is zero, or so small that its inverse is not finite"
 
 
 @dataclass(frozen=True)
@@ -57,9 +54,14 @@ class FoldLayerScale(Search):
         own = number(node, "alpha", 1) != 1 or (input_at(node, 2) is not None and number(node, "beta", 1) != 1)
         if layer is None or not own or not _is_given(layer.weight, 2):
             return None
-        if reader is not None and reader.op_type in ("Div", "Mul") and self.look(reader) is not None:
+        if reader is not None and reader.op_type in ("Div", "Mul") and self._folds(reader):
             return None
         return Match([node], node.outputs, {"layer": layer, "scale": None, "divides": False})
+
+    def _folds(self, node: ir.Node) -> bool:
+        """Whether a scale is folded into what is before it."""
+        found = self.look(node)
+        return found is not None and not found.reason and self.check(**found.bindings) is None
 
     def check(self, layer, scale, divides) -> str | None:
         w, b, gemm = layer.weight, layer.bias, layer.nodes[0].op_type == "Gemm"
@@ -71,22 +73,17 @@ class FoldLayerScale(Search):
             (array_of(w).ndim < MATRIX, "the weight is not a matrix"),
             (scale is not None and array_of(scale).shape != (columns,), "the scale does not run along the last axis"),
             (b is not None and not gemm and array_of(b).ndim > 1, "the bias does not run along the last axis"),
-            (divides and not np.isfinite(_inverse(scale)).all(), TOO_SMALL),
+            (divides and not has_inverse(array_of(scale)), TOO_SMALL),
         )
         reason = next((reason for holds, reason in reasons if holds), None)
         return reason or (layer.reason_to_stay() if gemm else None) or stored_twice(w, len(w.uses()) - 1)
 
     def rewrite(self, op, layer, scale, divides):
-        factor = 1.0 if scale is None else _inverse(scale) if divides else array_of(scale)
+        factor = 1.0 if scale is None else np.reciprocal(array_of(scale)) if divides else array_of(scale)
         if layer.nodes[0].op_type == "Gemm":
             return layer.written(op, layer.matrix() * factor, None if layer.bias is None else layer.offset() * factor)
         made = op.MatMul(layer.x, constant(op, array_of(layer.weight) * factor))
         return made if layer.bias is None else op.Add(made, constant(op, array_of(layer.bias) * factor))
-
-
-def _inverse(scale: ir.Value) -> Array:
-    with np.errstate(divide="ignore", over="ignore"):
-        return np.reciprocal(array_of(scale))
 
 
 def _layer(value: ir.Value | None) -> Linear | None:

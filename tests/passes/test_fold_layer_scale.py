@@ -51,10 +51,13 @@ def test_numbers_whichever_way_the_operands_stand(body, rows, workspace):
         "y = Gemm<alpha = -2.0, beta = 3.0>(x, w, b)",
         "d = Gemm<alpha = 2.0>(x, w) y = Tanh(d)",
         "d = Gemm<beta = 2.0>(x, w, b) e = Exp(x) f = MatMul(e, w) y = Mul(d, f)",
+        "d = Gemm<alpha = 0.5>(x, w, b) y = Mul(d, one)",
+        "d = Gemm<alpha = 0.5>(x, w, b) y = Div(d, row)",
     ],
 )
 def test_the_factors_of_a_gemm_become_part_of_its_weights(body, workspace):
-    model = graph(f"{HEAD[:-1]}, float[2,3] t = {{1,-2,3,4,-5,6}}> {{ {body} }}")
+    constants = "float[2,3] t = {1,-2,3,4,-5,6}, float one = {3}, float[1,2] row = {1,4}"
+    model = graph(f"{HEAD[:-1]}, {constants}> {{ {body} }}")
     after, change = apply(FoldLayerScale(), model)
     (gemm,) = (node for node in after.graph if node.op_type == "Gemm")
     assert change.sites == (gemm.outputs[0].name,)
