@@ -32,6 +32,7 @@ FUNCTIONS = {
     "polygamma, 1": (lambda x: torch.polygamma(1, x), NUMBERS[(NUMBERS >= 0) | (np.round(NUMBERS) != NUMBERS)]),
     "polygamma, 2": (lambda x: torch.polygamma(2, x), MODERATE),
     "polygamma, 5": (lambda x: torch.polygamma(5, x), MODERATE),
+    "polygamma, 4": (lambda x: torch.polygamma(4, x), np.arange(-9.5, 10)),
     "i0": (torch.special.i0, NUMBERS),
     "i0e": (torch.special.i0e, NUMBERS),
     "i1": (torch.special.i1, NUMBERS),

@@ -113,7 +113,8 @@ def _digamma(x: Any) -> Any:
 def _polygamma(n: int, x: Any) -> Any:
     """Return the derivative of order n of digamma: by recurrence, series and reflection (Abramowitz and Stegun 6.4).
 
-    The sine of the first is taken where torch takes it, which at -1, -2 and so on is next to 0, and not infinite.
+    The sine of the first is taken where torch takes it, which at -1, -2 and so on is next to 0, and not infinite. The
+    cosine of the others is a sine too, which is 0 at -0.5, -1.5 and so on: its factors are large.
     """
     if n == 0:
         return _digamma(x)
@@ -122,7 +123,8 @@ def _polygamma(n: int, x: Any) -> Any:
     positive = _polygamma_of_positive(n, op.Abs(op.Where(mirrored, op.Sub(one, x), x)))  # of -0 too
     apart = x if n == 1 else op.Sub(x, op.Round(x))
     angle = op.Mul(apart, like(math.pi, x))
-    cotangent = op.Div(op.Cos(angle), op.Sin(angle))
+    cosine = op.Cos(angle) if n == 1 else op.Sin(op.Mul(op.Sub(half, op.Abs(apart)), like(math.pi, x)))
+    cotangent = op.Div(cosine, op.Sin(angle))
     turned = op.Mul(polynomial(_cotangent_derived(n), cotangent), like(-(math.pi ** (n + 1)), x))
     return op.Where(mirrored, op.Add(turned, op.Neg(positive) if n % 2 else positive), positive)
 
