@@ -92,7 +92,7 @@ def rewrite(
     passes = [(subject, _spec_of(spec)) for subject, spec in zip(subjects, specs, strict=True)]
     model = secured(artifact.model, workspace)
     model, notes = _as_needed(model, subjects, line, raising)
-    _refuse_old(model, subjects, requested, notes)
+    _refuse_old(model, subjects, requested, notes, raising)
     model.ir_version = max(model.ir_version, WEIGHTS_APART)
     ran, tolerance = Ran(model), tolerance_of(artifact.steps)
     for lossy, group in groupby(passes, lambda one: one[0].exactness is Exactness.LOSSY):
@@ -108,13 +108,21 @@ def rewrite(
     return replace(artifact, components={component: ran.model}, steps=(*artifact.steps, *ran.steps), origin=origin)
 
 
-def _refuse_old(model: ir.Model, subjects: Sequence[Pass], requested: Collection[str], notes: Sequence[str]) -> None:
-    """Raise PassError for a pass that was asked for where the opset it needs could not be reached, with the reason."""
+def _refuse_old(
+    model: ir.Model, subjects: Sequence[Pass], requested: Collection[str], notes: Sequence[str], raising: Raising
+) -> None:
+    """Raise PassError for a pass that was asked for where the opset it needs was not reached, with the reason."""
     old = (one for one in subjects if one.name in requested and 0 < opset_of(model) < one.min_opset)
     lacking = next(old, None)
-    if lacking is not None and notes:
+    if lacking is None:
+        return
+    needs = f"the pass {lacking.name} needs opset {lacking.min_opset}"
+    if raising is Raising.NEVER:
+        keeping = "leave out --opset, which keeps it there, or what asked for the pass"
+        raise PassError(f"{needs}, and the model has {opset_of(model)}", keeping)
+    if notes:
         raise PassError(
-            f"the pass {lacking.name} needs opset {lacking.min_opset}, and {notes[-1]}",
+            f"{needs}, and {notes[-1]}",
             f"export the model at opset {lacking.min_opset} or newer, or leave out what asked for the pass",
         )
 
