@@ -318,7 +318,7 @@ def test_statistics_of_an_input_with_other_columns_are_of_another_graph(tmp_path
     kept(EVERY).save(tmp_path / "statistics.npz")
     text = "agraph (float[batch,3] x) => (float[batch,4] y) {\n y = MatMul(x, w)\n}"
     ir.save(build(text, weights(0, w=(3, 4))), tmp_path / "dense.onnx")
-    with pytest.raises(DataError, match="value x, which the pass int8-dynamic reads, has 8 columns there, and 3 here"):
+    with pytest.raises(DataError, match=r"the pass int8-dynamic reads, .* the value x has 8 columns there, and 3 here"):
         mlc.compile(str(tmp_path / "dense.onnx"), inputs=["x=float32[batch=1..64,3]"], to="int8", statistics=tmp_path)
 
 

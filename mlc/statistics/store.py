@@ -97,8 +97,8 @@ class Store:
             found = None if kept is None else kept.axes.get(COLUMNS)
             if found is not None and len(found.low) != size:
                 raise DataError(
-                    f"the statistics {self.name} were collected on another graph: the value {value}, which {reader} "
-                    f"reads, has {len(found.low):,} columns there, and {size:,} here",
+                    f"the statistics {self.name}, which {reader} reads, were collected on another graph: the value "
+                    f"{value} has {len(found.low):,} columns there, and {size:,} here",
                     "give --calibrate in their place",
                 )
 
