@@ -368,9 +368,7 @@ def test_functions_of_another_opset_stay_and_keep_the_ir_version(tmp_path):
     exported = with_functions(tmp_path, opset=16)
     assert [name for _, name, _ in exported.model.functions] == ["twice"]
     assert exported.model.ir_version == 10
-    assert (
-        "own functions own.twice, whose operators are of another opset than the model's 17" in exported.origin.notes[1]
-    )
+    assert "own functions own.twice, whose operators are of another opset than the model's:" in exported.origin.notes[1]
 
 
 @pytest.mark.usefixtures("quick")

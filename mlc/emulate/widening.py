@@ -32,7 +32,7 @@ def widened(model: ir.Model) -> tuple[ir.Model, set[ir.Value]]:
     """Return a clone with float32 in the place of float16, and the values that nodes gave in float16.
 
     Weights keep their numbers; what the nodes compute is no longer rounded. Inputs of the model keep their type and are
-    cast. Functions of the model are written out.
+    cast. Functions of the model are written out, but for those of another opset, in which nothing changes.
     """
     clone = _typed(model)
     _cast_inputs(clone.graph, Names.of(clone))

@@ -42,7 +42,7 @@ def _whole(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
     if done:
         notes.append(f"the model's own functions were written out where they are called: {', '.join(done)}")
     if kept:
-        own = f"{', '.join(kept)}, whose operators are of another opset than the model's {opset_of(model)}"
+        own = f"{', '.join(kept)}, whose operators are of another opset than the model's"
         notes.append(f"passes see nothing of the model's own functions {own}: what they compute stays as it is")
     return whole, tuple(notes)
 
