@@ -30,11 +30,11 @@ OF_SIZES = COPIES | SCALING | {"Cast", "Gather", "Pow", "Reciprocal", "Sqrt"}
 class DropSoftmaxGuard(Search):
     """``Where(IsNaN(s), 0, s)`` with ``s = Softmax(z)`` becomes ``s``: of finite scores it never is NaN.
 
-    torch exports the guard with every mask; ``where(~isnan(s), s, 0)``, ``s == s`` for that and ``nan_to_num(s)`` are
-    the same. Refuses unless z is a product of matrices, scaled or not, to which nothing
-    is added, or a mask whose elements are all finite, such as the lowest float: a row that is wholly -inf is NaN, and
-    the guard makes it 0. The same bits for finite scores; in 16 bits the lowest float would be -inf, so that a graph
-    loses its guard only as long as it stays in 32.
+    torch exports the guard with every mask; ``where(~isnan(s), s, 0)``, the same with ``s == s``, and ``nan_to_num(s)``
+    are guards too. Refuses unless z is a product of matrices, scaled or not, to which nothing is added, or a mask whose
+    elements are all finite, such as the lowest float: a row that is wholly -inf is NaN, and the guard makes it 0. The
+    same bits for finite scores; in 16 bits the lowest float would be -inf, so that a graph loses its guard only as long
+    as it stays in 32.
     """
 
     name: ClassVar[str] = "drop-softmax-guard"

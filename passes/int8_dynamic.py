@@ -1,4 +1,4 @@
-"""Dynamic int8: activations are quantized as they come, with a scale for what is there; no data is needed."""
+"""Dynamic int8: activations are quantized as they come, with a scale for what is there; plain, it needs no data."""
 
 from __future__ import annotations
 
