@@ -13,6 +13,9 @@ from tests.models_for_export import Of
 
 pytestmark = pytest.mark.needs_onnxruntime
 
+BRANCHING = torch.cond
+"""As ``from torch import cond`` has it."""
+
 SPEC = "x=float32[n=1..9,3]"
 
 LARGE = 20_000_003
@@ -129,6 +132,31 @@ def test_in_a_branch_of_a_branch(workspace):
 
     net = exported(workspace, Of(lambda x: torch.cond(x.sum() > 0, inner, lambda x: x - 1, (x,))), None, SPEC)
     assert_alike(workspace, net, *(drawn(n, 3) * sign for n in (1, 2, 8) for sign in (1, -1)))
+
+
+def test_under_another_name_also_beside_vmap(workspace):
+    """Such a branch is not compiled, but traced."""
+
+    def net(x):
+        def inner(x):
+            return BRANCHING(x.max() > 1, lambda x: x * 2, lambda x: x - 3, (x,))
+
+        chosen = BRANCHING(x.sum() > 0, inner, lambda x: x - 1, (x,))
+        return torch.vmap(lambda row: row % 0.3)(chosen * 3)
+
+    again = exported(workspace, Of(net), None, SPEC)
+    assert_alike(workspace, again, *(drawn(n, 3) * sign for n in (1, 2, 8) for sign in (1, -1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_tensor_of_numbers_in_a_branch_beside_vmap(workspace, compiled):
+    def net(x):
+        cond = torch.cond if compiled else BRANCHING
+        chosen = cond(x.sum() > 0, lambda x: x * torch.tensor([1.5, -2.0, 0.1]), lambda x: x - 1, (x,))
+        return torch.vmap(lambda row: row * 2)(chosen)
+
+    again = exported(workspace, Of(net), None, SPEC)
+    assert_alike(workspace, again, *(drawn(n, 3) * sign for n in (1, 2, 8) for sign in (1, -1)))
 
 
 def test_in_a_branch_in_the_body_of_a_loop(workspace):

@@ -5,6 +5,7 @@ What they read of one tensor, such as ``x`` and ``x.T``, it hands to them as sev
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import wraps
@@ -51,6 +52,27 @@ def _of_one_version(own: Callable[..., Any]) -> Callable[..., Any]:
         own(imports, domain, 1 if domain == _constants.LOCAL_FUNCTION_DOMAIN else version)
 
     return note
+
+
+def answers_in_tuples(program: torch.export.ExportedProgram) -> None:
+    """Let branches that give one tensor give a tuple of it, as torch.onnx reads them.
+
+    They do already where torch compiled them, as under the name ``torch.cond``; under another one they were traced.
+    """
+    for node in calls_of(program, {torch.ops.higher_order.cond}):
+        value = node.meta["val"]
+        if not isinstance(value, torch.Tensor):
+            continue
+        for branch in node.args[1:3]:
+            module = node.graph.owning_module.get_submodule(branch.target)
+            output = module.graph.output_node()
+            output.args = ((output.args[0],),)
+            module.recompile()
+        with node.graph.inserting_after(node):
+            first = node.graph.call_function(operator.getitem, (node, 0))
+        first.meta = dict(node.meta)
+        node.replace_all_uses_with(first, delete_user_cb=lambda user, first=first: user is not first)
+        node.meta["val"] = (value,)
 
 
 def operands_apart(program: torch.export.ExportedProgram) -> None:

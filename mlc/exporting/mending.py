@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mlc.exporting.attention import rows_of_masks, scores_by_queries
-from mlc.exporting.branches import answers_alike, numbers_inside, operands_apart
+from mlc.exporting.branches import answers_alike, answers_in_tuples, numbers_inside, operands_apart
 from mlc.exporting.complex_numbers import by_real_parts
 from mlc.exporting.extremes import extremes_of_all
 from mlc.exporting.in_place import copied_back
@@ -29,8 +29,9 @@ def mend(
     program: torch.export.ExportedProgram, inputs: Sequence[InputSpec], opset: int
 ) -> torch.export.ExportedProgram:
     """Write all of it anew in the program itself, or in one without levels of vmap, as an opset needs it."""
-    program = without_levels(program, opset)
+    answers_in_tuples(program)
     numbers_inside(program)
+    program = without_levels(program, opset)
     operands_apart(program)
     answers_alike(program)
     copied_back(program)
