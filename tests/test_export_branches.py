@@ -159,6 +159,14 @@ def test_a_tensor_of_numbers_in_a_branch_beside_vmap(workspace, compiled):
     assert_alike(workspace, again, *(drawn(n, 3) * sign for n in (1, 2, 8) for sign in (1, -1)))
 
 
+def test_vmap_in_a_branch_is_refused_with_a_way_out(workspace):
+    def net(x):
+        return torch.cond(x.sum() > 0, lambda x: torch.vmap(lambda row: row * 2)(x) + 1, lambda x: x - 1, (x,))
+
+    with pytest.raises(SourceError, match=r"write that line for the whole batch, without torch\.vmap"):
+        exported(workspace, Of(net), None, SPEC)
+
+
 def test_in_a_branch_in_the_body_of_a_loop(workspace):
     def turned(count, x):
         return count + 1, torch.cond(x.sum() > 0, lambda x: x * torch.tensor([0.5, 2, 1]), lambda x: 0.5 - x, (x,))

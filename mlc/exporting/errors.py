@@ -28,7 +28,6 @@ REWRITES = {
 
 WITHOUT_VMAP = "write that line for the whole batch, without torch.vmap"
 
-
 UNSOLVED = "Cannot create Dim with inconsistent"
 """How torch fails where it writes down which sizes would hold, of guards that it cannot solve."""
 

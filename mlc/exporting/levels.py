@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mlc.errors import SourceError, foreign
-from mlc.exporting.errors import translation_error
+from mlc.exporting.errors import WITHOUT_VMAP, translation_error
 from mlc.exporting.inserting import nodes_of
 from mlc.exporting.writing import quiet
 
@@ -26,5 +26,6 @@ def without_levels(program: torch.export.ExportedProgram, opset: int) -> torch.e
         with torch.no_grad(), quiet(), foreign("torch.export"):
             lowered: torch.export.ExportedProgram = program.run_decompositions({})
     except SourceError as failed:
-        raise translation_error(failed.__cause__ or failed, program, opset) from failed.__cause__
+        told = translation_error(failed.__cause__ or failed, program, opset)
+        raise SourceError(told.message, WITHOUT_VMAP) from failed.__cause__
     return lowered
