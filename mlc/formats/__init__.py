@@ -20,7 +20,6 @@ from mlc.formats.coverage import (
     FOLDING,
     INT8_STATIC,
     KEPT_BY_PLAN,
-    LARGE_TABLE,
     PASSING,
     Choice,
     average_obstacle,
@@ -51,6 +50,7 @@ from mlc.formats.nodes import (
 )
 from mlc.formats.operators import INTEGER_OPERATORS, MATRIX_PRODUCTS, PRODUCTS, QUANTIZERS, RANDOM, WEIGHTED
 from mlc.formats.saturation import ORDERS, Order, pairs, pairs_fit, safe_scales, saturating_pairs
+from mlc.formats.tables import LARGE_TABLE
 
 __all__ = [
     "COMBINING",

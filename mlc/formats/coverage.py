@@ -26,6 +26,7 @@ from mlc.formats.nodes import (
     weight_of,
 )
 from mlc.formats.operators import WEIGHTED
+from mlc.formats.tables import is_large_table, takes_rows
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -50,11 +51,6 @@ KEPT_FLOAT = {
     "BatchNormalization": "normalizations lose too much in 8 bits; fold it into a Conv",
     "ConvTranspose": "the runtime has no integer kernel for it",
 }
-
-MATRIX = 2
-
-LARGE_TABLE = 2**16
-"""So many elements make a table large: the codes of a small one save nothing worth two lookups in the place of one."""
 
 KEPT_BY_PLAN = "kept float by the plan"
 
@@ -237,22 +233,6 @@ class _Walk:
     def drop(self, node: ir.Node, reason: str) -> None:
         del self.chosen[node]
         self.reasons[node] = self.dropped[node] = reason
-
-
-def takes_rows(node: ir.Node) -> bool:
-    """Whether a node looks up rows of a constant matrix of floats."""
-    table = constant(node.inputs[0]) if node.op_type == "Gather" else None
-    floats = table is not None and table.dtype.is_floating_point() and len(table.shape) == MATRIX
-    return floats and number(node, "axis", 0) == 0
-
-
-def is_large_table(table: ir.Value) -> bool:
-    """Whether a constant matrix is large, and read for nothing but its rows."""
-    tensor = constant(table)
-    if tensor is None or table.is_graph_output() or table.is_graph_input():
-        return False
-    large = tensor.size >= LARGE_TABLE and tensor.shape[1] != 1
-    return large and all(takes_rows(reader) and index == 0 for reader, index in table.uses())
 
 
 def quantized_before(node: ir.Node) -> str:
