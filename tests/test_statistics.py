@@ -369,8 +369,9 @@ def test_a_mask_of_infinity_is_told_with_its_sample():
     parts = [np.abs(draw(seed, 4)["x"]) for seed in range(3)]
     parts[1][2, 1] = 0
     data = batches(*({"x": part} for part in parts))
-    found = run(data, [Need("y", "histogram")], text)
+    found = run(data, [Need("y", "histogram"), Need("y", "column-range")], text)
     assert found.mask("y") == (-np.inf, 6)
+    assert found.column_range("y")[0][1] == -np.inf
     for cut in (found.percentile("y", 99), found.mse("y"), found.entropy("y")):
         assert cut == found.range("y")
     with pytest.raises(DataError, match="the value y holds Inf for sample 6"):

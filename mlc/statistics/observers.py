@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 AXES = {"channel-range": CHANNELS, "channel-mean": CHANNELS, "column-range": COLUMNS, "column-mean": COLUMNS}
 """The axis along which a kind of statistic is kept."""
 
+EXTREMES = {"range", "histogram", "channel-range", "column-range"}
+"""The kinds that add nothing up, which an infinity does not spoil."""
+
 KINDS = ("range", "histogram", *AXES, "moments")
 
 WHOLE = 100
@@ -60,7 +63,7 @@ class Observer:
     def add(self, array: Array, name: str, indexes: Array) -> None:
         """Take in one batch; ``indexes`` are the places of its samples.
 
-        Raises DataError for a NaN or Inf in it that no model may guard. A mask of -Inf has a range and a histogram all
+        Raises DataError for a NaN or Inf in it that no model may guard. A mask of -Inf has extremes and a histogram all
         the same, of which ``mask`` tells, but no sums.
         """
         if array.size == 0:
@@ -84,7 +87,7 @@ class Observer:
 
     @property
     def _sums(self) -> bool:
-        return not self.kinds <= {"range", "histogram"}
+        return not self.kinds <= EXTREMES
 
     @property
     def counted(self) -> int:

@@ -222,3 +222,23 @@ def test_golden(golden):
     samples = batches({"x": np.array([[0, 10], [2, 300]], np.float32)})
     found = quantized(build(text, arrays), samples, VNNI, smooth=True)
     golden("smooth.onnxtxt", ir.to_onnx_text(found.model).rstrip() + "\n")
+
+
+MASKED = """agraph (float[n,64] x) => (float[n,8] y, float[n,8] z) {
+    small = Less(x, least)
+    h = Where(small, infinity, x)
+    y = MatMul(h, w)
+    z = MatMul(x, v)
+}"""
+
+
+@pytest.mark.parametrize("apply", [quantized, dynamic])
+def test_beside_a_mask_of_infinity_the_rest_is_scaled(apply):
+    generator = np.random.default_rng(0)
+    arrays = weights(0, w=(64, 8), v=(64, 8)) | {"least": np.float32(-100), "infinity": np.float32(-np.inf)}
+    arrays["v"][5] /= 60
+    far = np.where(np.arange(64) == 5, 60, 1)
+    data = batches(*({"x": (generator.normal(size=(256, 64)) * far).astype(np.float32)} for _ in range(3)))
+    found = apply(build(MASKED, arrays), data, VNNI, smooth=True)
+    assert [refusal.site for refusal in found.change.refused] == ["y"]
+    assert found.change.notes[-1] == "the columns of what they read are scaled before these products: z"
