@@ -53,6 +53,9 @@ class Statistics(Protocol):
     def column_range(self, value: str) -> tuple[Array, Array]:
         """Return exact minima and maxima per column (the last axis), float32 [columns]."""
 
+    def rows(self, value: str) -> int:
+        """Return how many elements each column (the last axis) has had."""
+
     def column_mean(self, value: str) -> Array:
         """Return means per column (the last axis), float32 [columns]."""
 

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
 MATRIX = 2
 
-ALPHAS = tuple(step / 10 for step in range(1, 10))
-"""The shares of what is hard to quantize that are tried."""
+ALPHAS = tuple(step / 10 for step in range(1, 8))
+"""The shares of what is hard to quantize that are tried: the larger, the more hangs on the extreme of each column."""
+
+LEAST_ROWS = 256
+"""Of so many rows the extremes of columns are known: of fewer, other data leaves them too far for what they bring."""
 
 WORTH = 0.5
 """A value is scaled where no more than so much of the expected squared error is left: a multiplication costs time."""
@@ -37,13 +40,16 @@ WORTH = 0.5
 CODES, WEIGHT_CODES = 255, 127
 """How many steps the range of an activation has, and how many lie between 0 and the largest weight of a column."""
 
+LARGEST = 1e37
+"""What scaled activations, scaled weights and scales stay below: float32 goes ten times as far."""
+
 PEAK = 4.0
 """The extreme of a column over its root mean square, as some ten thousand normally distributed numbers have it."""
 
 
 @dataclass(frozen=True)
 class Smoothed:
-    """A value with scaled columns: products that read it, their sites, the scales s, float64 [columns], its range."""
+    """A value with scaled columns: the products that read it, their sites, scales s, float64 [columns], and range."""
 
     value: ir.Value
     products: tuple[ir.Node, ...]
@@ -69,7 +75,7 @@ def smooth(
     for value, products in groups.items():
         if ctx.statistics is None:
             raise ValueError("smooth=true reads statistics, and none were collected: give calibration data")
-        if not ctx.statistics.seen(places.name(value)):
+        if not ctx.statistics.seen(places.name(value)) or ctx.statistics.rows(places.name(value)) < LEAST_ROWS:
             continue
         low, high = (each.astype(np.float64) for each in ctx.statistics.column_range(places.name(value)))
         scales = least_noise(low, high, [rows_of(product) for product in products])
@@ -123,11 +129,18 @@ def least_noise(low: Array, high: Array, weights: list[Array]) -> Array | None:
     """Return the scales, float64 [columns], of the least expected error, or None where none is worth it.
 
     ``low`` and ``high`` are the extremes of each column, ``weights`` [columns, outputs] of all products that read it.
+    A column below the median of all is expected to come as far as that: what was seldom seen, or never, is not made
+    large. The median of the scales is 1, so that the numbers stay of their size.
     """
     peaks, matrix = np.maximum(-low, high), np.concatenate(weights, axis=1)
     largest = np.abs(matrix).max(axis=1)
+    usual = np.median(peaks)
+    if not (usual > 0 and largest.any()):
+        return None
+    low, high = _reaching(low, high, usual)
+    peaks, largest = np.maximum(peaks, usual), np.maximum(largest, largest[largest > 0].min())
     plain = _noise(low, high, matrix, np.ones(len(low)))
-    tried = [scales_for(peaks, largest, alpha) for alpha in ALPHAS]
+    tried = [scales / np.median(scales) for scales in (scales_for(peaks, largest, alpha) for alpha in ALPHAS)]
     noises = [_noise(low, high, matrix, scales) for scales in tried]
     best = int(np.argmin(noises))
     return tried[best] if noises[best] <= WORTH * plain else None
@@ -145,9 +158,21 @@ def multiply_rows(writer: Writer, product: ir.Node, scales: Array) -> None:
     writer.reweigh(product, 1, scaled.T if number(product, "transB", 0) else scaled, "smooth")
 
 
+def _reaching(low: Array, high: Array, least: float) -> tuple[Array, Array]:
+    """Return the extremes of columns, made larger where they stay below a number; a column of zeros rises to it."""
+    peaks = np.maximum(-low, high)
+    factors = np.maximum(least / np.where(peaks > 0, peaks, least), 1)
+    return low * factors, np.where(peaks > 0, high * factors, least)
+
+
 def _noise(low: Array, high: Array, matrix: Array, scales: Array) -> float:
-    """Return the expected squared error over all outputs: a step that is rounded has a twelfth of its square."""
+    """Return the expected squared error over all outputs: a step that is rounded has a twelfth of its square.
+
+    It is infinite where float32 has no such numbers.
+    """
     scaled, left = matrix * scales[:, np.newaxis], (low / scales, high / scales)
+    if max(np.abs(scaled).max(), *map(np.max, np.abs(left)), scales.max(), (1 / scales).max()) > LARGEST:
+        return np.inf
     step = (max(left[1].max(), 0) - min(left[0].min(), 0)) / CODES
     steps = np.abs(scaled).max(axis=0) / WEIGHT_CODES
     power = np.square(np.maximum(-left[0], left[1]) / PEAK).sum()

@@ -70,6 +70,10 @@ class CollectedStatistics:
         found = self._along(value, COLUMNS)
         return found.low, found.high
 
+    def rows(self, value: str) -> int:
+        """Return how many elements each column (the last axis) has had."""
+        return self._along(value, COLUMNS).elements
+
     def column_mean(self, value: str) -> Array:
         """Return means per column (the last axis), float32 [columns]."""
         return self._along(value, COLUMNS).mean()

@@ -32,7 +32,7 @@ def block(far=50.0):
     return build(BLOCK, arrays)
 
 
-def drawn(count=3, shape=(16, 3, 64), offset=0.0):
+def drawn(count=3, shape=(96, 3, 64), offset=0.0):
     """Batches of normal numbers."""
     made = (np.random.default_rng(seed).normal(size=shape) + offset for seed in range(count))
     return batches(*({"x": array.astype(np.float32)} for array in made))
@@ -128,12 +128,42 @@ def lost(x, matrices, scales):
     return float(np.square(rounded - left @ both).sum())
 
 
-def test_a_column_of_zeros_stays_one():
-    low, high = np.zeros(4), np.array([1.0, 0.0, 100.0, 1.0])
-    scales = least_noise(low, high, [np.array([[1.0, -1.0], [3.0, 2.0], [0.01, 0.02], [0.0, 0.0]])])
+@pytest.mark.parametrize("seen", [0.0, 1e-44, 1e-6, 1e-3])
+def test_what_is_seldom_seen_is_not_made_large(seen):
+    generator = np.random.default_rng(0)
+    spread = np.where(np.arange(48) < 4, 40.0, 1.0)
+    x, w = generator.normal(size=(400, 48)) * spread, generator.normal(size=(48, 16)) / spread[:, np.newaxis]
+    before = x.copy()
+    before[:, -8:] = seen
+    scales = least_noise(before.min(axis=0), before.max(axis=0), [w])
     assert scales is not None
-    assert np.isfinite(scales).all()
-    assert scales[1] == scales[3] == 1
+    assert lost(x, [w], scales) < WORTH * lost(x, [w], np.ones(48))
+
+
+@pytest.mark.parametrize("place", [0, 11])
+@pytest.mark.parametrize("size", [0.0, 1e-44, 1e-30, 1e30, 1e37])
+@pytest.mark.parametrize("side", ["activations", "weights"])
+def test_the_scales_leave_numbers_that_float32_has(side, size, place):
+    generator = np.random.default_rng(0)
+    spread = np.where(np.arange(48) < 4, 40.0, 1.0)
+    peaks, w = spread.copy(), generator.normal(size=(48, 16)) / spread[:, np.newaxis]
+    (peaks if side == "activations" else w)[place] *= size
+    scales = least_noise(-peaks, peaks, [w])
+    if scales is not None:
+        for array in (1 / scales, w * scales[:, np.newaxis], peaks / scales):
+            assert np.abs(array).max() < np.finfo(np.float32).max
+    if size < 1:
+        assert scales is not None
+
+
+@pytest.mark.parametrize("peaks", [np.zeros(4), np.ones(4)])
+def test_nothing_is_scaled_for_zeros(peaks):
+    assert least_noise(-peaks, peaks, [np.eye(4) * (1 - peaks)]) is None
+
+
+def test_of_few_rows_no_extremes_are_known():
+    assert quantized(block(), drawn(), VNNI, smooth=True).change.notes
+    assert quantized(block(), drawn(shape=(16, 3, 64)), VNNI, smooth=True).change.notes == ()
 
 
 def test_one_collection_serves_with_and_without():
@@ -196,11 +226,10 @@ def test_branches_that_no_sample_takes_and_loops_stay_as_they_were():
     data = whole_batches(*({"c": np.array(True), **batch.inputs} for batch in drawn(2)))
     found = dynamic(model, data, VNNI, smooth=True)
     assert found.change.sites == ("y.then_branch/p", "y.else_branch/q")
-    assert found.change.notes[1:] == (
-        "the columns of what they read are scaled before these products: y.then_branch/p",
-    )
+    said = "the columns of what they read are scaled before these products: y.then_branch/p"
+    assert found.change.notes[1:] == (said,)
     looped = build(LOOP, weights(0, w=(64, 64)) | {"g": arrays["g"]})
-    assert dynamic(looped, drawn(1, (3, 64)), VNNI, smooth=True).change.notes == (WHOLE_BATCH,)
+    assert dynamic(looped, drawn(1, (96, 64)), VNNI, smooth=True).change.notes == (WHOLE_BATCH,)
 
 
 LOOP = """agraph (float[n,64] x) => (float[n,64] y) <int64 count = {3}, bool go = {1}> {
@@ -219,7 +248,7 @@ def test_nothing_is_asked_for_where_nothing_is_scaled():
 def test_golden(golden):
     arrays = {"w": np.array([[1, 0.4], [0.003, 0.005]], np.float32), "b": np.array([1, -1], np.float32)}
     text = "agraph (float[n,2] x) => (float[n,2] y) {\n y = Gemm(x, w, b)\n}"
-    samples = batches({"x": np.array([[0, 10], [2, 300]], np.float32)})
+    samples = batches({"x": np.tile(np.array([[0, 10], [2, 300]], np.float32), (128, 1))})
     found = quantized(build(text, arrays), samples, VNNI, smooth=True)
     golden("smooth.onnxtxt", ir.to_onnx_text(found.model).rstrip() + "\n")
 
