@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from mlc.explaining.weights import weight_errors
 from mlc.types import Need
 from passes._smooth import WORTH, least_noise
 from passes.int8_dynamic import WHOLE_BATCH, Int8Dynamic
@@ -271,3 +272,19 @@ def test_beside_a_mask_of_infinity_the_rest_is_scaled(apply):
     found = apply(build(MASKED, arrays), data, VNNI, smooth=True)
     assert [refusal.site for refusal in found.change.refused] == ["y"]
     assert found.change.notes[-1] == "the columns of what they read are scaled before these products: z"
+
+
+@pytest.mark.parametrize("apply", [quantized, dynamic])
+def test_weights_are_compared_as_they_were_scaled(apply):
+    found = apply(block(), drawn(), VNNI, smooth=True)
+    errors = weight_errors(found.before, found.model)
+    assert {error.value: error.readers for error in errors} == {"w": ("a",), "v": ("z",)}
+    assert min(error.sqnr for error in errors) > 35
+    assert max(error.clipped for error in errors) == 0
+
+
+def test_a_multiplication_of_the_model_scales_no_weight():
+    arrays = weights(0, w=(64, 8)) | {"g": np.full(64, 3, np.float32)}
+    text = 'agraph (float[n,3,64] x) => (float[n,3,8] "a/y") {\n "b/m" = Mul(x, g)\n "a/y" = MatMul("b/m", w)\n}'
+    found = quantized(build(text, arrays), drawn(), VNNI, smooth=True)
+    assert min(error.sqnr for error in weight_errors(found.before, found.model)) > 35
