@@ -97,6 +97,15 @@ def note_of(smoothed: Iterable[Smoothed]) -> tuple[str, ...]:
     return (f"the columns of what they read are scaled before these products: {named}",) if named else ()
 
 
+def few_rows(nodes: Iterable[ir.Node], places: Places, ctx: Context) -> tuple[str, ...]:
+    """Say that no columns are scaled since too few rows tell their extremes, where that holds for all products."""
+    known, names = ctx.statistics, [need.value for need in range_needs(nodes, places)]
+    seen = [known.rows(name) for name in names if known is not None and known.seen(name)]
+    if not seen or max(seen) >= LEAST_ROWS:
+        return ()
+    return (f"no columns are scaled before products: {max(seen)} rows calibrate, {LEAST_ROWS} tell how far they reach",)
+
+
 def coded_alone(nodes: Iterable[ir.Node], coded: Mapping[ir.Value, Coded]) -> dict[ir.Value, list[ir.Node]]:
     """Return products by the value that they read, where it becomes codes for them alone, not by an integer node."""
     shared = {item.range_of for item in coded.values() if item.range_of is not item.value}

@@ -17,7 +17,7 @@ from passes._dynamic_lstm import OPERATOR, SMALL, write_lstms
 from passes._dynamic_write import DynamicWriter
 from passes._kernels import DOMAIN
 from passes._qdq import Writer
-from passes._smooth import Smoothed, note_of, range_needs, read_together, smooth
+from passes._smooth import Smoothed, few_rows, note_of, range_needs, read_together, smooth
 from passes._stored import permitted
 
 LSTM_KERNEL = f"{DOMAIN}.{OPERATOR}"
@@ -82,12 +82,13 @@ class Int8Dynamic(Pass):
         sites = tuple(each.site for each in looked if not each.reason)
         adds_up = any(node.op_type != "Gather" for node in chosen)
         writer, saturates = DynamicWriter(model), ctx.capabilities.saturates
+        few = few_rows(_activations(looked, Places(model)), Places(model), ctx) if self.smooth else ()
         smoothed = list(self.smoothed(writer, chosen, model, ctx)) if self.smooth else []
         for weight in weights_of(chosen):
             writer.write(weight, saturates=saturates)
         write_lstms(writer, (node for node in chosen if node.op_type == "LSTM"), saturates=saturates)
         notes = tuple(f"{mask} What reads it stays float" for mask in dict.fromkeys(masks.values()))
-        return Change(sites, refused, ((WHOLE_BATCH,) if adds_up else ()) + notes + note_of(smoothed))
+        return Change(sites, refused, ((WHOLE_BATCH,) if adds_up else ()) + notes + few + note_of(smoothed))
 
     def smoothed(self, writer: Writer, chosen: Iterable[ir.Node], model: ir.Model, ctx: Context) -> Iterator[Smoothed]:
         """Scale the columns of what products read, graph by graph; in loops nothing is known of them."""

@@ -30,7 +30,7 @@ from passes._correct_bias import mean_needs, means_of
 from passes._kept_float import keep_float
 from passes._masked import Unmasked, unmasked
 from passes._qdq import Shared, Writer, clamps_alike, write_activations
-from passes._smooth import Smoothed, coded_alone, note_of, range_needs, smooth
+from passes._smooth import Smoothed, coded_alone, few_rows, note_of, range_needs, smooth
 from passes._stored import permitted
 from passes._weights import stored_weights, write_weights
 
@@ -124,8 +124,9 @@ class Int8Static(Pass):
         if not nodes:
             return Change((), refused, notes)
         sites = tuple(map(site, nodes))
+        few = few_rows(nodes, found.places, ctx) if self.smooth else ()
         scaled = self.write(Writer(model), nodes, found, ctx)
-        return Change(sites, refused, (*notes, *note_of(scaled)))
+        return Change(sites, refused, (*notes, *few, *note_of(scaled)))
 
     def write(self, writer: Writer, nodes: list[ir.Node], found: Unmasked, ctx: Context) -> list[Smoothed]:
         """Quantize nodes, inner graphs first: their quantizers read what is around them, whatever becomes of that.

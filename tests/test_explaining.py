@@ -294,7 +294,7 @@ def test_rows_that_are_multiplied_for_scaled_columns_are_no_error_of_a_weight(ma
         z = Gemm<transB = 1>(h, v)
     }"""
     arrays = weights(0, w=(64, 8), v=(8, 64), b=(8,)) | {"g": np.where(np.arange(64) == 5, 80, 1).astype(np.float32)}
-    data = batches(*({"x": np.random.default_rng(n).normal(size=(32, 64)).astype(np.float32)} for n in range(2)))
+    data = batches(*({"x": np.random.default_rng(n).normal(size=(160, 64)).astype(np.float32)} for n in range(2)))
     sqnr = []
     for smooth in (False, True):
         found = make(build(text, arrays), data, VNNI, smooth=smooth)

@@ -162,11 +162,6 @@ def test_nothing_is_scaled_for_zeros(peaks):
     assert least_noise(-peaks, peaks, [np.eye(4) * (1 - peaks)]) is None
 
 
-def test_of_few_rows_no_extremes_are_known():
-    assert quantized(block(), drawn(), VNNI, smooth=True).change.notes
-    assert quantized(block(), drawn(shape=(16, 3, 64)), VNNI, smooth=True).change.notes == ()
-
-
 def test_one_collection_serves_with_and_without():
     needs = Int8Static().needs(block())
     assert needs == Int8Static(smooth=True).needs(block())
@@ -244,6 +239,14 @@ def test_nothing_is_asked_for_where_nothing_is_scaled():
     assert not Int8Dynamic().calibrates
     assert Int8Dynamic(smooth=True).calibrates
     assert {need.kind for need in Int8Dynamic(smooth=True).needs(block())} == {"histogram", "column-range"}
+
+
+@pytest.mark.parametrize("make", [quantized, dynamic])
+def test_too_few_rows_scale_nothing_and_that_is_said(make):
+    found = make(block(), drawn(1, (5, 3, 64)), VNNI, smooth=True)
+    said = "no columns are scaled before products: 15 rows calibrate, 256 tell how far they reach"
+    assert found.change.notes[-1] == said
+    assert found.ops() == make(block(), drawn(1, (5, 3, 64)), VNNI).ops()
 
 
 def test_golden(golden):
