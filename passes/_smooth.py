@@ -141,16 +141,18 @@ def least_noise(low: Array, high: Array, weights: list[Array]) -> Array | None:
     A column below the median of all is expected to come as far as that: what was seldom seen, or never, is not made
     large. The median of the scales is 1, so that the numbers stay of their size.
     """
-    peaks, matrix = np.maximum(-low, high), np.concatenate(weights, axis=1)
-    largest = np.abs(matrix).max(axis=1)
+    peaks, largest = (
+        np.maximum(-low, high),
+        np.max([np.abs(weight).max(axis=1, initial=0) for weight in weights], axis=0),
+    )
     usual = np.median(peaks)
     if not (usual > 0 and largest.any()):
         return None
     low, high = _reaching(low, high, usual)
     peaks, largest = np.maximum(peaks, usual), np.maximum(largest, largest[largest > 0].min())
-    plain = _noise(low, high, matrix, np.ones(len(low)))
+    plain = _noise(low, high, weights, np.ones(len(low)))
     tried = [scales / np.median(scales) for scales in (scales_for(peaks, largest, alpha) for alpha in ALPHAS)]
-    noises = [_noise(low, high, matrix, scales) for scales in tried]
+    noises = [_noise(low, high, weights, scales) for scales in tried]
     best = int(np.argmin(noises))
     return tried[best] if noises[best] <= WORTH * plain else None
 
@@ -174,18 +176,24 @@ def _reaching(low: Array, high: Array, least: float) -> tuple[Array, Array]:
     return low * factors, np.where(peaks > 0, high * factors, least)
 
 
-def _noise(low: Array, high: Array, matrix: Array, scales: Array) -> float:
+def _noise(low: Array, high: Array, weights: list[Array], scales: Array) -> float:
     """Return the expected squared error over all outputs: a step that is rounded has a twelfth of its square.
 
     It is infinite where float32 has no such numbers.
     """
-    scaled, left = matrix * scales[:, np.newaxis], (low / scales, high / scales)
-    if max(np.abs(scaled).max(), *map(np.max, np.abs(left)), scales.max(), (1 / scales).max()) > LARGEST:
+    left = low / scales, high / scales
+    if max(*map(np.max, np.abs(left)), scales.max(), (1 / scales).max()) > LARGEST:
         return np.inf
     step = (max(left[1].max(), 0) - min(left[0].min(), 0)) / CODES
-    steps = np.abs(scaled).max(axis=0) / WEIGHT_CODES
     power = np.square(np.maximum(-left[0], left[1]) / PEAK).sum()
-    return float(step**2 * np.square(scaled).sum() + power * np.square(steps).sum()) / 12
+    noise = 0.0
+    for weight in weights:
+        scaled = weight * scales[:, np.newaxis]
+        steps = np.maximum(scaled.max(axis=0), -scaled.min(axis=0)) / WEIGHT_CODES
+        if steps.max(initial=0) * WEIGHT_CODES > LARGEST:
+            return np.inf
+        noise += float(step**2 * np.vdot(scaled, scaled) + power * np.square(steps).sum())
+    return noise / 12
 
 
 def _fits(node: ir.Node) -> bool:
