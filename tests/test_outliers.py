@@ -20,6 +20,7 @@ from mlc.types import Capabilities, NodePlan, PassSpec, Plan
 from passes.int4_weights import Int4Weights
 from passes.int8_dynamic import Int8Dynamic
 from tests.quantizing import ANY_CPU, batches, build, run, weights, whole_batches
+from tests.targets import usable
 
 WIDTH = 32
 
@@ -124,6 +125,18 @@ def test_outliers_of_the_default_keep_8_bits_where_the_graph_may_hold_blocks(ops
     assert "int8-weights" not in steps or "linear_1" in steps["int8-weights"].sites
     assert not any(step.requested for name, step in steps.items() if name == "int8-weights")
     assert mixed.steps[-1].sqnr["output"] > alone.steps[-1].sqnr["output"] + gained
+
+
+@pytest.mark.parametrize(("opset", "instead"), [(21, "int8-weights"), (20, "float")])
+def test_outliers_on_openvino_keep_8_bits_where_the_graph_may_hold_blocks(monkeypatch, opset, instead):
+    usable("openvino/cpu")
+    monkeypatch.setattr("mlc.plan.formats.multiplies_integers", lambda: True)
+    original = api.load(Blocks(True).eval(), inputs=[f"x=float32[batch=1..16,{WIDTH}]"])
+    exported = api.export(original, opset=opset)
+    found = api.rewrite(exported, original, passes=["none"], to="int8", calibrate=DATA, target="openvino/cpu")
+    formats = {site: step.spec.name for step in found.steps if step.exactness == "lossy" for site in step.sites}
+    assert formats.get("linear_1", "float") == instead
+    assert {formats[site] for site in ("linear", "linear_2", "linear_3")} == {"int8-static"}
 
 
 class Tied(nn.Module):
