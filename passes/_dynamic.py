@@ -17,6 +17,7 @@ from mlc.formats import (
     is_quantized,
     number,
     site_of,
+    takes_rows,
     weight_of,
 )
 from mlc.fusion import is_standard, only_reader, walk
@@ -170,7 +171,7 @@ def _table_reason(node: ir.Node, by_rows: Collection[ir.Value | None], smallest:
     problem = constant_obstacle(table, "table")
     if problem:
         return problem
-    if len(tensor.shape) > MATRIX or number(node, "axis", 0) != 0:
+    if not takes_rows(node):
         return "it does not take rows of a matrix"
     return "" if table in by_rows else _size_obstacle(tensor, smallest) or _sharing_obstacle(table)
 

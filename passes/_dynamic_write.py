@@ -124,7 +124,7 @@ class DynamicWriter(Writer):
         """Return codes, scale and zero point of a product's input, quantized once, where it comes about."""
         source, graph = node.inputs[0], node.graph
         assert source is not None
-        assert graph is not None
+        assert isinstance(graph, ir.Graph)
         key = (id(graph), source.name or "")
         if key not in self.activations:
             stem, scalar = source.name or "", ir.Shape([])
@@ -138,11 +138,7 @@ class DynamicWriter(Writer):
                 )
             ]
             quantizer = ir.node("DynamicQuantizeLinear", [source], outputs=outputs, name=outputs[0].name)
-            producer = source.producer()
-            if producer is not None and producer.graph is graph:
-                graph.insert_after(producer, quantizer)
-            else:
-                graph.insert_before(graph[0], quantizer)
+            self.inside(graph).insert_behind(source, [quantizer])
             self.activations[key] = tuple(outputs)
         return self.activations[key]
 

@@ -77,6 +77,14 @@ class Writer:
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=None if shape is None else shape.copy())
         return ir.node(op, list(inputs), attributes, outputs=[value], name=name)
 
+    def insert_behind(self, value: ir.Value, nodes: list[ir.Node]) -> None:
+        """Insert nodes behind what gives a value, or first of all where that is around the graph."""
+        producer = value.producer()
+        if producer is not None and producer.graph is self.graph:
+            self.graph.insert_after(producer, nodes)
+        else:
+            self.graph.insert_before(self.graph[0], nodes)
+
     def reweigh(self, node: ir.Node, index: int, array: np.ndarray, role: str) -> None:
         """Let a node read another float32 constant, named after the old one, which goes if nobody else reads it."""
         old = node.inputs[index]
@@ -206,11 +214,7 @@ def _quantize_native(writer: Writer, value: ir.Value, parameters: tuple[ir.Value
 def _quantize_for(writer: Writer, value: ir.Value, parameters: tuple[ir.Value, ir.Value], chosen: set[ir.Node]) -> None:
     """Only int8 nodes read the dequantized value: it is exact for everyone else."""
     pair = writer.pair(value, value, parameters)
-    producer = value.producer()
-    if producer is None or producer.graph is not writer.graph:
-        writer.graph.insert_before(writer.graph[0], pair)
-    else:
-        writer.graph.insert_after(producer, pair)
+    writer.insert_behind(value, pair)
     for user, index in tuple(value.uses()):
         if user in chosen and not is_fold(user) and carries(user, index):
             user.replace_input_with(index, pair[-1].outputs[0])

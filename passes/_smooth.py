@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mlc.formats import MATRIX_PRODUCTS, number, weight_obstacle, weight_of
+from mlc.formats import MATRIX_PRODUCTS, Weight, number, weight_obstacle, weight_of
 from mlc.fusion import Places
 from mlc.graph_pass import Context, Need
 from passes._codes import Coded
@@ -83,7 +83,7 @@ def smooth(
             continue
         inverse = writer.constant(f"{value.name}.inverse", (1 / scales).astype(np.float32))
         node = writer.node("Mul", [value, inverse], f"{value.name}.smooth", ir.DataType.FLOAT, value.shape)
-        _insert_behind(writer.graph, value, node)
+        writer.insert_behind(value, [node])
         for product in products:
             product.replace_input_with(0, node.outputs[0])
             multiply_rows(writer, product, scales)
@@ -141,10 +141,8 @@ def least_noise(low: Array, high: Array, weights: list[Array]) -> Array | None:
     A column below the median of all is expected to come as far as that: what was seldom seen, or never, is not made
     large. The median of the scales is 1, so that the numbers stay of their size.
     """
-    peaks, largest = (
-        np.maximum(-low, high),
-        np.max([np.abs(weight).max(axis=1, initial=0) for weight in weights], axis=0),
-    )
+    peaks = np.maximum(-low, high)
+    largest = np.max([np.abs(weight).max(axis=1, initial=0) for weight in weights], axis=0)
     usual = np.median(peaks)
     if not (usual > 0 and largest.any()):
         return None
@@ -161,6 +159,11 @@ def rows_of(product: ir.Node) -> Array:
     """Return the weight of a product, float64 [rows, columns]."""
     wide = array_of(product.inputs[1]).astype(np.float64)
     return wide.T if number(product, "transB", 0) else wide
+
+
+def is_shared(weight: Weight) -> bool:
+    """Whether anything else may read a weight, so that its product cannot have another one in its place."""
+    return weight.transposed or len(weight.value.uses()) > 1 or weight.value.is_graph_output()
 
 
 def multiply_rows(writer: Writer, product: ir.Node, scales: Array) -> None:
@@ -201,14 +204,4 @@ def _fits(node: ir.Node) -> bool:
     if node.op_type not in MATRIX_PRODUCTS or weight_obstacle(node) or number(node, "transA", 0):
         return False
     weight = weight_of(node)
-    if weight is None or weight.transposed or len(weight.value.uses()) > 1 or weight.value.is_graph_output():
-        return False
-    return array_of(weight.value).ndim == MATRIX
-
-
-def _insert_behind(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:
-    producer = value.producer()
-    if producer is None or producer.graph is not graph:
-        graph.insert_before(graph[0], node)
-    else:
-        graph.insert_after(producer, node)
+    return weight is not None and not is_shared(weight) and array_of(weight.value).ndim == MATRIX

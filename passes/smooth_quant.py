@@ -15,7 +15,7 @@ from mlc.graph_pass import Change, Context, Exactness, Need, Pass, Refusal
 from passes._masked import UNSEEN
 from passes._norms import fits_last
 from passes._qdq import Writer
-from passes._smooth import multiply_rows, rows_of, scales_for
+from passes._smooth import is_shared, multiply_rows, rows_of, scales_for
 from passes._stored import array_of
 
 if TYPE_CHECKING:
@@ -137,8 +137,7 @@ def _product_obstacle(product: ir.Node) -> str:
     reason, weight = weight_obstacle(product), weight_of(product)
     if reason or weight is None:
         return f"{site_of(product)}: {reason}"
-    shared = weight.transposed or len(weight.value.uses()) > 1 or weight.value.is_graph_output()
-    return f"{site_of(product)}: its weight is used elsewhere" if shared else ""
+    return f"{site_of(product)}: its weight is used elsewhere" if is_shared(weight) else ""
 
 
 def _rescale(writer: Writer, group: Group, scales: Array) -> None:

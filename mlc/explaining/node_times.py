@@ -15,6 +15,7 @@ from mlc.errors import MlcError, TargetError, foreign
 from mlc.explaining.activations import folded_into
 from mlc.explaining.node_costs import first_batches
 from mlc.explaining.nouns import NodeTime
+from mlc.formats import QUANTIZERS
 from mlc.fusion import infer_shapes, only_reader, producer
 from mlc.rewriting.chosen import moving_values
 from mlc.runtimes.opening import open_session, open_unoptimized
@@ -31,8 +32,6 @@ SECONDS, BUDGET = 0.2, 15.0
 
 BLOCKS, FEWEST, MOST = 6, 3, 40
 """How often both forms take turns, and how many runs each has in a row then."""
-
-CODED = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
 
 CALL = """<ir_version: 8, opset_import: ["": 13]> agraph (float[1] x) => (float[1] y) { y = Identity(x) }"""
 """What takes no time but that of calling the runtime."""
@@ -112,7 +111,7 @@ def _taken(
     reads = (tuple(dict.fromkeys(_read(value, known))) for value in (plain, quantized))
     found = zip(graphs, reads, ends, strict=True)
     taken = [_Taken(_alone(model, names, str(end.name)), names) for model, names, end in found if names]
-    quantizes = taken and any(node.op_type in CODED for node in taken[0].model.graph)
+    quantizes = taken and any(node.op_type in QUANTIZERS for node in taken[0].model.graph)
     return [] if quantizes else taken
 
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from mlc.emulate.saturation import MATMUL_INTEGER, stored_array
 from mlc.explaining.codes import Grid, Seen, code_range, laid_out
 from mlc.explaining.nouns import TensorError
-from mlc.formats import PRODUCTS, constant, number
+from mlc.formats import PRODUCTS, QUANTIZERS, constant, number
 from mlc.formats.nodes import input_at, site_of
 from mlc.fusion import walk
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 NBITS = "MatMulNBits"
 
 HALF_BYTE = 4
-
-QUANTIZERS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 
 from mlc.exporting.bessel import of_bessel
 from mlc.exporting.bits import of_bits
+from mlc.exporting.constants import ints
 from mlc.exporting.fractions import of_fractions
 from mlc.exporting.gammas import of_gammas
 from mlc.exporting.linear_algebra import of_matrices
@@ -207,10 +208,10 @@ def _masked_select(x: Any, mask: Any) -> Any:
 def _bincount(x: Any, weights: Any = None, minlength: Any = 0) -> Any:
     """Return how often each number is there, or the sum of its weights: torch.onnx takes a length for a constant."""
     places = op.Cast(x, to=7)  # int64
-    most = op.ReduceMax(op.Concat(op.Constant(value_ints=[-1]), places, axis=0), keepdims=1)
-    count = op.Max(op.Add(most, op.Constant(value_ints=[1])), minlength)
+    most = op.ReduceMax(op.Concat(ints(-1), places, axis=0), keepdims=1)
+    count = op.Max(op.Add(most, ints(1)), minlength)
     if weights is None:
-        weights = op.Expand(op.Constant(value_ints=[1]), op.Shape(x))
+        weights = op.Expand(ints(1), op.Shape(x))
     elif weights.dtype is not None and weights.dtype.name != "FLOAT":
         weights = op.Cast(weights, to=11)  # double, as torch has it
     zeros = op.Expand(op.CastLike(0, weights), count)

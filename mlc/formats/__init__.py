@@ -50,7 +50,7 @@ from mlc.formats.nodes import (
 )
 from mlc.formats.operators import INTEGER_OPERATORS, MATRIX_PRODUCTS, PRODUCTS, QUANTIZERS, RANDOM, WEIGHTED
 from mlc.formats.saturation import ORDERS, Order, pairs, pairs_fit, safe_scales, saturating_pairs
-from mlc.formats.tables import LARGE_TABLE
+from mlc.formats.tables import LARGE_TABLE, takes_rows
 
 __all__ = [
     "COMBINING",
@@ -105,6 +105,7 @@ __all__ = [
     "saturating_pairs",
     "site_of",
     "static_choices",
+    "takes_rows",
     "text",
     "upper_bound",
     "weight_axis",
