@@ -142,10 +142,11 @@ def rewrite(
         "statistics": None if statistics is None else str(statistics),
     }
     recipe = merge(None, {"source": "python:", **given, "target": target, "seed": seed, "strict": strict})
-    asked = quantizing(recipe, Live(calibrate=calibrate))
+    live = Live(calibrate=calibrate)
+    asked = quantizing(recipe, live)
     specs = schedule(asked.all, defaults=recipe.defaults)
-    refuse_contradictions(recipe, Live(calibrate=calibrate), specs)
-    refuse_missing_data(recipe, Live(calibrate=calibrate), specs, divided=asked.planner.mixed)
+    refuse_contradictions(recipe, live, specs)
+    refuse_missing_data(recipe, live, specs, divided=asked.planner.mixed)
     able = capabilities(recipe.target, probes_of(specs), optional_probes_of(specs))
     specs = runnable(specs, asked.passes, recipe.target, able)
     data = None if calibrate is None else open_data(calibrate, original.signature.inputs)

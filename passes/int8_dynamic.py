@@ -75,29 +75,21 @@ class Int8Dynamic(Pass):
     def apply(self, model: ir.Model, ctx: Context) -> Change:
         """Quantize what the plan says (everything that can be, without a plan)."""
         looked = self.looked(model, ctx, permitted(ctx, self.name))
-        masks = _masks(looked, model, ctx.statistics)
+        places = Places(model)
+        masks = _masks(_activations(looked, places), ctx.statistics)
         looked = [replace(each, reason=masks.get(each.node, each.reason)) for each in looked]
         chosen = [each.node for each in looked if not each.reason]
         refused = tuple(Refusal(each.site, each.reason) for each in looked if each.reason)
         sites = tuple(each.site for each in looked if not each.reason)
         adds_up = any(node.op_type != "Gather" for node in chosen)
         writer, saturates = DynamicWriter(model), ctx.capabilities.saturates
-        few = few_rows(_activations(looked, Places(model)), Places(model), ctx) if self.smooth else ()
-        smoothed = list(self.smoothed(writer, chosen, model, ctx)) if self.smooth else []
+        few = few_rows(_activations(looked, places), places, ctx) if self.smooth else ()
+        smoothed = list(_smoothed(writer, chosen, places, ctx)) if self.smooth else []
         for weight in weights_of(chosen):
             writer.write(weight, saturates=saturates)
         write_lstms(writer, (node for node in chosen if node.op_type == "LSTM"), saturates=saturates)
         notes = tuple(f"{mask} What reads it stays float" for mask in dict.fromkeys(masks.values()))
         return Change(sites, refused, ((WHOLE_BATCH,) if adds_up else ()) + notes + few + note_of(smoothed))
-
-    def smoothed(self, writer: Writer, chosen: Iterable[ir.Node], model: ir.Model, ctx: Context) -> Iterator[Smoothed]:
-        """Scale the columns of what products read, graph by graph; in loops nothing is known of them."""
-        places = Places(model)
-        products = [node for node in chosen if node.op_type in MATRIX_PRODUCTS]
-        for graph in places.once:
-            read = ((node, node.inputs[0]) for node in products if node.graph is graph)
-            groups = {value: nodes for value, nodes in read_together(read).items() if value.graph in places.once}
-            yield from (one for _, one in smooth(writer.inside(graph), groups, places, ctx))
 
     @property
     def calibrates(self) -> bool:
@@ -109,13 +101,16 @@ class Int8Dynamic(Pass):
         if not self.smooth:
             return ()
         places = Places(model)
-        looked = look_at(model, lambda _site: True, recurrent=True, smallest_table=self.smallest_table)
-        return (*self.likes(model), *range_needs(_activations(looked, places), places))
+        return (*self.likes(model), *range_needs(self._reads(model, places), places))
 
     def likes(self, model: ir.Model) -> tuple[Need, ...]:
         """Ask for the histogram of what each product reads: beside a mask all else would be one code."""
+        return tuple(Need(name, "histogram") for name in dict.fromkeys(self._reads(model, Places(model)).values()))
+
+    def _reads(self, model: ir.Model, places: Places) -> dict[ir.Node, str]:
+        """Return what each product reads that could be quantized, by its name."""
         looked = look_at(model, lambda _site: True, recurrent=True, smallest_table=self.smallest_table)
-        return tuple(Need(name, "histogram") for name in dict.fromkeys(_activations(looked, Places(model)).values()))
+        return _activations(looked, places)
 
     def looked(self, model: ir.Model, ctx: Context, free: Callable[[str], bool]) -> list[Looked]:
         """Return the nodes that have an integer form here, or stay float for a reason; ``free(site)`` allows one."""
@@ -133,9 +128,18 @@ def _activations(looked: list[Looked], places: Places) -> dict[ir.Node, str]:
     }
 
 
-def _masks(looked: list[Looked], model: ir.Model, statistics: Statistics | None) -> dict[ir.Node, str]:
-    """Return why products stay float that read a value that holds a mask."""
+def _smoothed(writer: Writer, chosen: Iterable[ir.Node], places: Places, ctx: Context) -> Iterator[Smoothed]:
+    """Scale the columns of what products read, graph by graph; in loops nothing is known of them."""
+    products = [node for node in chosen if node.op_type in MATRIX_PRODUCTS]
+    for graph in places.once:
+        read = ((node, node.inputs[0]) for node in products if node.graph is graph)
+        groups = {value: nodes for value, nodes in read_together(read).items() if value.graph in places.once}
+        yield from (one for _, one in smooth(writer.inside(graph), groups, places, ctx))
+
+
+def _masks(activations: Mapping[ir.Node, str], statistics: Statistics | None) -> dict[ir.Node, str]:
+    """Return why products stay float that read a value that holds a mask; each reads one by its name."""
     if statistics is None:
         return {}
-    masks = {node: (name, statistics.mask(name)) for node, name in _activations(looked, Places(model)).items()}
+    masks = {node: (name, statistics.mask(name)) for node, name in activations.items()}
     return {node: f"the value {name} holds {mask[0]:.4g}: a mask?" for node, (name, mask) in masks.items() if mask}

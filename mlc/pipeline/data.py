@@ -104,14 +104,19 @@ def _made_of(recipe: Recipe) -> str:
     return f": {MIXED} is {' and '.join(formats_for(MIXED, recipe.target))} on {recipe.target.provider}"
 
 
+def has_data(recipe: Recipe, live: Live) -> bool:
+    """Whether anything is given that a pass can calibrate on: data for it or for both ends, or statistics."""
+    given = (either(live.calibrate, recipe.calibrate), either(live.data, recipe.data), recipe.statistics)
+    return any(source is not None for source in given)
+
+
 def refuse_missing_data(recipe: Recipe, live: Live, specs: Sequence[PassSpec], *, divided: bool) -> None:
     """Raise UsageError where a pass has nothing to calibrate on.
 
     Where lossy passes have ``divided`` the nodes among themselves, it is seen later whether any has to calibrate.
     """
-    given = (either(live.calibrate, recipe.calibrate), either(live.data, recipe.data), recipe.statistics)
     calibrating = _calibrating(specs)
-    if calibrating and not divided and all(source is None for source in given):
+    if calibrating and not divided and not has_data(recipe, live):
         raise UsageError(
             f"{calibrating[0].name} needs data to calibrate on, and none was given",
             "give --calibrate FILE.npz, --data for both, or --statistics FILE; random data is never used",

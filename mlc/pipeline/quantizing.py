@@ -12,7 +12,8 @@ from mlc.errors import PassError, UsageError
 from mlc.formats import FOLDING, INT8_STATIC, site_of
 from mlc.fusion import is_standard
 from mlc.grammar.values import pass_text
-from mlc.pipeline.run import Live, either
+from mlc.pipeline.data import has_data
+from mlc.pipeline.run import Live
 from mlc.plan import ASKED_FLOAT, ORDER, UNNAMED, Planner, naming_options, passes_for, read_plan, reserve_for
 from mlc.recipe import Recipe
 from mlc.registry import build, lossy_of
@@ -56,7 +57,6 @@ class Quantizing:
 
 def quantizing(recipe: Recipe, live: Live | None = None) -> Quantizing:
     """Return what is asked for. Raises UsageError for a plan that cannot be read, and for what contradicts itself."""
-    live = live or Live()
     if recipe.plan is not None and recipe.to is not None:
         hint = "leave out --to, or take back a recipe's with --to none: the plan says the formats"
         raise UsageError("a plan and a number format were given", hint)
@@ -64,9 +64,8 @@ def quantizing(recipe: Recipe, live: Live | None = None) -> Quantizing:
     if recipe.plan is not None:
         given, chosen = _read(Path(recipe.plan))
     else:
-        sources = (either(live.calibrate, recipe.calibrate), either(live.data, recipe.data), recipe.statistics)
-        has_data = any(source is not None for source in sources)
-        chosen = () if recipe.to is None else passes_for(recipe.to, recipe.target, has_data=has_data)
+        calibrated = has_data(recipe, live or Live())
+        chosen = () if recipe.to is None else passes_for(recipe.to, recipe.target, has_data=calibrated)
     formats = tuple(spec.name for spec in chosen)
     named = [spec.name for spec in recipe.passes]
     passes = tuple(

@@ -55,9 +55,8 @@ def reserve_for(asked: str, target: Target) -> tuple[str, ...]:
     Products of ``int8`` that lose too much with one scale for a row, or for all, keep their activations in blocks or in
     float, and only their weights lie in 8 bits: smaller and faster than float.
     """
-    names = formats_for(asked, target)
-    on_cpu = "int8-dynamic" in names or (on_openvino(target) and names == ("int8-static",) and _device(target) == "cpu")
-    return ("int8-weights",) if asked == MIXED and on_cpu else ()
+    left = asked == MIXED and _device(target) in CPU_PROVIDERS and "int8-weights" not in formats_for(asked, target)
+    return ("int8-weights",) if left else ()
 
 
 def on_openvino(target: Target) -> bool:
@@ -66,5 +65,5 @@ def on_openvino(target: Target) -> bool:
 
 
 def _device(target: Target) -> str:
-    """Return the device that OpenVINO is to run on."""
+    """Return the device that OpenVINO is to run on, or the provider of another target."""
     return ((target.device or "cpu") if target.provider.lower() == "openvino" else target.provider).lower()

@@ -65,12 +65,9 @@ class Planner:
 
     def leaves_out(self, subject: Pass, plan: Plan) -> bool:
         """Whether a pass has nothing to do, which is right where several divide the nodes, and in reserve."""
-        lossy = subject.exactness is Exactness.LOSSY
-        return (
-            lossy
-            and (self.mixed or subject.name in self.reserve)
-            and all(entry.format != subject.name for entry in plan.nodes)
-        )
+        may_idle = self.mixed or subject.name in self.reserve
+        idle = all(entry.format != subject.name for entry in plan.nodes)
+        return subject.exactness is Exactness.LOSSY and may_idle and idle
 
     def refuse_unmet(self, plan: Plan, step: Step) -> None:
         """Raise PassError where a pass left a node float to which a plan from a file gives its format.
