@@ -135,8 +135,8 @@ def _usual(original: Any, raw: Artifact) -> Artifact:
         return raw
     newer = api.export(original, opset=NEWER)
     with Workspace() as workspace:
-        lost = without_kernel(newer.model, TARGET, workspace, since=OPSET)
-        return raw if set(lost).difference(without_kernel(raw.model, TARGET, workspace)) else newer
+        lost = without_kernel(newer.model.clone(), TARGET, workspace, since=OPSET)
+        return raw if set(lost).difference(without_kernel(raw.model.clone(), TARGET, workspace)) else newer
 
 
 def _target(label: str) -> Target:

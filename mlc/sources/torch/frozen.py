@@ -56,7 +56,7 @@ class Snapshot:
         self.parts = list(module.named_modules())
         self.modes = [(part, part.training) for _, part in self.parts]
         self.attributes = [(name, part, dict(vars(part))) for name, part in self.parts]
-        self.running = {id(part): attributes for _, part, attributes in self.attributes}
+        self.running = {id(part): held for _, part, held in self.attributes}
         seen: Seen = {}
         own = {id(part) for _, part in self.parts}
         things = [
