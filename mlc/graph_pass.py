@@ -89,7 +89,7 @@ class Pass(ABC):
     small graph as ONNX text, ``(inputs) => (outputs) { nodes }``, of the form that it writes. The pass runs for targets
     alone that take such a graph wholly, and is judged there. ``may_use_kernels`` are operators that it writes, or lets
     stand (``ai.onnx.`` before ONNX's own), where the target, a CPU too, has them, and does without elsewhere and in
-    portable output.
+    portable output. ``asks_wide_half`` says that it reads which operators compute float16 in float32 on the target.
     """
 
     name: ClassVar[str]
@@ -99,6 +99,7 @@ class Pass(ABC):
     min_opset: ClassVar[int] = 13
     needs_kernels: ClassVar[Mapping[str, str]] = {}
     may_use_kernels: ClassVar[Mapping[str, str]] = {}
+    asks_wide_half: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, model: ir.Model, ctx: Context) -> Change:

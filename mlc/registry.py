@@ -169,6 +169,11 @@ def optional_probes_of(specs: Iterable[PassSpec]) -> dict[str, str]:
     return {operator: graph for spec in specs for operator, graph in pass_class(spec.name).may_use_kernels.items()}
 
 
+def asks_wide_half(specs: Iterable[PassSpec]) -> bool:
+    """Whether one of the passes reads which operators compute float16 in float32 on the target."""
+    return any(pass_class(spec.name).asks_wide_half for spec in specs)
+
+
 def runnable(
     specs: Iterable[PassSpec], requested: Collection[PassSpec], target: Target, capabilities: Capabilities
 ) -> tuple[PassSpec, ...]:

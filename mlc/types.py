@@ -50,6 +50,7 @@ class Capabilities:
     ``cpu`` says that nothing but a CPU computes there.
     ``vnni`` is true only where 8-bit products are added in 32 bits; without it pairs of u8*s8 products may saturate.
     ``kernels`` are the operators outside ONNX's own, as ``domain.operator``, that were asked about and have a kernel.
+    ``wide_half`` are the operators, without domain, whose float16 kernels were seen to compute in float32 within.
     """
 
     description: str
@@ -59,6 +60,7 @@ class Capabilities:
     amx: bool = False
     arm_dot: bool = False
     kernels: tuple[str, ...] = ()
+    wide_half: tuple[str, ...] = ()
 
     @property
     def saturates(self) -> bool:

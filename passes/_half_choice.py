@@ -86,7 +86,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Rules:
-    """What decides: collected ranges (None without statistics), how far they may go, and whether sums may change too.
+    """What decides: collected ranges (None without statistics), how far they may go, and which sums may change too.
 
     ``whole`` are values that were made of whole numbers alone, ``infinite`` those that may hold an infinity,
     ``guarded`` those that a small number keeps from 0, with that number, ``divided`` those that reach a divisor,
@@ -97,7 +97,7 @@ class Rules:
     model: ir.Model
     ranges: Ranges | None
     limit: float
-    sensitive: bool
+    sensitive: frozenset[str]
     whole: set[ir.Value] = field(default_factory=set)
     infinite: set[ir.Value] = field(default_factory=set)
     guarded: dict[ir.Value, float] = field(default_factory=dict)
@@ -347,7 +347,7 @@ def _obstacle(choice: Choice, rules: Rules) -> str:
 def _kind_obstacle(choice: Choice, rules: Rules) -> str:
     """Return why a node of this kind stays float32, whatever its values are."""
     node = choice.node
-    kept = ALWAYS if rules.sensitive else {**ALWAYS, **SENSITIVE}
+    kept = {**ALWAYS, **{op: why for op, why in SENSITIVE.items() if op not in rules.sensitive}}
     reduction = node.attributes.get("reduction")
     reasons = (
         (INTERFACE, has_subgraphs(node)),

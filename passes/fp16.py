@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -14,6 +15,7 @@ from passes._half import FLOAT16, store_weights
 from passes._half_choice import FORBIDDEN, UNSEEN_RANGE, Choice, Ranges, Rules, choices, ranged, settle
 from passes._half_constants import CLAMPED, MASKING, is_attention_mask
 from passes._half_moved import ENDS_PROCESS, ends_process
+from passes._half_sensitive import SENSITIVE
 from passes._half_write import Writer
 from passes._stored import permitted
 
@@ -40,7 +42,8 @@ class Fp16(Pass):
     for a CPU, a Transpose that onnxruntime would join with a product and end the process.
     In branches that no sample takes all stays float32. Inside loops no ranges are collected: there the constants
     decide, and what goes from one iteration to the next stays float32. Sums, normalizations, softmax, exponentials and
-    powers stay float32 unless ``sensitive`` is half; quantizers, coordinates and what draws numbers always do.
+    powers stay float32, but for those whose kernel on a GPU was seen to compute in float32 within, which save casts;
+    with ``sensitive`` float all of them do, with half none. Quantizers, coordinates and what draws numbers always do.
 
     Numbers of masks up to -1e9 become -16384, and what is added before a softmax and comes of no product ends there:
     -inf would make NaN of a row that is wholly masked. With
@@ -51,19 +54,20 @@ class Fp16(Pass):
     name: ClassVar[str] = "fp16"
     exactness: ClassVar[Exactness] = Exactness.LOSSY
     min_opset: ClassVar[int] = 13
+    asks_wide_half: ClassVar[bool] = True
 
     share: float = SHARE
-    sensitive: Literal["float", "half"] = "float"
+    sensitive: Literal["seen", "float", "half"] = "seen"
     weights_only: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"share lies above 0 and up to 1, {self.share:g} does not")
-        if self.sensitive not in ("float", "half"):
-            raise ValueError(f"sensitive is float or half, not {self.sensitive}")
+        if self.sensitive not in ("seen", "float", "half"):
+            raise ValueError(f"sensitive is seen, float or half, not {self.sensitive}")
         if self.weights_only and self.share != SHARE:
             raise ValueError("share belongs to weights_only=false")
-        if self.weights_only and self.sensitive != "float":
+        if self.weights_only and self.sensitive != "seen":
             raise ValueError("sensitive belongs to weights_only=false")
 
     @property
@@ -77,7 +81,7 @@ class Fp16(Pass):
             return ()
         model = model.clone()
         names = _names(model)
-        found = choices(self._rules(model, _unknown))
+        found = choices(self._rules(model, _unknown, SENSITIVE))  # at most these: which ones the target says
         asked = dict.fromkeys(name for value in ranged(found) if (name := names.get(value)))
         return tuple(Need(name, "range") for name in asked)
 
@@ -109,7 +113,7 @@ class Fp16(Pass):
     def _choices(self, model: ir.Model, ctx: Context, ranges: Ranges | None) -> list[Choice]:
         """Return what is done with every node, those that may not change among them."""
         allow = permitted(ctx, self.name)
-        found = choices(self._rules(model, ranges))
+        found = choices(self._rules(model, ranges, ctx.capabilities.wide_half))
         for choice in found:
             if choice.half and not allow(choice.site):
                 choice.reason = FORBIDDEN
@@ -118,10 +122,12 @@ class Fp16(Pass):
         settle(found)
         return found
 
-    def _rules(self, model: ir.Model, ranges: Ranges | None) -> Rules:
+    def _rules(self, model: ir.Model, ranges: Ranges | None, wide: Iterable[str]) -> Rules:
+        """Return the rules where the operators in ``wide`` were seen to compute in float32 within."""
         note_constants(model)
         infer_shapes(model)
-        return Rules(model, ranges, self.share * FLOAT16.highest, self.sensitive == "half")
+        sensitive = {"seen": frozenset(wide), "float": frozenset[str](), "half": frozenset(SENSITIVE)}
+        return Rules(model, ranges, self.share * FLOAT16.highest, sensitive[self.sensitive])
 
 
 def _unknown(_value: ir.Value) -> None:

@@ -31,7 +31,7 @@ from mlc.pipeline.validation import validate
 from mlc.probes import references
 from mlc.recipe import Recipe, check_sizes
 from mlc.recipe.files import check_apart
-from mlc.registry import lossy_of, optional_probes_of, probes_of, runnable, schedule
+from mlc.registry import asks_wide_half, lossy_of, optional_probes_of, probes_of, runnable, schedule
 from mlc.report.history import not_written
 from mlc.rewriting import Amend, Raising, as_planned, rewrite
 from mlc.runtimes.cpu import capabilities
@@ -72,7 +72,8 @@ def compile(  # noqa: A001 - the word of the field
     refuse_contradictions(recipe, live, specs)
     metric = metric_of(recipe, live)
     try_target(recipe.target)
-    able = capabilities(recipe.target, probes_of(specs), {} if recipe.portable else optional_probes_of(specs))
+    optional = {} if recipe.portable else optional_probes_of(specs)
+    able = capabilities(recipe.target, probes_of(specs), optional, half=asks_wide_half(specs))
     exact = [spec for spec in runnable(specs, asked.passes, recipe.target, able) if spec not in lossy]
     if out is not None:
         check_apart(recipe, out)

@@ -34,19 +34,28 @@ pairs (float[rows,64] x) => (float[rows,32] y) <float one = {1.0}, uint8 zero = 
 
 
 def capabilities(
-    target: Target, probes: Mapping[str, str] = NO_PROBES, optional: Mapping[str, str] = NO_PROBES
+    target: Target,
+    probes: Mapping[str, str] = NO_PROBES,
+    optional: Mapping[str, str] = NO_PROBES,
+    *,
+    half: bool = False,
 ) -> Capabilities:
     """Return what may be relied on: what this CPU was seen to have for ``cpu:native``, else the least any CPU has.
 
     ``probes`` are small graphs by the operators whose kernels GPUs are asked about (see ``Pass.needs_kernels``),
-    ``optional`` those of which a CPU is asked too (see ``Pass.may_use_kernels``).
+    ``optional`` those of which a CPU is asked too (see ``Pass.may_use_kernels``). With ``half`` the target is asked
+    which operators compute float16 in float32 (see ``Pass.asks_wide_half``).
     """
     found = _without_kernels(target)
-    if not probes and not optional:
-        return found
-    from mlc.runtimes.kernels import kernels
+    if probes or optional:
+        from mlc.runtimes.kernels import kernels
 
-    return replace(found, kernels=(*kernels(target, probes), *kernels(target, optional, gpus=False)))
+        found = replace(found, kernels=(*kernels(target, probes), *kernels(target, optional, gpus=False)))
+    if half:
+        from mlc.runtimes.wide_half import wide_half
+
+        found = replace(found, wide_half=wide_half(target))
+    return found
 
 
 def _without_kernels(target: Target) -> Capabilities:

@@ -37,17 +37,18 @@ def kernels(target: Target, probes: Mapping[str, str], *, gpus: bool = True) -> 
     nothing is claimed of what computes on the CPU: its kernels for such operators are slower than what they replace, or
     the runtime makes use of them by itself.
     """
-    if gpus and not _is_gpu(target):
+    if gpus and not is_gpu(target):
         return ()
     return tuple(operator for operator, graph in probes.items() if _has(target, operator, graph))
 
 
 def has_newer(target: Target) -> bool:
     """Whether a target for GPUs has kernels for the operators of opset 23; those that fell back would cost copies."""
-    return _is_gpu(target) and _taken(target, NEWER)
+    return is_gpu(target) and _taken(target, NEWER)
 
 
-def _is_gpu(target: Target) -> bool:
+def is_gpu(target: Target) -> bool:
+    """Whether a target is one of onnxruntime's providers for GPUs."""
     try:
         return target.runtime == "onnxruntime" and full_name(target.provider).startswith(FOR_GPUS)
     except TargetError:
