@@ -36,6 +36,7 @@ DEFAULT_PASSES = (
     "fuse-attention",
     "fuse-grouped-query",
     "fuse-long-attention",
+    "fuse-multi-head-attention",
     "group-norm-to-instance-norm",
     "drop-zero-states",
     "fold-reshapes",

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.fusion import Match, Size, constant, dims_of, producer
+from passes._kernels import DOMAIN
 
 BY_HEAD = [0, 2, 1, 3]
 """Exchanges the axes of length and heads."""
@@ -184,9 +185,20 @@ class Attention:
         q_heads, kv_heads = (side.dims[1] if side.dims is not None else None for side in (self.q, self.k))
         inputs = [side.with_three_axes(op) for side in sides]
         made = op.Attention(*inputs, *masks, **self.attributes, q_num_heads=q_heads, kv_num_heads=kv_heads)
-        if not tail.joined:
-            made = op.Reshape(made, constant(op, np.array([0, 0, q_heads, -1], np.int64)))
-        return made
+        return made if tail.joined else _split(op, made, q_heads)
+
+    def write_as_kernel(self, op: Any, tail: Tail) -> ir.Value:
+        """Write com.microsoft.MultiHeadAttention, whose inputs have three axes."""
+        heads = self.q.dims[1] if self.q.dims is not None else None
+        inputs = [side.with_three_axes(op) for side in (self.q, self.k, self.v)]
+        made: ir.Value = op.MultiHeadAttention(*inputs, **self.attributes, num_heads=heads, _domain=DOMAIN)
+        return made if tail.joined else _split(op, made, heads)
+
+
+def _split(op: Any, joined: ir.Value, heads: Any) -> ir.Value:
+    """Return [batch, length, heads, width] of [batch, length, heads * width], made in a rewrite."""
+    made: ir.Value = op.Reshape(joined, constant(op, np.array([0, 0, heads, -1], np.int64)))
+    return made
 
 
 def attention_of(node: ir.Node) -> Attention | None:

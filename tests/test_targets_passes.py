@@ -30,9 +30,13 @@ from tests.targets import usable
 
 pytestmark = pytest.mark.needs_onnxruntime
 
-OURS = {"fuse-quick-gelu", "fuse-bias-gelu", "fuse-skip-layer-norm", "fuse-group-norm"}
+OURS = {
+    "fuse-multi-head-attention", "fuse-quick-gelu", "fuse-bias-gelu", "fuse-skip-layer-norm", "fuse-group-norm",
+}  # fmt: skip
 CHOSEN = OURS - {"fuse-group-norm"}
-KERNELS = ("com.microsoft.QuickGelu", "com.microsoft.BiasGelu", "com.microsoft.SkipLayerNormalization")
+KERNELS = tuple(
+    f"com.microsoft.{op}" for op in ("MultiHeadAttention", "QuickGelu", "BiasGelu", "SkipLayerNormalization")
+)
 
 BLOCK = """
 import torch
@@ -44,8 +48,11 @@ class Block(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList([nn.LayerNorm(8), nn.LayerNorm(8)])
         self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)])
+        self.qkv = nn.Linear(8, 24)
 
     def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4).unbind(0)
+        x = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = x + nn.functional.silu(self.layers[0](self.norms[0](x)))
         y = x + self.layers[1](nn.functional.gelu(self.layers[2](x)))
         return self.norms[1](y)
@@ -289,11 +296,9 @@ def test_a_module_compiled_for_webgpu_has_the_kernels(webgpu, block, capsys):
     assert code == 0, error
     report = json.loads(Path("out/report.json").read_text())
     sites = {step["spec"]["name"]: len(step["sites"]) for step in report["steps"]}
-    assert {name: sites[name] for name in CHOSEN} == {
-        "fuse-quick-gelu": 1, "fuse-bias-gelu": 1, "fuse-skip-layer-norm": 1
-    }  # fmt: skip
+    assert {name: sites[name] for name in CHOSEN} == dict.fromkeys(CHOSEN, 1)
     found = ops(ir.load("out/model.onnx"))
-    assert [found.count(name.rpartition(".")[2]) for name in KERNELS] == [1, 1, 1]
+    assert [found.count(name.rpartition(".")[2]) for name in KERNELS] == [1] * len(KERNELS)
     placement = profile_run(Path("out/model.onnx"), {"x": random(1, 2, 3, 8)}, webgpu).placement
     assert placement.fallbacks == ()
 
