@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+from mlc.installed import is_installed
+
 
 class MlcError(Exception):
     """One clear sentence about what is wrong and where, and a hint that says what to do.
@@ -96,11 +98,7 @@ def user_line(raised: BaseException) -> str | None:
     ours = Path(__file__).parent
     for frame in reversed(traceback.extract_tb(raised.__traceback__)):
         path = Path(frame.filename)
-        if not path.exists() or ours in path.parents or "site-packages" in path.parts or _is_stdlib(path):
+        if not path.exists() or ours in path.parents or is_installed(path):
             continue
         return f"{path.name}:{frame.lineno} in {frame.name}"
     return None
-
-
-def _is_stdlib(path: Path) -> bool:
-    return Path(traceback.__file__).parent in path.parents

@@ -11,7 +11,6 @@ import inspect
 import itertools
 import re
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from mlc.errors import MlcError, foreign, kind_of
 from mlc.grammar.places import is_file
+from mlc.installed import is_installed
 
 Function = Callable[..., Any]
 
@@ -182,17 +182,6 @@ def loaded_files() -> set[Path]:
     return {file for file in files if not (is_installed(file) or ours & set(file.parents))}
 
 
-def is_installed(file: Path) -> bool:
-    """Return whether a file belongs to Python itself or to an installed package."""
-    return not {"site-packages", "dist-packages"}.isdisjoint(file.parts) or not _installed().isdisjoint(file.parents)
-
-
-@functools.cache
-def _installed() -> set[Path]:
-    """Return the folders of Python itself and of what is installed for it."""
-    return {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-
-
 def _file_of(module: ModuleType) -> list[Path]:
     file = getattr(module, "__file__", None)
     return [Path(file).absolute()] if isinstance(file, str) else []
@@ -236,10 +225,8 @@ def written_so(folder: Path, name: str) -> bool:
 
 def _inside(module: ModuleType, folder: Path) -> bool:
     file = getattr(module, "__file__", None)
-    places = [file] if file else [*getattr(module, "__path__", [])]
-    return any(folder in Path(place).absolute().parents for place in places) and not any(
-        "site-packages" in Path(place).parts for place in places
-    )
+    places = [Path(place).absolute() for place in ([file] if file else getattr(module, "__path__", []))]
+    return any(folder in place.parents for place in places) and not any(map(is_installed, places))
 
 
 def _called_beside(folder: Path, function: Function) -> Function:

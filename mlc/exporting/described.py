@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from mlc.errors import SourceError, kind_of
-from mlc.references import PRIVATE, code_names, code_parts, is_installed
+from mlc.installed import is_installed
+from mlc.references import PRIVATE, code_names, code_parts
 from mlc.sources.weights.tensors import hash_tensors
 
 MLC = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-INSTALLED = ("site-packages", "dist-packages")
+from mlc.installed import package_of
 
 TRACERS = frozenset({"torch", "onnxscript", "onnx_ir"})
 """Packages that a trace runs through: a line of theirs tells a user nothing."""
@@ -41,7 +41,7 @@ def user_frame(frames: Sequence[tuple[str, int, str, str]]) -> str:
             break
         text = f": `{line.strip()}`" if line.strip() else ""
         place = f"{path.name}:{number} in {function}{text}{inside}"
-        package = _package(path)
+        package = package_of(path)
         if package is None and standard not in path.parents and path.is_file():
             return place
         if package is not None and package not in TRACERS:
@@ -53,10 +53,3 @@ def raised_at(raised: BaseException) -> str:
     """Return the line of code to point at of those that an exception went through, or nothing."""
     frames = [(f.filename, f.lineno or 0, f.name, f.line or "") for f in traceback.extract_tb(raised.__traceback__)]
     return user_frame(frames)
-
-
-def _package(path: Path) -> str | None:
-    """Return the installed package that a file belongs to, or None where it is none's."""
-    parts = path.parts
-    places = [index for index, part in enumerate(parts) if part in INSTALLED]
-    return parts[places[-1] + 1] if places else None

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from mlc.errors import SourceError, UsageError, foreign
 from mlc.figures import counted
 from mlc.grammar.inputs import input_text
-from mlc.references import is_installed
+from mlc.installed import is_installed
 from mlc.sources.keras.backend import check_backend
 from mlc.sources.keras.module import KerasInput, KerasModule, build, wrapped
 from mlc.sources.specs import dim_text, unknown_input
