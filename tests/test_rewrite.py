@@ -520,6 +520,21 @@ def test_a_lossy_file_is_judged_by_its_floor(model, written, workspace):
     assert found.differences[0].reason.startswith("y is at 26.")
 
 
+@pytest.mark.parametrize(("batch", "held"), [(1, True), (9, False)])
+def test_few_numbers_near_zero_are_held_against_what_the_output_has_elsewhere(batch, held, tmp_path, workspace):
+    model = graph("g (float[batch,3] x) => (float[batch,1] y) <int64[1] last = {1}> { y = ReduceSum(x, last) }")
+    ir.save(model, tmp_path / "m.onnx")
+    usual, near = {"x": random(1, 5, 3)}, {"x": random(2, batch, 3)}
+    wanted = [answers(model, feeds, workspace)["y"] for feeds in (usual, near)]
+    near["x"][:, 0] -= wanted[1][:, 0] - 0.01
+    kept = [
+        Reference({"batch": 5}, usual, {"y": wanted[0]}),
+        Reference({"batch": batch}, near, {"y": np.full((batch, 1), 0.05, np.float32)}),
+    ]
+    assert [each.held for each in check(tmp_path / "m.onnx", kept, floor=10.0)] == [True, held]
+    assert not check(tmp_path / "m.onnx", kept[1:], floor=10.0)[0].held, "there is nothing else to hold it against"
+
+
 def test_integers_of_a_lossy_file_are_counted(tmp_path, workspace):
     model = graph("g (float[batch,3] x) => (int64[batch] i) { i = ArgMax<axis = 1, keepdims = 0>(x) }")
     ir.save(model, tmp_path / "m.onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mlc.compare import END_TOLERANCE, Check, Difference, Reference, compare, compare_end, is_float, sqnr
+from mlc.compare import (
+    END_TOLERANCE,
+    Check,
+    Difference,
+    Reference,
+    compare,
+    compare_end,
+    is_float,
+    powers,
+    ratio_db,
+    sqnr,
+)
 from mlc.compare.decisions import deciders, decisions, with_outputs
 from mlc.emulate import computes_half, rounded_half
 from mlc.rewriting.sessions import Runner
@@ -25,6 +37,10 @@ STEP_FLOOR = 20.0
 
 FLAWLESS, REARRANGED = 40.0, 20.0
 """Ratios in dB: more than the first says nothing of the size of an error, and the second is what a runtime may cost."""
+
+
+FEW = 8
+"""An output of no more numbers may be near 0 by chance: its error stands beside what the output has elsewhere too."""
 
 
 def check_files(  # noqa: PLR0917 - one place calls it
@@ -56,8 +72,9 @@ def check_files(  # noqa: PLR0917 - one place calls it
         )
     with open_unoptimized(path, target if target.runtime == "onnxruntime" else Target()) as session:
         plain = [session.run(reference.inputs) for reference in references]
+    usual = _usual_powers(references)
     return tuple(
-        _lossy_check(path.name, reference, actual, tolerance, floor, unoptimized)
+        _lossy_check(path.name, reference, actual, tolerance, floor, usual, unoptimized)
         for reference, actual, unoptimized in zip(references, answers, plain, strict=True)
     )
 
@@ -68,27 +85,54 @@ def check_half(path: Path, references: Sequence[Reference], tolerance: float, fl
     if not computes_half(model):
         return ()
     with Workspace() as workspace, Runner(workspace).open(rounded_half(model)) as run:
-        name = f"{path.name} in strict float16"
-        return tuple(_lossy_check(name, reference, run(reference.inputs), tolerance, floor) for reference in references)
+        name, usual = f"{path.name} in strict float16", _usual_powers(references)
+        return tuple(
+            _lossy_check(name, reference, run(reference.inputs), tolerance, floor, usual) for reference in references
+        )
+
+
+def _usual_powers(references: Sequence[Reference]) -> dict[str, float]:
+    """Return the mean square of each float output over all references of usual values."""
+    sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    for reference in references:
+        for name, array in reference.outputs.items():
+            if is_float(array.dtype) and not reference.values:
+                sums[name][0] += powers(array, array)[0]
+                sums[name][1] += array.size
+    return {name: total / size for name, (total, size) in sums.items() if size}
 
 
 def _lossy_check(  # noqa: PLR0917 - two places call it
-    name: str, reference: Reference, actual: Arrays, tolerance: float, floor: float, unoptimized: Arrays | None = None
+    name: str,
+    reference: Reference,
+    actual: Arrays,
+    tolerance: float,
+    floor: float,
+    usual: Mapping[str, float],
+    unoptimized: Arrays | None = None,
 ) -> Check:
     """Hold the outputs at one reference to the floor, at the ends of declared ranges to finite values."""
     least, allowed = (-math.inf, math.inf) if reference.values else (floor, tolerance)
-    differences = tuple(lossy_difference(output, array, actual, least) for output, array in reference.outputs.items())
+    differences = tuple(
+        lossy_difference(output, array, actual, least, usual.get(output, 0.0))
+        for output, array in reference.outputs.items()
+    )
     if unoptimized is not None and not reference.values:
-        differences = tuple(_as_unoptimized(each, reference.outputs, actual, unoptimized) for each in differences)
+        differences = tuple(
+            _as_unoptimized(each, reference.outputs, actual, unoptimized, usual.get(each.output, 0.0))
+            for each in differences
+        )
     return Check(name, reference.sizes, allowed, differences, None if reference.values else floor, reference.values)
 
 
-def _as_unoptimized(difference: Difference, expected: Arrays, actual: Arrays, unoptimized: Arrays) -> Difference:
+def _as_unoptimized(
+    difference: Difference, expected: Arrays, actual: Arrays, unoptimized: Arrays, usual: float
+) -> Difference:
     """Refuse an output that the runtime's optimizations made worse than rounding can."""
     name = difference.output
     if difference or not is_float(expected[name].dtype) or not expected[name].size:
         return difference
-    optimized, plain = (sqnr(expected[name], answers[name]) for answers in (actual, unoptimized))
+    optimized, plain = (_ratio(expected[name], answers[name], usual) for answers in (actual, unoptimized))
     if optimized >= min(plain, FLAWLESS) - REARRANGED:
         return difference
     reason = f"{name} is at {optimized:.1f} dB, without the runtime's optimizations at {plain:.1f} dB"
@@ -109,10 +153,11 @@ def _exact_check(  # noqa: PLR0917 - one place calls it
     return Check(path.name, reference.sizes, tolerance, differences, values=reference.values)
 
 
-def lossy_difference(name: str, expected: np.ndarray, answers: Arrays, floor: float) -> Difference:
+def lossy_difference(name: str, expected: np.ndarray, answers: Arrays, floor: float, usual: float = 0.0) -> Difference:
     """Judge one output of a lossy artifact; the error of an integer output is the share of elements that differ.
 
-    Where the original gives NaN, any number will do: integers hold none.
+    Where the original gives NaN, any number will do: integers hold none. ``usual`` is the mean square of the output
+    over all that was asked: an output of few numbers is held against that where it is smaller by itself.
     """
     actual = answers.get(name)
     if actual is not None and is_float(expected.dtype) and actual.shape == expected.shape:
@@ -124,10 +169,18 @@ def lossy_difference(name: str, expected: np.ndarray, answers: Arrays, floor: fl
         same = actual.shape == expected.shape
         share = float(np.mean(actual != expected)) if same and expected.size else float(not same)
         return Difference(name, share)
-    ratio = sqnr(expected, actual) if expected.size else float("inf")
+    ratio = _ratio(expected, actual, usual) if expected.size else float("inf")
     if not difference and ratio < floor:
         return Difference(name, difference.error, f"{name} is at {ratio:.1f} dB, below the floor of {floor:g} dB")
     return difference
+
+
+def _ratio(expected: np.ndarray, actual: np.ndarray, usual: float) -> float:
+    """Return the signal to noise ratio in dB, of few numbers with the signal that is usual where theirs is smaller."""
+    if expected.size > FEW or expected.shape != actual.shape:
+        return sqnr(expected, actual)
+    signal, noise = powers(expected, actual)
+    return ratio_db(max(signal, usual * expected.size), noise)
 
 
 def _judged_by_deciders(  # noqa: PLR0917 - one place calls it
