@@ -45,7 +45,9 @@ def _elsewhere() -> frozenset[Path]:
     found = set()
     for one in metadata.distributions():
         folder = Path(str(one.locate_file("")))
-        if folder.name in FOLDERS or folder in _python() or one.read_text("RECORD") is None:
+        if folder.name in FOLDERS or folder in _python():
             continue
-        found |= {folder / file.parts[0] for file in one.files or () if len(file.parts) > 1 or file.suffix == ".py"}
+        files = one.files or ()
+        if any(file.name == "RECORD" for file in files):
+            found |= {folder / file.parts[0] for file in files if len(file.parts) > 1 or file.suffix == ".py"}
     return frozenset(found)

@@ -19,7 +19,8 @@ def target(tmp_path, monkeypatch):
         place = tmp_path / name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text("Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n" if name.endswith("METADATA") else "")
-    record = "carried/inner/deep.py,,\nsingle.py,,\ncarried-1.0.dist-info/METADATA,,\n../../bin/carried,,\n"
+    listed = ("carried/inner/deep.py", "single.py", "carried-1.0.dist-info/METADATA", "carried-1.0.dist-info/RECORD")
+    record = "".join(f"{name},,\n" for name in (*listed, "../../bin/carried"))
     (tmp_path / "carried-1.0.dist-info/RECORD").write_text(record)
     monkeypatch.syspath_prepend(str(tmp_path))
     installed._elsewhere.cache_clear()

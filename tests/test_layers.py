@@ -32,6 +32,7 @@ ROOMS = [
     {"workspace", "directory", "dims", "figures"},
     {"types"},
     {"errors"},
+    {"installed"},
 ]
 """From the top down; rooms of one line do not import each other."""
 
