@@ -32,13 +32,13 @@ from benchmarks.sets import Timing, timed
 from mlc import api
 from mlc.artifact import Artifact, write_model
 from mlc.errors import MlcError
-from mlc.exporting.opset import NEWER
+from mlc.exporting.opset import NEWER, OPSET
 from mlc.figures import counted
 from mlc.grammar.values import parse_target
 from mlc.machine import cores, machine
 from mlc.measuring import Candidate, bench
-from mlc.plan import formats_for
-from mlc.registry import build
+from mlc.plan import formats_for, reserve_for
+from mlc.registry import build, pass_class
 from mlc.runtimes.cpu import capabilities
 from mlc.types import PassSpec, Target
 
@@ -137,24 +137,33 @@ def by_mlc(
 ) -> dict[str, Candidate]:
     """Write what mlc makes for a target: its default int8, and each format alone. What it refuses has failed.
 
-    As ``mlc quantize`` does, it exports for onnxruntime at the newer opset, for which that has kernels. ``seconds``
-    are those of rewriting and verifying.
+    As ``mlc quantize`` does, it exports for onnxruntime at the newer opset, for which that has kernels, and for
+    OpenVINO at the lowest that holds what a format may write. ``seconds`` are those of rewriting and verifying.
     """
-    newer = NEWER if target.runtime == "onnxruntime" else None
-    exported = api.export(subject.original, data=subject.recipe.calibrate, opset=newer)
+    exported: dict[int, Artifact] = {}
     found = {}
     for number, asked in enumerate(("int8", *formats)):
         name = f"mlc {asked}"
         place = folder / str(number)
         place.mkdir(parents=True)
+        opset = NEWER if target.runtime == "onnxruntime" else lowest(asked, target)
+        if opset not in exported:
+            exported[opset] = api.export(subject.original, data=subject.recipe.calibrate, opset=opset)
         try:
             with timing(name, seconds):
-                artifact = compiled(subject, exported, asked, target)
+                artifact = compiled(subject, exported[opset], asked, target)
         except MlcError as error:
             failed[name] = pathless(str(error))
             continue
         found[name] = Candidate(name, write_model(artifact.model, place), artifact.session_options)
     return found
+
+
+def lowest(asked: str, target: Target) -> int:
+    """Return the lowest opset that holds what a format may write on a target."""
+    name = asked.partition(":")[0]
+    written = (*formats_for(name, target), *reserve_for(name, target))
+    return max(OPSET, *(pass_class(each).min_opset for each in written))
 
 
 def compiled(subject: Subject, exported: Artifact, asked: str, target: Target) -> Artifact:
