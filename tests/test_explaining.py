@@ -451,3 +451,28 @@ def test_what_is_told_to_stay_float_takes_with_it_what_makes_the_codes(tmp_path,
     assert left["f"] == ("g",)
     together, _ = kept_float("g", "f", "y")
     assert together > max(before, alone) + 1
+
+
+SQUEEZED = """agraph (float[n,3,8,8] x) => (float[n,5] y) {
+    a = Conv(x, w, b)
+    r = Relu(a)
+    c = Conv(r, w2)
+    [pool] p = GlobalAveragePool(c)
+    f = Squeeze(p, axes)
+    y = Gemm<transB = 1>(f, w3)
+}"""
+
+
+def test_nodes_around_one_that_stays_float_are_called_as_the_plan_calls_them(tmp_path, workspace):
+    """The runtime moves a quantizer before a Squeeze, and mlc gives the Relu's codes another dequantizer."""
+    nodes = tuple(NodePlan(node, "", "float" if node in "cp" else "int8-static", "") for node in "arcpfy")
+    data = images(0)
+    before = build(SQUEEZED, {**WEIGHTS, "axes": np.array([2, 3])})
+    made = quantized(before, data, capabilities=VNNI, plan=Plan(nodes))
+    ir.save(made.model, tmp_path / "model.onnx")
+    told = explain(made.before, tmp_path / "model.onnx", data, workspace, made.plan)
+    assert told is not None
+    assert told.arithmetic is not None
+    assert [(each.node, each.op) for each in told.arithmetic.between] == [("c", "Conv"), ("p", "GlobalAveragePool")]
+    assert [tensor.value for tensor in told.tensors if tensor.kind == "activation"] == ["x", "r", "f"]
+    assert told.notes == ()

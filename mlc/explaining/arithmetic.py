@@ -53,7 +53,8 @@ def arithmetic_of(path: Path, shapes: Mapping[str, Shape], workspace: Workspace)
     shares = (ProductShare(op, nodes[op, integer], count, integer) for (op, integer), count in products.most_common())
     graphs = list(graphs_of(proto.graph))
     constants = {tensor.name for graph in graphs for tensor in graph.initializer}
-    between = (each for graph in graphs for each in _between(graph, constants))
+    sites = {node.name: node.output[0] for graph in graphs_of(written.graph) for node in graph.node if node.name}
+    between = (each for graph in graphs for each in _between(graph, constants, sites))
     branches = any(_is_if(node) for graph in graphs for node in graph.node)
     return IntegerShare(tuple(shares), tuple(between), uncounted, branches)
 
@@ -108,11 +109,13 @@ def _integer(node: onnx.NodeProto) -> bool:
     return node.op_type in INTEGER_OPERATORS or rounds
 
 
-def _between(graph: onnx.GraphProto, constants: Collection[str]) -> Iterable[Between]:
+def _between(graph: onnx.GraphProto, constants: Collection[str], sites: Mapping[str, str]) -> Iterable[Between]:
     """Return the float nodes that read what codes mean, and that a quantizer reads in turn, through other float nodes.
 
-    Those that only move elements are left out.
+    Those that only move elements are left out. ``sites`` has what the nodes of the model give by their names: the
+    runtime calls it otherwise where it moved a quantizer behind it.
     """
+    known = set(sites.values())
     floats: set[str] = set()
     behind: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -126,5 +129,6 @@ def _between(graph: onnx.GraphProto, constants: Collection[str]) -> Iterable[Bet
     for node in reversed(behind):
         if wanted.intersection(node.output):
             wanted.update(node.input)
-            found += [] if node.op_type in MOVES else [Between(node.output[0], node.op_type)]
+            site = node.output[0] if node.output[0] in known else sites.get(node.name, node.output[0])
+            found += [] if node.op_type in MOVES else [Between(site, node.op_type)]
     return reversed(found)

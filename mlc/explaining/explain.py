@@ -97,7 +97,7 @@ def explain(
     told = {
         *sites,
         *folded_nodes(before, after),
-        *(reader for tensor in tensors for reader in tensor.readers),
+        *(name for tensor in tensors for name in (tensor.value, *tensor.readers)),
         *(each.node for each in inside),
     }
     return Explanation(
