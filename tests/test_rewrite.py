@@ -1,5 +1,6 @@
 """The verified line of passes: what it records and refuses, how it judges outputs, the final check of files."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from mlc.compare import Reference
-from mlc.errors import PassError, UsageError
+from mlc.errors import PassError, TargetError, UsageError
 from mlc.fusion import Fusion, constant, walk
 from mlc.graph_pass import Change, Exactness, Pass
 from mlc.registry import DEFAULT_PASSES, build
@@ -601,6 +602,25 @@ def test_where_the_original_gives_nan_a_quantized_model_may_give_any_number():
     assert not lossy_difference("y", expected, {"y": np.array([0.0, 1.0, 2.0], np.float32)}, 10.0)
     broken = lossy_difference("y", expected, {"y": np.array([0.0, np.nan, 2.0], np.float32)}, 10.0)
     assert "NaN or Inf at other positions" in broken.reason
+
+
+@pytest.mark.parametrize("refused", [{"Mul"}, {"Mul", "Neg"}])
+def test_a_site_that_leaves_what_the_target_does_not_load_is_left_out(refused, workspace, monkeypatch):
+    """The Mul in the place of y's Neg is too much for the runtime; where it does not load the Neg either, none is."""
+
+    def loaded(path, target):
+        if ops(ir.load(path))[-1] in refused:
+            raise TargetError(f"loading {path.name} on {target.runtime}/{target.provider} failed: it is too much")
+        return nullcontext()
+
+    monkeypatch.setattr("mlc.runtimes.opening.open_session", loaded)
+    before = graph("g (float[batch,3] x) => (float[batch,3] y) { h = Neg(x) a = Sin(h) y = Neg(a) }")
+    after, (step,) = line(before, [Replace()], X, workspace, target=Target("openvino", "cpu"))
+    if "Neg" in refused:
+        assert (ops(after), step.left_out) == (["Mul", "Sin", "Mul"], ())
+        return
+    assert ops(after) == ["Mul", "Sin", "Neg"]
+    assert [(each.site, each.reason) for each in step.left_out] == [("y", "openvino does not load it: it is too much")]
 
 
 def test_passes_run_to_a_fixed_point(workspace):

@@ -76,11 +76,12 @@ def rewrite(
     ``planner`` divides the nodes among the lossy passes, on the graph that the first of them is given; ``amend`` may
     change the plan once, when it is seen what came of it. ``references`` are the original's answers, the traced sizes
     first. ``target`` is where passes are judged that write operators for which it has kernels, by its ``capabilities``;
-    all others are judged on the CPU. Lossy passes read ``statistics`` of a file, else what is collected on the
-    ``calibration`` data. ``keep`` is told the plan as it came about, and what was read. Raises PassError
-    for a pass in ``requested`` that was dropped whole, a lossy one that converted nothing or fell below its floor, and,
-    under ``strict``, for any site left out; UsageError for a plan that does not fit the graph, DataError for statistics
-    of another graph. ``raising`` says for which of them the opset may be raised.
+    all others are judged on the CPU, and a runtime of its own has to load what they leave. Lossy passes read
+    ``statistics`` of a file, else what is collected on the ``calibration`` data. ``keep`` is told the plan as it came
+    about, and what was read. Raises PassError for a pass in ``requested`` that was dropped whole, a lossy one that
+    converted nothing or fell below its floor, and, under ``strict``, for any site left out; UsageError for a plan that
+    does not fit the graph, DataError for statistics of another graph. ``raising`` says for which of them the opset may
+    be raised.
     """
     second = second_sizes(artifact.signature.inputs, references[0].sizes) if references[0].sizes else {}
     line = Line(

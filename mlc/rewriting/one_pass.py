@@ -101,7 +101,8 @@ class Line:
         trials = replace(trials, context=replace(context, statistics=statistics))
         exact = subject.exactness is Exactness.EXACT
         sites = SiteJudge(runner, measure_with(subject.tolerance, exact=exact))
-        settled = Verifier(trials, sites, outputs, self.feeds(model), tolerance + subject.tolerance).settle()
+        allowed = tolerance + subject.tolerance
+        settled = Verifier(trials, sites, outputs, self.feeds(model), allowed, self.target).settle()
         step = self.step(subject, spec, model, settled)
         return Ran(settled.model, (replace(step, notes=settled.change.notes),), statistics)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from mlc.errors import TargetError
 from mlc.types import Target
 
 if TYPE_CHECKING:
@@ -46,6 +47,29 @@ class Runner:
         """Run a model once."""
         with self.open(model) as run:
             return run(feeds)
+
+
+def unloadable(before: ir.Model, after: ir.Model, workspace: Workspace, target: Target) -> str:
+    """Return why the target's runtime does not load a graph, empty where it does, or did not load the one before.
+
+    onnxruntime is not asked: it has loaded both on the CPU, and runs there what a provider does not take.
+    """
+    if target.runtime == "onnxruntime":
+        return ""
+    failure = _failure(after, workspace, target)
+    return "" if not failure or _failure(before, workspace, target) else f"{target.runtime} does not load it: {failure}"
+
+
+def _failure(model: ir.Model, workspace: Workspace, target: Target) -> str:
+    from mlc.runtimes.opening import open_session
+
+    path = workspace.save(model, "loaded")
+    workspace.unmap()
+    try:
+        with open_session(path, target):
+            return ""
+    except TargetError as error:
+        return error.message.partition(": ")[2]  # without the file's name, which is another in every run
 
 
 def chosen(references: Sequence[Any], second: Mapping[str, int]) -> list[Any]:

@@ -13,9 +13,10 @@ from mlc.artifact import LeftOut
 from mlc.errors import MlcError, PassError
 from mlc.graph_pass import Change
 from mlc.rewriting.outputs import OutputJudge
-from mlc.rewriting.sessions import Feeds
+from mlc.rewriting.sessions import Feeds, unloadable
 from mlc.rewriting.sites import SiteJudge, blame
 from mlc.rewriting.trials import Attempt, Trials, culprit, only, without
+from mlc.types import Target
 
 ROUNDS = 24
 """So many times sites are left out and the rest is applied again; then the pass is dropped whole."""
@@ -36,7 +37,7 @@ class Settled:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is wrong: an invariant, a value, or an output; ``value`` is set for one that was judged in its place."""
+    """What is wrong: an invariant, a value, an output or the target; ``value`` is set for one judged in its place."""
 
     stage: str
     reason: str
@@ -54,6 +55,8 @@ class Verifier:
     feeds: Sequence[Feeds]
     tolerance: float
     """Of the graph outputs against the original: the export's and that of every pass so far, this one included."""
+    target: Target = field(default_factory=Target)
+    """Whose runtime has to load what the pass leaves."""
 
     def settle(self) -> Settled:
         """Apply the pass until nothing is wrong, leaving out what is."""
@@ -106,6 +109,9 @@ class Verifier:
         except MlcError as error:
             return [Trouble("outputs", error.message)], math.inf
         wrong = [Trouble("outputs", each.reason, "", each.error) for each in differences if each]
+        if not wrong and attempt.change.sites:
+            failure = unloadable(self.trials.before, attempt.model, self.trials.workspace, self.target)
+            wrong = [Trouble("target", failure)] if failure else []
         return wrong, largest if judged else max((each.error for each in differences), default=0.0)
 
     def culprits(self, attempt: Attempt, troubles: Sequence[Trouble]) -> Mapping[str, LeftOut]:
