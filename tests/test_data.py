@@ -165,6 +165,18 @@ def test_sizes_outside_the_spec(tmp_path, ids, mask, said):
     assert said in message(error)
 
 
+def test_inputs_without_an_axis_of_samples_are_told_to_take_one():
+    """A graph is one call: its nodes run along axis 0 of one input, and edges have two rows."""
+    nodes, ends = Dim(1, 30, name="nodes"), Dim(1, 60, name="edges")
+    specs = (InputSpec("x", "float32", (nodes, fixed(3))), InputSpec("edges", "int64", (fixed(2), ends)))
+    graph = [{"x": rows(7), "edges": np.zeros((2, 9), np.int64)}]
+    with pytest.raises(DataError) as error:
+        open_data(graph, specs)
+    assert "7 samples of x and 2 of edges | samples run along axis 0 of every input: where a whole" in message(error)
+    single = [InputSpec(spec.name, spec.dtype, (fixed(1), *spec.dims)) for spec in specs]
+    assert len(open_data([{name: array[np.newaxis] for name, array in graph[0].items()}], single)) == 1
+
+
 def test_a_sum_of_dims_is_checked(tmp_path):
     seq, past = Dim(1, 8, name="seq"), Dim(1, 8, name="past")
     total = Dim(2, 16, name="total", terms=("seq", "past"))

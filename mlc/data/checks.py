@@ -51,7 +51,6 @@ def check_kinds(
 ) -> None:
     """Raise DataError for a wrong dtype, rank, size or length; ``shapes`` has shape and dtype by array name."""
     sizes: dict[str, tuple[int, str]] = {}
-    lengths = {name: shape[0] for name, (shape, _) in shapes.items() if shape}
     for spec in inputs:
         shape, dtype = shapes[spec.name]
         if dtype.hasobject:
@@ -67,12 +66,21 @@ def check_kinds(
             where = f"the input {spec.name} of {source} has size {shape[axis]} at axis {axis}"
             _check_size(where, shape[axis], dim, spec.name, sizes)
     _check_sums(source, shapes, inputs, sizes)
+    _check_lengths(source, {name: shape[0] for name, (shape, _) in shapes.items() if shape}, inputs)
+
+
+def _check_lengths(source: str, lengths: Mapping[str, int], inputs: Sequence[InputSpec]) -> None:
+    """Raise DataError where not every array has as many samples as the first."""
+    along = {spec.name: spec.dims[0] for spec in inputs}
     for name, length in lengths.items():
         first, expected = next(iter(lengths.items()))
-        if length != expected:
-            raise DataError(
-                f"{source} has {counted(expected, 'sample')} of {first} and {length} of {name}", "make them as many"
-            )
+        if length == expected:
+            continue
+        hint = "make them as many"
+        if {first, name} <= along.keys() and along[first] != along[name]:
+            one = "where a whole call is one sample, let the module take each with an axis of size 1 before it"
+            hint = f"samples run along axis 0 of every input: {one}"
+        raise DataError(f"{source} has {counted(expected, 'sample')} of {first} and {length} of {name}", hint)
 
 
 def _check_size(where: str, size: int, dim: Dim, name: str, sizes: dict[str, tuple[int, str]]) -> None:
