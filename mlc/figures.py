@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mlc.types import Interval
 
@@ -131,6 +131,12 @@ def error(value: float) -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """Return ``1 site`` or ``3 sites``; ``many`` is what stands behind other numbers where that is not an s more."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def some(sentences: Sequence[str], most: int = 3) -> str:
+    """Return the first of several sentences, and how many more there are."""
+    more = len(sentences) - most
+    return "; ".join([*sentences[:most], *([f"and {more:,} more"] if more > 0 else [])])
 
 
 def sizes_text(sizes: Mapping[str, int]) -> str:

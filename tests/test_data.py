@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 from mlc.data import batch_size, filled_size, open_data, split
-from mlc.errors import DataError
+from mlc.errors import DataError, UsageError
 from mlc.pipeline.data import datasets
 from mlc.pipeline.run import Live
 from mlc.recipe import merge, parse_inputs
@@ -493,6 +493,15 @@ def test_a_part_can_be_split_again():
     indexes = [set(np.concatenate([batch.indexes for batch in one]).tolist()) for one in (part, left, right)]
     assert indexes[1] | indexes[2] == indexes[0]
     assert not indexes[1] & indexes[2]
+
+
+def test_one_source_of_equal_samples_is_told_to_hold_others(tmp_path):
+    path = tmp_path / "same.npz"
+    np.savez(path, x=np.ones((8, 3), np.float32))
+    asked = merge(None, {"source": "m.onnx", "calibrate": str(path)})
+    with pytest.raises(UsageError, match="every sample of the calibration data same") as caught:
+        datasets(asked, Live(), Signature(X, ()), (PassSpec("int8-static"),))
+    assert caught.value.hint == "it holds the same samples again and again: give others"
 
 
 def test_one_sample_cannot_be_split():

@@ -165,7 +165,7 @@ def datasets(
     if only is None or (calibration is None and not _calibrating(specs)):
         return Datasets(None, only, told, digests)
     first, second = split(only, CALIBRATION_SHARE, recipe.seed)
-    first, notes = _apart(first, second)
+    first, notes = _apart(first, second, "it holds the same samples again and again: give others")
     return Datasets(first, second, (*told, *notes), digests)
 
 
@@ -206,7 +206,10 @@ def _description(data: Data) -> str:
     return ", ".join(part for part in parts if part).encode("utf-8", "replace").decode("utf-8")
 
 
-def _apart(calibration: Data, evaluation: Data) -> tuple[Data, tuple[str, ...]]:
+SOURCES = "evaluate on samples that do not calibrate, or give one source and let mlc split it"
+
+
+def _apart(calibration: Data, evaluation: Data, hint: str = SOURCES) -> tuple[Data, tuple[str, ...]]:
     """Leave out of calibration what is in the evaluation data too, bit for bit, and say so.
 
     Raises UsageError where nothing is left.
@@ -217,7 +220,7 @@ def _apart(calibration: Data, evaluation: Data) -> tuple[Data, tuple[str, ...]]:
     if kept is None:
         raise UsageError(
             f"every sample of the calibration data {calibration.name} is in the evaluation data {evaluation.name} too",
-            "evaluate on samples that do not calibrate, or give one source and let mlc split it",
+            hint,
         )
     note = f"{shared} calibration samples are evaluation samples too and were left out of calibration"
     return kept, (note,)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from mlc.artifact import LeftOut, Step
 from mlc.compare import Reference
 from mlc.errors import MlcError, PassError
+from mlc.figures import some
 from mlc.fusion import Places, array_of, opset_of
 from mlc.graph_pass import Context, Exactness, Pass, Statistics
 from mlc.invariants import snapshot
@@ -176,7 +177,7 @@ def refuse(step: Step, subject: Pass, *, strict: bool, plan: Plan) -> None:
     if step.requested and subject.exactness is Exactness.LOSSY and not step.sites:
         planned = [Refusal(entry.node, entry.reason) for entry in plan.nodes if entry.reason not in ("", UNASKED)]
         told = dict.fromkeys(f"{each.site}: {each.reason}" for each in (*step.refused, *planned))
-        reasons = "; ".join([*told][:3])
+        reasons = some([*told])
         raise PassError(f"the pass {name} converted no node", f"it refused {reasons}" if reasons else NONE_LEFT)
     if strict and step.left_out:
         count = len(step.left_out)

@@ -10,15 +10,13 @@ import onnx_ir as ir
 
 from mlc.artifact import Step
 from mlc.errors import PassError
+from mlc.figures import some
 from mlc.formats import INTEGER_OPERATORS, KEPT_BY_PLAN
 from mlc.graph_pass import Context, Pass
 from mlc.plan import ORDER, Planner, as_done
 from mlc.plan.planner import UNASKED
 from mlc.rewriting.one_pass import NONE_LEFT, Line, Ran
 from mlc.types import PassSpec, Plan
-
-REASONS = 3
-"""So many nodes are named where none can be converted."""
 
 AMENDMENTS = 2
 """A plan is amended so often: what a better format has not helped gets another one."""
@@ -103,4 +101,4 @@ def _reasons(plan: Plan) -> str:
     integer = [f"{entry.op} {entry.node} is quantized already" for entry in plan.nodes if entry.op in INTEGER]
     untold = ("", UNASKED, KEPT_BY_PLAN)
     told = integer or [f"{entry.node}: {entry.reason}" for entry in plan.nodes if entry.reason not in untold]
-    return "; ".join(told[:REASONS])
+    return some(told)
