@@ -32,13 +32,16 @@ from benchmarks.sets import Timing, timed
 from mlc import api
 from mlc.artifact import Artifact, write_model
 from mlc.errors import MlcError
-from mlc.exporting.opset import NEWER, OPSET
+from mlc.exporting.opset import NEWER
 from mlc.figures import counted
 from mlc.grammar.values import parse_target
 from mlc.machine import cores, machine
 from mlc.measuring import Candidate, bench
-from mlc.plan import formats_for, reserve_for
-from mlc.registry import build, pass_class
+from mlc.pipeline.opset import able_for, export_opset
+from mlc.pipeline.quantizing import quantizing
+from mlc.plan import formats_for
+from mlc.recipe import merge
+from mlc.registry import build, schedule
 from mlc.runtimes.cpu import capabilities
 from mlc.types import PassSpec, Target
 
@@ -137,16 +140,15 @@ def by_mlc(
 ) -> dict[str, Candidate]:
     """Write what mlc makes for a target: its default int8, and each format alone. What it refuses has failed.
 
-    As ``mlc quantize`` does, it exports for onnxruntime at the newer opset, for which that has kernels, and for
-    OpenVINO at the lowest that holds what a format may write. ``seconds`` are those of rewriting and verifying.
+    It exports in the opset that ``mlc quantize`` would take. ``seconds`` are those of rewriting and verifying.
     """
-    exported: dict[int, Artifact] = {}
+    exported: dict[int | None, Artifact] = {}
     found = {}
     for number, asked in enumerate(("int8", *formats)):
         name = f"mlc {asked}"
         place = folder / str(number)
         place.mkdir(parents=True)
-        opset = NEWER if target.runtime == "onnxruntime" else lowest(asked, target)
+        opset = opset_for(subject, asked, target)
         if opset not in exported:
             exported[opset] = api.export(subject.original, data=subject.recipe.calibrate, opset=opset)
         try:
@@ -159,20 +161,22 @@ def by_mlc(
     return found
 
 
-def lowest(asked: str, target: Target) -> int:
-    """Return the lowest opset that holds what a format may write on a target."""
-    name = asked.partition(":")[0]
-    written = (*formats_for(name, target), *reserve_for(name, target))
-    return max(OPSET, *(pass_class(each).min_opset for each in written))
+def opset_for(subject: Subject, asked: str, target: Target) -> int | None:
+    """Return the opset in which ``mlc quantize`` would export for a format and a target, None for the usual one."""
+    recipe = merge(None, {"source": "python:", **_how(asked), "target": target})
+    specs = schedule(quantizing(recipe).all)
+    return export_opset(recipe, specs, subject.original, able_for(recipe, specs))
+
+
+def _how(asked: str) -> dict[str, Any]:
+    return {"passes": [GPTQ]} if asked == GPTQ else {"to": asked}
 
 
 def compiled(subject: Subject, exported: Artifact, asked: str, target: Target) -> Artifact:
     """Return an export in a number format, or by gptq; data are given where a pass of it calibrates."""
-    gptq = asked == GPTQ
-    calibrates = gptq or any(build(PassSpec(name)).calibrates for name in formats_for(asked, target))
+    calibrates = asked == GPTQ or any(build(PassSpec(name)).calibrates for name in formats_for(asked, target))
     calibrate = subject.recipe.calibrate if calibrates else None
-    how: dict[str, Any] = {"passes": [GPTQ]} if gptq else {"to": asked}
-    return api.rewrite(exported, subject.original, **how, calibrate=calibrate, target=target)
+    return api.rewrite(exported, subject.original, **_how(asked), calibrate=calibrate, target=target)
 
 
 @contextmanager

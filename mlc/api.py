@@ -21,16 +21,16 @@ from mlc.measuring import Trial
 from mlc.pipeline import Live
 from mlc.pipeline import compile as compile_recipe
 from mlc.pipeline.data import Datasets, refuse_contradictions, refuse_missing_answers, refuse_missing_data
+from mlc.pipeline.opset import able_for
 from mlc.pipeline.outliers import amend_for
 from mlc.pipeline.quantizing import quantizing
 from mlc.pipeline.run import Progress, Run, silent
 from mlc.pipeline.trials import metric_of, trials_of
 from mlc.probes import references
 from mlc.recipe import LIMITS, Recipe, check_sizes, merge
-from mlc.registry import asks_wide_half, optional_probes_of, probes_of, runnable, schedule
+from mlc.registry import runnable, schedule
 from mlc.rewriting import Raising
 from mlc.rewriting import rewrite as rewrite_verified
-from mlc.runtimes.cpu import capabilities
 from mlc.sources.load import load as load_source
 from mlc.sources.onnx.file import OnnxOriginal
 from mlc.sources.original import Original
@@ -147,7 +147,7 @@ def rewrite(
     specs = schedule(asked.all, defaults=recipe.defaults)
     refuse_contradictions(recipe, live, specs)
     refuse_missing_data(recipe, live, specs, divided=asked.planner.mixed)
-    able = capabilities(recipe.target, probes_of(specs), optional_probes_of(specs), half=asks_wide_half(specs))
+    able = able_for(recipe, specs)
     specs = runnable(specs, asked.passes, recipe.target, able)
     data = None if calibrate is None else open_data(calibrate, original.signature.inputs)
     kept, _ = references(original, _samples(original, calibrate), recipe.seed)

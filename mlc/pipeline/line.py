@@ -18,7 +18,7 @@ from mlc.judging import Report, choose
 from mlc.pipeline.data import datasets, refuse_contradictions, refuse_missing_data, replayable
 from mlc.pipeline.explaining import explained_only
 from mlc.pipeline.freezing import frozen
-from mlc.pipeline.opset import exported_for
+from mlc.pipeline.opset import able_for, exported_for
 from mlc.pipeline.optimizers import settled, without_optimizers
 from mlc.pipeline.outliers import amend_for
 from mlc.pipeline.portable import refuse_custom
@@ -31,10 +31,9 @@ from mlc.pipeline.validation import validate
 from mlc.probes import references
 from mlc.recipe import Recipe, check_sizes
 from mlc.recipe.files import check_apart
-from mlc.registry import asks_wide_half, lossy_of, optional_probes_of, probes_of, runnable, schedule
+from mlc.registry import lossy_of, runnable, schedule
 from mlc.report.history import not_written
 from mlc.rewriting import Amend, Raising, as_planned, rewrite
-from mlc.runtimes.cpu import capabilities
 from mlc.runtimes.one_node import try_target
 from mlc.sources.load import load
 from mlc.sources.onnx.file import OnnxOriginal
@@ -72,8 +71,7 @@ def compile(  # noqa: A001 - the word of the field
     refuse_contradictions(recipe, live, specs)
     metric = metric_of(recipe, live)
     try_target(recipe.target)
-    optional = {} if recipe.portable else optional_probes_of(specs)
-    able = capabilities(recipe.target, probes_of(specs), optional, half=asks_wide_half(specs))
+    able = able_for(recipe, specs)
     exact = [spec for spec in runnable(specs, asked.passes, recipe.target, able) if spec not in lossy]
     if out is not None:
         check_apart(recipe, out)

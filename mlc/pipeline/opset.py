@@ -1,4 +1,4 @@
-"""In which opset a model is exported: the lower one, or the one that its passes need."""
+"""What passes need of a target: its kernels, and in which opset a model is exported, the lower or one of theirs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from mlc.compare import Check
 from mlc.exporting.opset import NEWER, OPSET
 from mlc.fusion import is_standard, opset_of
 from mlc.recipe import Recipe
-from mlc.registry import lossy_of, pass_class
+from mlc.registry import asks_wide_half, lossy_of, optional_probes_of, pass_class, probes_of
+from mlc.runtimes.cpu import capabilities
 from mlc.runtimes.kernels import has_newer
 from mlc.runtimes.onnxruntime import open_session
 from mlc.sources.onnx.file import OnnxOriginal
@@ -75,6 +76,12 @@ def export_opset(
     if needed <= OPSET:
         return None
     return max(needed, NEWER) if has_kernels else needed
+
+
+def able_for(recipe: Recipe, specs: Sequence[PassSpec]) -> Capabilities:
+    """Return what may be relied on where the artifact will run, asked about what these passes write there."""
+    optional = {} if recipe.portable else optional_probes_of(specs)
+    return capabilities(recipe.target, probes_of(specs), optional, half=asks_wide_half(specs))
 
 
 def without_kernel(model: ir.Model, target: Target, workspace: Workspace, since: int = 0) -> tuple[str, ...]:
