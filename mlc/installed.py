@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sysconfig
-from importlib import metadata
 from pathlib import Path
 
 FOLDERS = ("site-packages", "dist-packages")
@@ -33,6 +31,8 @@ def _name(part: str) -> str:
 @functools.cache
 def _python() -> frozenset[Path]:
     """Return the folders of Python itself and of what is installed for it."""
+    import sysconfig
+
     return frozenset(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
@@ -42,6 +42,8 @@ def _elsewhere() -> frozenset[Path]:
 
     Only what the record of an installation lists: code of the user's own may lie beside it.
     """
+    from importlib import metadata  # half of what it takes to load the errors, which every command does
+
     found = set()
     for one in metadata.distributions():
         folder = Path(str(one.locate_file("")))

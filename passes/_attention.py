@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,22 +183,25 @@ class Attention:
             made = op.Attention(*(side.with_four_axes(op) for side in sides), *masks, **self.attributes)
             return made
         q_heads, kv_heads = (side.dims[1] if side.dims is not None else None for side in (self.q, self.k))
-        inputs = [side.with_three_axes(op) for side in sides]
-        made = op.Attention(*inputs, *masks, **self.attributes, q_num_heads=q_heads, kv_num_heads=kv_heads)
-        return made if tail.joined else _split(op, made, q_heads)
+        numbers = {"q_num_heads": q_heads, "kv_num_heads": kv_heads}
+        return self._with_three_axes(op, op.Attention, tail, masks, **numbers)
 
     def write_as_kernel(self, op: Any, tail: Tail) -> ir.Value:
         """Write com.microsoft.MultiHeadAttention, whose inputs have three axes."""
         heads = self.q.dims[1] if self.q.dims is not None else None
-        inputs = [side.with_three_axes(op) for side in (self.q, self.k, self.v)]
-        made: ir.Value = op.MultiHeadAttention(*inputs, **self.attributes, num_heads=heads, _domain=DOMAIN)
-        return made if tail.joined else _split(op, made, heads)
+        return self._with_three_axes(op, op.MultiHeadAttention, tail, num_heads=heads, _domain=DOMAIN)
 
-
-def _split(op: Any, joined: ir.Value, heads: Any) -> ir.Value:
-    """Return [batch, length, heads, width] of [batch, length, heads * width], made in a rewrite."""
-    made: ir.Value = op.Reshape(joined, constant(op, np.array([0, 0, heads, -1], np.int64)))
-    return made
+    def _with_three_axes(
+        self, op: Any, write: Callable[..., Any], tail: Tail, masks: Iterable[ir.Value] = (), **more: Any
+    ) -> ir.Value:
+        """Write an operator on three axes; split its heads again where they do not come together behind it."""
+        made: ir.Value = write(
+            *(side.with_three_axes(op) for side in (self.q, self.k, self.v)), *masks, **self.attributes, **more
+        )
+        if not tail.joined:
+            heads = self.q.dims[1] if self.q.dims is not None else None
+            made = op.Reshape(made, constant(op, np.array([0, 0, heads, -1], np.int64)))
+        return made
 
 
 def attention_of(node: ir.Node) -> Attention | None:

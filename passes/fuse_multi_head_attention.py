@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from passes._attention import Attention
 
-HAS_ATTENTION = 23
-"""The opset from which on ONNX has an Attention of its own, whose kernels are as fast."""
-
 
 @dataclass(frozen=True)
 class FuseMultiHeadAttention(FuseAttention):
@@ -40,8 +37,8 @@ class FuseMultiHeadAttention(FuseAttention):
     ends: ClassVar[frozenset[str]] = frozenset({"MatMul"})
 
     def apply(self, model: ir.Model, ctx: Context) -> Change:
-        """Replace every attention of a model below opset 23."""
-        return super().apply(model, ctx) if opset_of(model) < HAS_ATTENTION else Change(())
+        """Replace every attention of a model below opset 23; from there on ONNX's own kernels are as fast."""
+        return super().apply(model, ctx) if opset_of(model) < FuseAttention.min_opset else Change(())
 
     def check(self, attention, tail, mask, softmax) -> str | None:
         if mask is not None:

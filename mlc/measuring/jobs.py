@@ -14,6 +14,7 @@ from typing import Any
 import mlc
 from mlc import errors
 from mlc.errors import MlcError, TargetError
+from mlc.installed import FOLDERS
 from mlc.measuring.nouns import Candidate
 from mlc.runtimes.session import NodeRun, OperatorTime, Placement, Profile
 from mlc.types import Target
@@ -57,7 +58,7 @@ def run_job(asked: Mapping[str, Any]) -> dict[str, Any]:
 def _environment() -> dict[str, str]:
     """The environment in which the worker finds this very mlc, also where it is not installed."""
     root = Path(mlc.__file__).resolve().parent.parent
-    if root.name in ("site-packages", "dist-packages"):
+    if root.name in FOLDERS:
         return dict(os.environ)
     paths = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, str(root)])}

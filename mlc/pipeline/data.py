@@ -37,6 +37,8 @@ PROBED = 8
 NAMED = 10
 """Classes that a description names."""
 
+SOURCES = "evaluate on samples that do not calibrate, or give one source and let mlc split it"
+
 
 @dataclass(frozen=True)
 class Datasets:
@@ -204,9 +206,6 @@ def _description(data: Data) -> str:
         named = f"{', '.join(classes[:NAMED])}{', ...' if len(classes) > NAMED else ''}"
         parts.append(f"{counted(len(classes), 'class', 'classes')}: {named}")
     return ", ".join(part for part in parts if part).encode("utf-8", "replace").decode("utf-8")
-
-
-SOURCES = "evaluate on samples that do not calibrate, or give one source and let mlc split it"
 
 
 def _apart(calibration: Data, evaluation: Data, hint: str = SOURCES) -> tuple[Data, tuple[str, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,14 +91,12 @@ def check_half(path: Path, references: Sequence[Reference], tolerance: float, fl
 
 
 def _usual_powers(references: Sequence[Reference]) -> dict[str, float]:
-    """Return the mean square of each float output over all references of usual values."""
-    sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-    for reference in references:
-        for name, array in reference.outputs.items():
-            if is_float(array.dtype) and not reference.values:
-                sums[name][0] += powers(array, array)[0]
-                sums[name][1] += array.size
-    return {name: total / size for name, (total, size) in sums.items() if size}
+    """Return the mean square, over all references of usual values, of each float output that has few numbers in one."""
+    usual = [reference.outputs for reference in references if not reference.values]
+    few = {name for outputs in usual for name, array in outputs.items() if is_float(array.dtype) and array.size <= FEW}
+    arrays = {name: [outputs[name] for outputs in usual if name in outputs] for name in few}
+    sizes = {name: sum(array.size for array in each) for name, each in arrays.items()}
+    return {name: sum(powers(array, array)[0] for array in arrays[name]) / size for name, size in sizes.items() if size}
 
 
 def _lossy_check(  # noqa: PLR0917 - two places call it

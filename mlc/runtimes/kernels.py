@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import onnx
 
 from mlc.errors import PassError, TargetError, foreign
-from mlc.runtimes.onnxruntime import open_session
+from mlc.runtimes.onnxruntime import OnnxRuntimeSession, open_session
 from mlc.runtimes.providers import FOR_GPUS, available, full_name
 from mlc.types import Target
 
@@ -78,11 +79,18 @@ def _taken(target: Target, text: str, operator: str = "opset 23", op: str = "Att
             return False
         with foreign(f"the graph that asks for a kernel of {operator}", PassError, "see docs/writing-a-pass.md"):
             model = onnx.parser.parse_model(text)
-        with tempfile.TemporaryDirectory(prefix="mlc-", ignore_cleanup_errors=True) as folder:
-            path = Path(folder) / "kernel.onnx"
-            onnx.save(model, path)
-            with open_session(path, target, optimize=False) as session:
-                nodes = session.assignment()
-                return {node.provider for node in nodes} == {session.provider} and op in {node.op for node in nodes}
+        with small_session(model, target) as session:
+            nodes = session.assignment()
+            return {node.provider for node in nodes} == {session.provider} and op in {node.op for node in nodes}
     except TargetError:
         return False
+
+
+@contextmanager
+def small_session(model: onnx.ModelProto, target: Target) -> Iterator[OnnxRuntimeSession]:
+    """Open a session of a small model, without optimizations, on a provider of onnxruntime."""
+    with tempfile.TemporaryDirectory(prefix="mlc-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "small.onnx"
+        onnx.save(model, path)
+        with open_session(path, target, optimize=False) as session:
+            yield session

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from mlc.errors import TargetError
-from mlc.runtimes.kernels import is_gpu
-from mlc.runtimes.onnxruntime import open_session
+from mlc.runtimes.kernels import is_gpu, small_session
 from mlc.types import Target
 
 if TYPE_CHECKING:
@@ -94,14 +91,11 @@ def wide_half(target: Target) -> tuple[str, ...]:
 
 def _is_wide(op: str, trial: Trial, target: Target) -> bool:
     try:
-        with tempfile.TemporaryDirectory(prefix="mlc-", ignore_cleanup_errors=True) as folder:
-            path = Path(folder) / "wide.onnx"
-            onnx.save(onnx.parser.parse_model(trial.text), path)
-            with open_session(path, target, optimize=False) as session:
-                ran = [node for node in session.assignment() if node.op == op]
-                if not ran or any(node.provider != session.provider for node in ran):
-                    return False
-                given = session.run(trial.feeds)["y"]
+        with small_session(onnx.parser.parse_model(trial.text), target) as session:
+            ran = [node for node in session.assignment() if node.op == op]
+            if not ran or any(node.provider != session.provider for node in ran):
+                return False
+            given = session.run(trial.feeds)["y"]
     except TargetError:
         return False
     return bool(np.all(np.abs(given - trial.expected) <= CLOSE * np.max(np.abs(trial.expected))))
