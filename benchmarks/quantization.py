@@ -17,6 +17,7 @@ from typing import Any
 
 import onnx
 
+from benchmarks.avx2 import is_hidden
 from benchmarks.common import ROOT, Progress, Result, at_root, result, run
 from benchmarks.int8 import same_files
 from benchmarks.int8_settings import Quantizer, pathless
@@ -349,7 +350,8 @@ def one_token(folder: Path, progress: Progress) -> dict[str, Any]:
 def where() -> str:
     """Return the machine as far as figures of integers depend on it, and the day: models may be measured on several."""
     able, today = capabilities(Target(device="native")), datetime.now(UTC).date().isoformat()
-    return f"{machine().cpu}, {counted(cores(), 'core')}, {'with' if able.vnni else 'without'} VNNI, {today}"
+    vnni = "VNNI hidden from the runtimes" if is_hidden() else "with VNNI" if able.vnni else "without VNNI"
+    return f"{machine().cpu}, {counted(cores(), 'core')}, {vnni}, {today}"
 
 
 def has_openvino() -> bool:

@@ -10,8 +10,6 @@ WORKER = "benchmarks.rewriting_worker"
 ROUNDS = 3
 FROM_MODULE, FROM_FILE = "torch module", ".onnx file, exported without optimization"
 SOURCES = (FROM_MODULE, FROM_FILE)
-EXPORT = "export"
-"""The stage that all others are compared with: what torch.onnx.export takes, with the checks where mlc calls it."""
 
 
 def measure(quick: bool, progress: Progress) -> Result:
