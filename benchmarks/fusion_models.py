@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +87,38 @@ class ConvNext(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """float32 [batch, 3, 224, 224] to [batch, 96]."""
         return self.blocks(self.stem(image)).mean((2, 3))  # type: ignore[no-any-return]
+
+
+class Mixer(nn.Module):
+    """Blocks of MLP-Mixer (Tolstikhin et al., MLP-Mixer, section 2), their GELU written out with x * x * x."""
+
+    class Block(nn.Module):
+        """Two linear layers over the patches of each channel, and two over the channels of each patch."""
+
+        def __init__(self, patches: int, width: int) -> None:
+            super().__init__()
+            self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(2)])
+            self.across, self.back = nn.Linear(patches, width), nn.Linear(width, patches)
+            self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            """float32 [batch, patches, width] in and out."""
+            x = x + self.back(_gelu(self.across(self.norms[0](x).transpose(1, 2)))).transpose(1, 2)
+            return x + self.narrow(_gelu(self.wide(self.norms[1](x))))  # type: ignore[no-any-return]
+
+    def __init__(self, width: int = 192) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 16, stride=16)
+        self.blocks, self.norm = nn.Sequential(*(self.Block(14 * 14, width) for _ in range(4))), nn.LayerNorm(width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """float32 [batch, 3, 224, 224] to [batch, 192]."""
+        return self.norm(self.blocks(self.stem(image).flatten(2).transpose(1, 2))).mean(1)  # type: ignore[no-any-return]
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """Return GELU by its formula with a tanh (Hendrycks and Gimpel, Gaussian Error Linear Units, section 2)."""
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 class MobileNet(nn.Module):
@@ -259,6 +292,7 @@ NETWORKS = (
             GENERATIVE),
     Network("ViT", _vit, ["pixel_values=float32[batch=1..4,3,224,224]"], {"batch": 1}, "vit"),
     Network("ConvNeXt", _seeded(ConvNext), IMAGE, {"batch": 1}),
+    Network("MLP-Mixer", _seeded(Mixer), IMAGE, {"batch": 1}),
     Network("MobileNet, ReLU6", _seeded(lambda: MobileNet(nn.ReLU6)), IMAGE, {"batch": 1}),
     Network("MobileNet, hard-swish", _seeded(lambda: MobileNet(nn.Hardswish)), IMAGE, {"batch": 1}),
     Network("ResNet-18", lambda: resnet18()[0], RESNET_INPUTS, {"batch": 1}),

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 from benchmarks import (
@@ -185,7 +186,8 @@ def test_a_pass_that_slows_a_network_down_is_told():
     def network(slow, same=()):
         rounds = {"all": 10, "control": 10, "split-qkv": 20, "fuse-gelu": slow}
         timed = {name: [[value] * 9] * 5 for name, value in rounds.items()}
-        return {"cpu": {"sites": {"split-qkv": 2}, "same": list(same), "failed": {}, "sets": [timed], "afresh": []}}
+        told = {"sites": {"split-qkv": 2}, "same": list(same), "alike": [], "failed": {}}
+        return {"cpu": {**told, "sets": [timed], "afresh": []}}
 
     worse = network(8)
     settled = network(8)
@@ -198,6 +200,29 @@ def test_a_pass_that_slows_a_network_down_is_told():
     assert outcomes["fuse-gelu: somewhere faster with"][1] == "missed"
     assert ("fold-linear", "C", "cpu", "0", "the same file without it", "") in found.tables[0].rows
     assert "fuse-attention" in found.notes[0]
+
+
+@pytest.mark.parametrize(("alike", "again"), [([], [("fuse-gelu", "A", "cpu")]), (["fuse-gelu"], [])])
+def test_a_pass_that_is_faster_nowhere_is_timed_again_unless_the_runtime_does_the_same(alike, again):
+    timed = {
+        name: [[value] * 9] * 5 for name, value in {"all": 10, "control": 10, "split-qkv": 20, "fuse-gelu": 10}.items()
+    }
+    networks = {"A": {"cpu": {"sites": {}, "same": [], "alike": alike, "failed": {}, "sets": [timed], "afresh": []}}}
+    assert list(passes.undecided(networks)) == again
+    assert any("leaves the same operators" in note for note in passes.summary({"networks": networks}).notes) == bool(
+        alike
+    )
+
+
+def test_what_the_runtime_leaves_of_two_files(tmp_path):
+    def saved(name, text):
+        onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {text}'), tmp_path / name)
+        return tmp_path / name
+
+    twice = saved("twice.onnx", "(float[4] x) => (float[4] y) { a = Exp(x) b = Exp(x) y = Add(a, b) }")
+    once = saved("once.onnx", "(float[4] x) => (float[4] y) { a = Exp(x) y = Add(a, a) }")
+    other = saved("other.onnx", "(float[4] x) => (float[4] y) { a = Exp(x) y = Mul(a, a) }")
+    assert passes.operators(twice) == passes.operators(once) != passes.operators(other)
 
 
 def test_statistics(tmp_path, sample, monkeypatch):
