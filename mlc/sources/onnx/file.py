@@ -27,6 +27,11 @@ from mlc.types import Dim, InputSpec, OutputSpec, Signature, Target
 if TYPE_CHECKING:
     from mlc.types import Arrays
 
+EXTERNAL = "Cannot parse data from external tensors"
+"""What onnxruntime says where it needs the numbers of a tensor to know shapes."""
+
+INSIDE = "write it again with small tensors inside: onnx.save(onnx.load(FILE), OTHER, save_as_external_data=True)"
+
 
 class OnnxOriginal(Original):
     """A model file at ``path``. Initializers that are graph inputs too stay overridable, and are no inputs."""
@@ -65,7 +70,8 @@ def _refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except (TargetError, DataError) as refused:
-        raise SourceError(f"onnxruntime cannot run {path}: {refused.message}", refused.hint) from refused
+        hint = INSIDE if EXTERNAL in refused.message else refused.hint
+        raise SourceError(f"onnxruntime cannot run {path}: {refused.message}", hint) from refused
 
 
 def _example(example: Any, names: tuple[str, ...]) -> dict[str, np.ndarray]:
