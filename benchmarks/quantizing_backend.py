@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from tests.backend_models import FORMS, NOT_RUN, OUTCOMES, SAME
 
 WORKER = "benchmarks.quantizing_backend_worker"
 OURS = "mlc"
+MANY = 40
+"""Reasons of so many nodes are told."""
 
 NOTE = (
     f"Same: outputs within {TOLERANCE:g} of their rms, computed by onnxruntime's CPU provider without optimizations, "
@@ -42,6 +45,7 @@ def counted(found: list[Line]) -> dict[str, Any]:
         forms[form] = {
             "outcomes": outcomes(mine),
             "converted": sum(after - before for before, after in right),
+            "left": dict(sum((Counter(one["left"]) for one in mine), Counter[str]()).most_common()),
         }
     return {"forms": forms, "failed": failures(found)}
 
@@ -54,6 +58,11 @@ def summary(measured: Result) -> Summary:
     failed = [(name, *one.values()) for name, counts in found.items() for one in counts["failed"]]
     tables = (
         Table("What became of the models", ("tool", "form", *OUTCOMES, "nodes converted"), tuple(_rows(found))),
+        Table(
+            f"Why mlc leaves nodes as they are, from {MANY} nodes on",
+            ("tool", "form", "nodes", "why"),
+            tuple(_left(found)),
+        ),
         Table("What did not hold", ("tool", "model", "form", "outcome", "reason"), tuple(failed), brief=False),
     )
     missing = (f"Not installed, so not measured: {', '.join(measured['absent'])}.",) if measured["absent"] else ()
@@ -78,6 +87,13 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for name, counts in found.items():
         for form, one in counts["forms"].items():
             yield (name, form, *(str(one["outcomes"][outcome]) for outcome in OUTCOMES), str(one["converted"]))
+
+
+def _left(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the reasons of many nodes."""
+    for name, counts in found.items():
+        for form, one in counts["forms"].items():
+            yield from ((name, form, f"{count:,}", reason) for reason, count in one["left"].items() if count >= MANY)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -88,12 +89,17 @@ def converted(model: ir.Model, form: str) -> int:
     )
 
 
-def counting(tool: Tool, counts: list[int]) -> Rewriter:
-    """Return what converts as a tool does, is held to the tolerance, and counts how many nodes it converted."""
+def counting(tool: Tool, counts: list[int], left: Counter[str]) -> Rewriter:
+    """Return what converts as a tool does, is held to the tolerance, and counts how many nodes it converted.
+
+    ``left`` are the reasons why mlc left nodes as they were, with how many.
+    """
 
     def rewriter(case: Case, answers: Answers, workspace: Workspace) -> Rewritten:
         counts[:] = [0, 0]
+        left.clear()
         made = tool.convert(case, answers, workspace)
+        left.update(each.reason for step in made.steps for each in step.refused)
         counts[:] = [converted(model, tool.format) for model in (ir.from_proto(case.model), ir.load(made.path))]
         path = _rounded(made.path, case, workspace) if tool.format == HALF else made.path
         return replace(made, path=path, tolerance=TOLERANCE)
@@ -116,10 +122,10 @@ def jobs(every: int) -> Iterator[Job]:
     for name, tool in TOOLS.items():
         if find_spec(tool.package) is None:
             continue
-        counts = [0, 0]
-        rewriter = counting(tool, counts)
+        counts, left = [0, 0], Counter[str]()
+        rewriter = counting(tool, counts, left)
         for case in both_forms(every):
-            yield Job(called(name, case), partial(judged, case, rewriter), partial(dict, converted=counts))
+            yield Job(called(name, case), partial(judged, case, rewriter), partial(dict, converted=counts, left=left))
 
 
 if __name__ == "__main__":

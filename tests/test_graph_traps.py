@@ -375,10 +375,10 @@ def test_functions_of_another_opset_stay_and_keep_the_ir_version(tmp_path):
 @pytest.mark.parametrize(("opset", "converted"), [(20, 2), (18, 1)])
 def test_products_in_functions_are_quantized_or_said_to_stay(tmp_path, opset, converted):
     text = f"""<ir_version: 10, opset_import: ["" : 20, "own" : 1]>
-        g (float[n,32] x) => (float[n,8] y) {{ h = own.dense(x, a, b) r = Relu(h) y = MatMul(r, c) }}
+        g (float[n,32] x) => (float[n,32] y) {{ h = own.dense(x, a, b) r = Relu(h) y = MatMul(r, c) }}
         <domain: "own", opset_import: ["" : {opset}]> dense (x, w, b) => (y) {{ m = MatMul(x, w) y = Add(m, b) }}"""
     model = onnx.parser.parse_model(text)
-    for name, shape in {"a": (32, 32), "b": (32,), "c": (32, 8)}.items():
+    for name, shape in {"a": (32, 32), "b": (32,), "c": (32, 32)}.items():
         array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     onnx.save(model, tmp_path / "model.onnx")

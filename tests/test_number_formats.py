@@ -25,7 +25,7 @@ class Mixed(nn.Module):
         torch.manual_seed(0)
         self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
         self.head, self.norm = nn.Linear(16 * 16, 32), nn.LayerNorm(32)
-        self.wide, self.narrow = nn.Linear(32, 64), nn.Linear(64, 8)
+        self.wide, self.narrow = nn.Linear(32, 64), nn.Linear(64, 32)
 
     def forward(self, x):
         x = torch.relu(self.second(torch.relu(self.first(x)))).flatten(1)
@@ -61,6 +61,34 @@ def test_int8_takes_convolutions_and_their_head_static_and_other_products_dynami
     assert len(found["int8-dynamic"]) == 2
     assert "conv2d_1" in found["int8-static"]
     assert "conv2d" not in found["int8-static"]
+
+
+@pytest.mark.parametrize(("columns", "taken"), [(10, 1), (23, 1), (24, 2)])
+def test_int8_leaves_products_of_few_columns_float(columns, taken):
+    """Codes of what they read take longer than integers save, and rounding a classifier's head is seen at once."""
+    module = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, columns)).eval()
+    original = api.load(module, inputs=["input=float32[batch=1..4,64]"])
+    made = api.rewrite(api.export(original), original, passes=["none"], to="int8")
+    (step,) = (step for step in made.steps if step.sites)
+    assert (step.spec.name, len(step.sites)) == ("int8-dynamic", taken)
+    alone = api.rewrite(api.export(original), original, passes=["none"], to="int8-dynamic")
+    assert [len(step.sites) for step in alone.steps if step.sites] == [2]
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_plan_says_why_a_head_of_few_columns_stays_float(tmp_path):
+    module = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)).eval()
+    report = mlc.compile(module, inputs=["input=float32[batch=1..4,64]"], to="int8", out=tmp_path / "out")
+    reasons = [
+        entry.reason for entry in report.plan.nodes if entry.format == "float" and entry.op in {"Gemm", "MatMul"}
+    ]
+    assert reasons == ["it has 10 columns: making codes of what it reads takes longer than it saves"]
+
+
+def test_int8_takes_products_of_few_columns_where_there_are_no_others():
+    original = api.load(nn.Linear(64, 10).eval(), inputs=["input=float32[batch=1..4,64]"])
+    made = api.rewrite(api.export(original), original, passes=["none"], to="int8")
+    assert [step.spec.name for step in made.steps if step.sites] == ["int8-dynamic"]
 
 
 class Convolutions(nn.Module):
@@ -364,7 +392,7 @@ ROWS = [{"input": row} for row in np.random.default_rng(1).standard_normal((40, 
 )
 def test_a_plan_takes_what_the_run_that_wrote_it_took_also_where_that_came_to_nothing(tmp_path, asked, note):
     torch.manual_seed(0)
-    module = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 8)).eval()
+    module = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32)).eval()
     asked = {"inputs": ["input=float32[batch=1..4,32]"]} | asked
     first = mlc.compile(module, **asked, to="int8", out=tmp_path / "first")
     again = mlc.compile(module, **asked, plan=tmp_path / "first" / "plan.toml", out=tmp_path / "again")

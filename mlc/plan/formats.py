@@ -16,10 +16,10 @@ def formats_for(asked: str, target: Target) -> tuple[str, ...]:
     """Return the passes that a format is made of on a target, in the order in which they choose their nodes.
 
     ``int8`` is what was measured to pay: on onnxruntime's CPU provider convolutions and what hangs on them static,
-    other products and recurrent layers dynamic; on OpenVINO, whose integer products need scales known beforehand, all
-    static, but of the other products the weights alone where this CPU multiplies no 8-bit integers in one instruction;
-    on GPUs, of whose providers none has such products, weights alone. ``int4-weights`` has 8 bits for the few nodes
-    that lose too much in 4.
+    other products and recurrent layers dynamic (``planner.py`` leaves those of which it does not pay); on OpenVINO,
+    whose integer products need scales known beforehand, all static, but of the other products the weights alone where
+    this CPU multiplies no 8-bit integers in one instruction; on GPUs, of whose providers none has such products,
+    weights alone. ``int4-weights`` has 8 bits for the few nodes that lose too much in 4.
     """
     if asked == "int4-weights":
         return (asked, "int8-weights")

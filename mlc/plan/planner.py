@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from mlc.grammar import nearest
 from mlc.graph_pass import Exactness
 from mlc.plan.chains import convolution_chains, slow_heads
 from mlc.plan.kept import kept_sites, nodes_by_site
+from mlc.plan.narrow import narrow_products
 from mlc.types import FLOAT, NodePlan, Plan
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ UNASKED = "no format is for it"
 
 AROUND = "the nodes around it have no such form"
 
-ONNXRUNTIME = frozenset({INT8_STATIC, "int8-dynamic"})
+INT8_DYNAMIC = "int8-dynamic"
+
+ONNXRUNTIME = frozenset({INT8_STATIC, INT8_DYNAMIC})
 """What int8 is made of on onnxruntime's CPU provider, which is the one whose slow kernels are known."""
 
 DECIDING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Gather"})
@@ -41,8 +44,8 @@ class Planner:
 
     ``kept`` are names or patterns of nodes that stay float. ``given`` is a plan from a file, which then decides.
     ``mixed`` says that the passes divide the nodes by what pays: int8-static takes convolutions and what hangs on them
-    alone, and a pass that is left without a node does nothing. Passes in ``reserve`` take what an amended plan gives
-    them.
+    alone, int8-dynamic no product of few columns, and a pass that is left without a node does nothing. Passes in
+    ``reserve`` take what an amended plan gives them.
     """
 
     kept: tuple[str, ...] = ()
@@ -57,10 +60,7 @@ class Planner:
             return _checked(self.given, model, passes, context, kept)
         first = [one for one in passes if one.name not in self.reserve]
         if self.mixed and len(passes) > 1:
-            heads = slow_heads(model) if {one.name for one in first} >= ONNXRUNTIME else {}
-            chains = convolution_chains(model, heads)
-            found = plan_for(model, first, context, kept, lambda name, site: name != INT8_STATIC or site in chains)
-            return Plan(tuple(_with_reason(entry, heads.get(entry.node, "")) for entry in found.nodes))
+            return _divided(model, first, context, kept)
         return plan_for(model, first, context, kept)
 
     def leaves_out(self, subject: Pass, plan: Plan) -> bool:
@@ -124,6 +124,24 @@ def plan_for(
     return Plan(
         tuple(_final(site, node, found.get(site, unnamed), kept) for site, node in nodes_by_site(model).items())
     )
+
+
+def _divided(model: ir.Model, passes: Sequence[Pass], context: Context, kept: Collection[str]) -> Plan:
+    """Return a plan that gives each pass the nodes for which it pays; products of few columns too, if nothing else."""
+    known = {one.name for one in passes} >= ONNXRUNTIME
+    heads, narrow = (slow_heads(model), narrow_products(model)) if known else ({}, {})
+    chains = convolution_chains(model, heads)
+
+    def plan(without: Mapping[str, str]) -> Plan:
+        def pays(name: str, site: str) -> bool:
+            return site in chains if name == INT8_STATIC else name != INT8_DYNAMIC or site not in without
+
+        found = plan_for(model, passes, context, kept, pays)
+        reasons = {**without, **heads}
+        return Plan(tuple(_with_reason(entry, reasons.get(entry.node, "")) for entry in found.nodes))
+
+    found = plan(narrow)
+    return found if any(entry.format != FLOAT for entry in found.nodes) else plan({})
 
 
 def _entries(subject: Pass, model: ir.Model, context: Context) -> tuple[NodePlan, ...]:
