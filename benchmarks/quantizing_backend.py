@@ -22,7 +22,8 @@ NOTE = (
     "or failed. Not run: onnxruntime does not run the model as it is, or strings or sequences go in or out of it. "
     "Converted are nodes that then compute in float16, or products of matrices and recurrent layers that then compute "
     "on bytes, of models that are the same; a convolution whose scale is not known beforehand is slower on bytes, and "
-    "mlc leaves it float."
+    "mlc leaves it float. Floats made of whole numbers are sizes and positions: float16 holds those to 2,048 and ends "
+    "at 65,504, and another size would be wrong."
 )
 
 
@@ -66,7 +67,8 @@ def summary(measured: Result) -> Summary:
         Table("What did not hold", ("tool", "model", "form", "outcome", "reason"), tuple(failed), brief=False),
     )
     missing = (f"Not installed, so not measured: {', '.join(measured['absent'])}.",) if measured["absent"] else ()
-    return Summary(tuple(claims), tables, (NOTE, *missing))
+    remark = (measured["remark"],) if "remark" in measured else ()
+    return Summary(tuple(claims), tables, (NOTE, *remark, *missing))
 
 
 def _claims(found: dict[str, Any], name: str, form: str) -> Iterator[Claim]:

@@ -180,11 +180,13 @@ def runnable(
 ) -> tuple[PassSpec, ...]:
     """Return the passes without those that need kernels which the target was not seen to have.
 
-    Which passes run by default depends on the target. Raises PassError for one that was asked for by name.
+    Which passes run by default depends on the target. A CPU has none of these passes, also where another one was given
+    a kernel there (see ``Pass.may_use_kernels``). Raises PassError for one that was asked for by name.
     """
     able = []
+    seen = () if capabilities.cpu else capabilities.kernels
     for spec in specs:
-        missing = [operator for operator in pass_class(spec.name).needs_kernels if operator not in capabilities.kernels]
+        missing = [operator for operator in pass_class(spec.name).needs_kernels if operator not in seen]
         if missing and spec in requested:
             raise PassError(
                 f"the pass {spec.name} is not for the target {target.provider}: it writes {' and '.join(missing)}, "

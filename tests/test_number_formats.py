@@ -79,6 +79,7 @@ def test_int8_leaves_products_of_few_columns_float(columns, taken):
 def test_the_plan_says_why_a_head_of_few_columns_stays_float(tmp_path):
     module = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)).eval()
     report = mlc.compile(module, inputs=["input=float32[batch=1..4,64]"], to="int8", out=tmp_path / "out")
+    assert report.plan is not None
     reasons = [
         entry.reason for entry in report.plan.nodes if entry.format == "float" and entry.op in {"Gemm", "MatMul"}
     ]

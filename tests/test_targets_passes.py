@@ -16,7 +16,7 @@ import pytest
 from mlc.cli import main
 from mlc.describe_passes import describe, list_passes, reference
 from mlc.errors import PassError, UsageError
-from mlc.registry import DEFAULT_PASSES, GROUP, available, pass_class, probes_of, runnable, schedule
+from mlc.registry import DEFAULT_PASSES, GROUP, available, optional_probes_of, pass_class, probes_of, runnable, schedule
 from mlc.rewriting import rewrite
 from mlc.runtimes import kernels
 from mlc.runtimes.cpu import capabilities
@@ -165,7 +165,7 @@ def test_every_pass_asks_for_what_it_writes(name):
 def names(target, *asked, **options):
     requested = [PassSpec(name) for name in asked]
     specs = schedule(requested, **options)
-    able = capabilities(target, probes_of(specs))
+    able = capabilities(target, probes_of(specs), optional_probes_of(specs))
     return [spec.name for spec in runnable(specs, requested, target, able)]
 
 
