@@ -116,6 +116,82 @@ class Mixer(nn.Module):
         return self.norm(self.blocks(self.stem(image).flatten(2).transpose(1, 2))).mean(1)  # type: ignore[no-any-return]
 
 
+class WrittenOut(nn.Module):
+    """Blocks of Llama (Touvron et al., LLaMA, section 2.2) as tutorials write them, every formula by hand."""
+
+    class Norm(nn.Module):
+        """RMSNorm (Zhang and Sennrich, Root Mean Square Layer Normalization, equation 4)."""
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(width))
+
+        def forward(self, x: Tensor) -> Tensor:
+            """float32 [batch, length, width] in and out."""
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+
+    class Block(nn.Module):
+        """Causal attention with rotary embeddings, its softmax by hand, and SwiGLU."""
+
+        def __init__(self, width: int, heads: int) -> None:
+            super().__init__()
+            self.heads, self.norms = heads, nn.ModuleList([WrittenOut.Norm(width) for _ in range(2)])
+            self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
+            self.gate, self.up = (nn.Linear(width, 3 * width, bias=False) for _ in range(2))
+            self.down = nn.Linear(3 * width, width, bias=False)
+
+        def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+            """float32 [batch, length, width] in and out; cos and sin [length, width of a head], mask by place."""
+            y = self.norms[0](x)
+            q, k, v = (part(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
+            q, k = (part * cos + _turned(part) * sin for part in (q, k))
+            scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(mask, float("-inf"))
+            x = x + self.out((torch.softmax(scores, -1) @ v).transpose(1, 2).flatten(2))
+            y = self.norms[1](x)
+            return x + self.down(nn.functional.silu(self.gate(y)) * self.up(y))  # type: ignore[no-any-return]
+
+    def __init__(self, width: int = 384, heads: int = 6) -> None:
+        super().__init__()
+        self.table, self.norm = nn.Embedding(1000, width), self.Norm(width)
+        self.blocks = nn.ModuleList([self.Block(width, heads) for _ in range(6)])
+        self.register_buffer("rates", 10000.0 ** (-torch.arange(0, width // heads, 2) / (width // heads)))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """int64 [batch, length] to float32 [batch, length, width]."""
+        length = input_ids.shape[1]
+        angles = torch.outer(torch.arange(length), self.rates).repeat(1, 2)
+        mask = torch.ones(length, length, dtype=torch.bool).triu(1)
+        x = self.table(input_ids)
+        for block in self.blocks:
+            x = block(x, angles.cos(), angles.sin(), mask)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+
+def _turned(x: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return torch.cat([-second, first], -1)
+
+
+class Dense(nn.Module):
+    """A dense block (Huang et al., DenseNet, section 3): each layer normalizes and reads all before it."""
+
+    def __init__(self, width: int = 32, layers: int = 6) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 7, stride=4, padding=3)
+        sizes = [width * (number + 1) for number in range(layers)]
+        self.norms = nn.ModuleList([nn.BatchNorm2d(size) for size in sizes])
+        self.convs = nn.ModuleList([nn.Conv2d(size, width, 3, padding=1, bias=False) for size in sizes])
+        self.neck, self.norm = nn.Linear(width * (layers + 1), 256), nn.BatchNorm1d(256)
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """float32 [batch, 3, 224, 224] to [batch, 10]."""
+        x = self.stem(image)
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            x = torch.cat([x, conv(torch.relu(norm(x)))], 1)
+        return self.head(torch.relu(self.norm(self.neck(x.mean((2, 3))))))  # type: ignore[no-any-return]
+
+
 def _gelu(x: Tensor) -> Tensor:
     """Return GELU by its formula with a tanh (Hendrycks and Gimpel, Gaussian Error Linear Units, section 2)."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
@@ -290,12 +366,14 @@ NETWORKS = (
     Network("Llama prefill", _transformers("Llama", hidden_size=384, num_hidden_layers=6, num_attention_heads=6,
                                            num_key_value_heads=2, intermediate_size=1024), TOKENS, TEXT,
             GENERATIVE),
+    Network("Llama written out", _seeded(WrittenOut), TOKENS, TEXT, GENERATIVE),
     Network("ViT", _vit, ["pixel_values=float32[batch=1..4,3,224,224]"], {"batch": 1}, "vit"),
     Network("ConvNeXt", _seeded(ConvNext), IMAGE, {"batch": 1}),
     Network("MLP-Mixer", _seeded(Mixer), IMAGE, {"batch": 1}),
     Network("MobileNet, ReLU6", _seeded(lambda: MobileNet(nn.ReLU6)), IMAGE, {"batch": 1}),
     Network("MobileNet, hard-swish", _seeded(lambda: MobileNet(nn.Hardswish)), IMAGE, {"batch": 1}),
     Network("ResNet-18", lambda: resnet18()[0], RESNET_INPUTS, {"batch": 1}),
+    Network("DenseNet", _seeded(Dense), IMAGE, {"batch": 1}),
     Network("LSTM", _seeded(Recurrent), ["x=float32[batch=1..8,32,64]"], {"batch": 1}),
     Network("U-Net", _seeded(UNet), ["image=float32[batch=1..4,3,128,128]"], {"batch": 1}),
     Network("diffusion block", _seeded(Diffusion), ["image=float32[batch=1..4,128,32,32]", "time=float32[batch,64]"],

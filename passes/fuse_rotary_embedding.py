@@ -165,15 +165,23 @@ def _alike(value: ir.Value | None) -> bool:
     node, dims = value.producer() if value is not None else None, dims_of(value)
     if node is None or dims is None or not is_standard(node):
         return False
-    if node.op_type == "Concat":
-        along = node.attributes["axis"].as_int() in (-1, len(dims) - 1)
-        return along and len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
+    if node.op_type in ("Concat", "Tile"):
+        return _twice(node, len(dims) - 1)
     if node.op_type in ("Mul", "Div"):
         return all(scalar_of(side) is not None or _alike(side) for side in node.inputs)
     if node.op_type in AXES_AT:
         axes = sizes_of(next(iter(node.inputs[AXES_AT[node.op_type] :]), None))
         return axes is not None and not {-1, len(dims) - 1} & set(axes) and _alike(node.inputs[0])
     return (node.op_type in ELEMENTWISE or _by_position(node)) and _alike(node.inputs[0])
+
+
+def _twice(node: ir.Node, last: int) -> bool:
+    """Whether a Concat or Tile puts two equal halves together along the last axis."""
+    if node.op_type == "Concat":
+        along = node.attributes["axis"].as_int() in (-1, last)
+        return along and len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
+    times = (sizes_of(node.inputs[1]) or [1])[-1]
+    return isinstance(times, int) and times > 0 and times % 2 == 0
 
 
 def _by_position(node: ir.Node) -> bool:

@@ -14,12 +14,14 @@ pytestmark = pytest.mark.needs_onnxruntime
 VERSION = '<ir_version: 10, opset_import: ["":23]>\n'
 X, Y = "float[batch,3,len,6] x", "float[batch,3,len,6] y"
 NUMBERS = """<int64[1] at0 = {0}, int64[1] at1 = {1}, int64[1] at2 = {2}, int64[1] at3 = {3}, int64[1] at4 = {4},
-    int64[1] end = {9223372036854775807}, int64[1] last = {-1}, int64[2] both = {0,1}, float factor = {1.5}>"""
+    int64[1] end = {9223372036854775807}, int64[1] last = {-1}, int64[2] both = {0,1}, float factor = {1.5},
+    int64[3] twice = {1,1,2}, int64[3] thrice = {1,1,3}>"""
 ANGLES = "w = Concat<axis = -1>(t, t) c = Cos(w) s = Sin(w)"
 HEADS = "cos = Unsqueeze(c, at1) sin = Unsqueeze(s, at1)"
 HALVES = "x1 = Slice(x, at0, at3, at3, at1) x2 = Slice(x, at3, end, at3, at1)"
 TURNED = "n = Neg(x2) r = Concat<axis = -1>(n, x1)"
 SUM = "a = Mul(x, cos) b = Mul(r, sin) y = Add(a, b)"
+REPEATED = "w = Tile(t, twice) c = Cos(w) s = Sin(w)"
 SCALED = "w = Concat<axis = 2>(t, t) u = Cos(w) c = Mul(u, factor) v = Sin(w) s = Div(v, factor)"
 LATER = "o = Cos(t) c = Concat<axis = -1>(o, o) i = Sin(t) s = Concat<axis = -1>(i, i)"
 FROM_THE_END = "x1 = Slice(x, at0, at3, last) x2 = Slice(x, at3, end, last)"
@@ -39,6 +41,7 @@ FORMS = {
     "split": ("float[1,len,3] t", ANGLES, HEADS, "x1, x2 = Split<axis = -1, num_outputs = 2>(x)", SUM),
     "two axes": ("float[len,3] t", ANGLES, PLAIN, HALVES, SUM),
     "four axes": ("float[batch,1,len,3] t", ANGLES, PLAIN, HALVES, SUM),
+    "halves repeated": ("float[1,1,3] t", REPEATED, HEADS, HALVES, SUM),
     "halves put together later": ("float[1,len,3] t", LATER, HEADS, HALVES, SUM),
 }
 
@@ -55,6 +58,16 @@ def feeds(sizes, angles):
         "x": random(1, sizes[0], 3, sizes[1], 6),
         "t": 9 * random(2, *(known.get(axis) or int(axis) for axis in axes)),
     }
+
+
+def test_what_is_repeated_three_times_has_no_equal_halves():
+    _, heads, halves, total = FORMS["halves repeated"][1:]
+    _, change = apply(
+        FuseRotaryEmbedding(), model("float[1,1,2] t", REPEATED.replace("twice", "thrice"), heads, halves, total)
+    )
+    assert [refusal.reason for refusal in change.refused] == [
+        "the two halves of the cosine are not known to be the same"
+    ]
 
 
 def test_golden(golden):
