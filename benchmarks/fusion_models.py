@@ -172,24 +172,55 @@ def _turned(x: Tensor) -> Tensor:
     return torch.cat([-second, first], -1)
 
 
-class Dense(nn.Module):
-    """A dense block (Huang et al., DenseNet, section 3): each layer normalizes and reads all before it."""
+class VitWrittenOut(nn.Module):
+    """A vision transformer (Dosovitskiy et al., An Image is Worth 16x16 Words, section 3.1) as research code has it.
 
-    def __init__(self, width: int = 32, layers: int = 6) -> None:
+    Every formula is written by hand; images are normalized by statistics, and each block has a gate.
+    """
+
+    class Norm(nn.Module):
+        """LayerNorm (Ba et al., Layer Normalization, section 3)."""
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.rand(width)), nn.Parameter(torch.rand(width))
+
+        def forward(self, x: Tensor) -> Tensor:
+            """float32 [batch, patches, width] in and out."""
+            apart = x - x.mean(-1, keepdim=True)
+            spread = torch.sqrt(apart.pow(2).mean(-1, keepdim=True) + 1e-6)
+            return apart / spread * self.weight + self.bias
+
+    class Block(nn.Module):
+        """Attention of which rows without a score give nothing, and a feed-forward part behind two linear layers."""
+
+        def __init__(self, width: int, heads: int) -> None:
+            super().__init__()
+            self.heads, self.norms = heads, nn.ModuleList([VitWrittenOut.Norm(width) for _ in range(2)])
+            self.q, self.k, self.v, self.out, self.turn, self.gate = (nn.Linear(width, width) for _ in range(6))
+            self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            """float32 [batch, patches, width] in and out."""
+            y = self.norms[0](x)
+            q, k, v = (part(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
+            seen = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1)
+            seen = torch.where(torch.isnan(seen), torch.zeros_like(seen), seen)
+            x = x + self.out(self.turn((seen @ v).transpose(1, 2).flatten(2)))
+            y = self.norms[1](x)
+            y = self.narrow(0.5 * (y := self.wide(y)) * (1 + torch.erf(y * math.sqrt(0.5))))
+            return x + y * torch.reciprocal(1 + self.gate(x).abs())  # type: ignore[no-any-return]
+
+    def __init__(self, width: int = 384, heads: int = 6) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, width, 7, stride=4, padding=3)
-        sizes = [width * (number + 1) for number in range(layers)]
-        self.norms = nn.ModuleList([nn.BatchNorm2d(size) for size in sizes])
-        self.convs = nn.ModuleList([nn.Conv2d(size, width, 3, padding=1, bias=False) for size in sizes])
-        self.neck, self.norm = nn.Linear(width * (layers + 1), 256), nn.BatchNorm1d(256)
-        self.head = nn.Linear(256, 10)
+        self.statistics = nn.BatchNorm2d(3, affine=False)
+        self.stem = nn.Conv2d(3, width, 16, stride=16)
+        self.blocks, self.norm = nn.Sequential(*(self.Block(width, heads) for _ in range(6))), self.Norm(width)
 
     def forward(self, image: Tensor) -> Tensor:
-        """float32 [batch, 3, 224, 224] to [batch, 10]."""
-        x = self.stem(image)
-        for norm, conv in zip(self.norms, self.convs, strict=True):
-            x = torch.cat([x, conv(torch.relu(norm(x)))], 1)
-        return self.head(torch.relu(self.norm(self.neck(x.mean((2, 3))))))  # type: ignore[no-any-return]
+        """float32 [batch, 3, 224, 224] to [batch, 384]."""
+        x = self.stem(self.statistics(image)).permute(0, 2, 3, 1).double().float().flatten(1, 2)
+        return self.norm(self.blocks(x)).mean(1)  # type: ignore[no-any-return]
 
 
 def _gelu(x: Tensor) -> Tensor:
@@ -368,12 +399,12 @@ NETWORKS = (
             GENERATIVE),
     Network("Llama written out", _seeded(WrittenOut), TOKENS, TEXT, GENERATIVE),
     Network("ViT", _vit, ["pixel_values=float32[batch=1..4,3,224,224]"], {"batch": 1}, "vit"),
+    Network("ViT written out", _seeded(VitWrittenOut), IMAGE, {"batch": 1}, "vit"),
     Network("ConvNeXt", _seeded(ConvNext), IMAGE, {"batch": 1}),
     Network("MLP-Mixer", _seeded(Mixer), IMAGE, {"batch": 1}),
     Network("MobileNet, ReLU6", _seeded(lambda: MobileNet(nn.ReLU6)), IMAGE, {"batch": 1}),
     Network("MobileNet, hard-swish", _seeded(lambda: MobileNet(nn.Hardswish)), IMAGE, {"batch": 1}),
     Network("ResNet-18", lambda: resnet18()[0], RESNET_INPUTS, {"batch": 1}),
-    Network("DenseNet", _seeded(Dense), IMAGE, {"batch": 1}),
     Network("LSTM", _seeded(Recurrent), ["x=float32[batch=1..8,32,64]"], {"batch": 1}),
     Network("U-Net", _seeded(UNet), ["image=float32[batch=1..4,3,128,128]"], {"batch": 1}),
     Network("diffusion block", _seeded(Diffusion), ["image=float32[batch=1..4,128,32,32]", "time=float32[batch,64]"],

@@ -318,6 +318,22 @@ def test_rows_of_tables_are_cosines_and_sines(look_up, workspace):
     assert (len(step.sites), step.refused, step.left_out) == (2, (), ())
 
 
+def test_angles_that_are_repeated_on_the_way(workspace):
+    """As tutorials write them: repeated for both halves in forward, not joined."""
+    torch = pytest.importorskip("torch")
+    from tests import attention
+
+    class Repeated(attention.Rotary):
+        def rotate(self, x, cos, sin):
+            angles = torch.outer(torch.arange(x.shape[2]), torch.tensor([1.0, 0.1])).repeat(1, 2)
+            return x * angles.cos() + turned(torch, x) * angles.sin()
+
+    model = attention.exported(Repeated(), torch.rand(3, 5, 8))
+    feeds = [{"x0": random(1, 3, 5, 8)}, {"x0": 1e4 * random(2, 2, 7, 8)}]
+    _, (step,) = line(model, [FuseRotaryEmbedding()], feeds, workspace, requested={"fuse-rotary-embedding"})
+    assert (len(step.sites), step.refused, step.left_out) == (2, (), ())
+
+
 @pytest.mark.parametrize("opset", [20, 23])
 def test_what_transformers_exports(opset, workspace):
     """Llama: with the three passes nothing is transposed any more.
