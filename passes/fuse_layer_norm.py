@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
+from mlc.formats import number
 from mlc.fusion import Match, Search, near_miss, producer
 from mlc.graph_pass import Exactness
 from passes._near_norms import CAST, near_layer_norm
@@ -15,21 +16,26 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+EPSILON = 1e-5
+"""What an RMSNormalization adds that does not say."""
+
+
 @dataclass(frozen=True)
 class FuseLayerNorm(Search):
     """``(x - mean(x)) / sqrt(mean((x - mean(x))**2) + epsilon) * w + b`` becomes ``LayerNormalization(x, w, b)``.
 
-    As Ba, Kiros and Hinton have it (Layer Normalization, arXiv 1607.06450, section 3). Refuses where a mean is not over
-    the last axis, where epsilon is outside of the root, a lower bound or missing, where the variance is computed in
-    another way, where w or b is missing or does not have one element for each of the axis, and where a value inside is
-    used elsewhere or is an output.
+    As Ba, Kiros and Hinton have it (Layer Normalization, arXiv 1607.06450, section 3); also what torch.onnx makes of it
+    at opset 23 where it is multiplied by one over the root, ``RMSNormalization(x - mean(x), w) + b``. Refuses where a
+    mean is not over the last axis, where epsilon is outside of the root, a lower bound or missing, where the variance
+    is computed in another way, where w or b is missing or does not have one element for each of the axis, and where a
+    value inside is used elsewhere or is an output.
     """
 
     name: ClassVar[str] = "fuse-layer-norm"
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
     tolerance: ClassVar[float] = 1e-4
     min_opset: ClassVar[int] = 17
-    ends: ClassVar[frozenset[str]] = frozenset({"Add", "Div", "Mul", "Sub"})
+    ends: ClassVar[frozenset[str]] = frozenset({"Add", "Div", "Mul", "RMSNormalization", "Sub"})
 
     def look(self, node: ir.Node) -> Match | None:
         for scaled, bias in (node.inputs, node.inputs[::-1]) if node.op_type == "Add" else ():
@@ -39,6 +45,11 @@ class FuseLayerNorm(Search):
                     x, root_found, last, inside = found
                     bound = {"x": x, "weight": weight, "bias": bias, "root": root_found, "last": last}
                     return Match([*inside, *nodes, node], node.outputs[:1], bound)
+            rooted = _rooted(scaled)
+            if rooted is not None:
+                x, weight, root_found, inside = rooted
+                bound = {"x": x, "weight": weight, "bias": bias, "root": root_found, "last": root_found.last}
+                return Match([*inside, node], node.outputs[:1], bound)
         return near_miss(node, _reason(node))
 
     def check(self, x, weight, bias, root, last) -> str | None:
@@ -59,6 +70,8 @@ def _reason(node: ir.Node) -> str:
     """Return why what ends at a node is no layer normalization, or nothing where it is not like one."""
     last = node.outputs[0]
     readers = {use.node.op_type for use in last.uses()}
+    if node.op_type == "RMSNormalization":
+        return "" if "Add" in readers or _rooted(last) is None else "there is no bias that is added"
     if node.op_type in ("Add", "Sub"):
         found = [(pair, weight) for value in node.inputs for *pair, weight, _ in _scaled(value)]
     elif readers & {"Add", "Div", "Mul", "Sub"}:
@@ -104,6 +117,19 @@ def _normalized(difference: ir.Value | None, root: Root | None) -> tuple[ir.Valu
     nodes = dict.fromkeys([*above[1], *inside[1], *root.nodes])
     last = root.last and all(over_last(node) for node in nodes if node.op_type == "ReduceMean")
     return above[0], root, last, list(nodes)
+
+
+def _rooted(value: ir.Value | None) -> tuple[ir.Value, ir.Value | None, Root, list[ir.Node]] | None:
+    """Return x, w and the root of ``RMSNormalization(x - mean(x), w)``, and the nodes."""
+    norm = producer(value, "RMSNormalization")
+    centred = _centred(norm.inputs[0]) if norm is not None else None
+    if norm is None or centred is None:
+        return None
+    x, nodes = centred
+    axis, rank = int(number(norm, "axis", -1)), len(x.shape) if x.shape is not None else 0
+    last = axis in (-1, rank - 1) and over_last(nodes[0])
+    root = Root(nodes[1].outputs[0], number(norm, "epsilon", EPSILON), [norm], last)
+    return x, norm.inputs[1], root, [*nodes, norm]
 
 
 def _centred(value: ir.Value | None) -> tuple[ir.Value, list[ir.Node]] | None:

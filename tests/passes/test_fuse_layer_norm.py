@@ -25,6 +25,13 @@ FORMS = {
 }
 
 
+ROOTED = {
+    "by its root": "m = ReduceMean(x, axes) d = Sub(x, m) n = RMSNormalization<epsilon = 0.001>(d, w) y = Add(n, b)",
+    "the other way round": "m = ReduceMean(x, axes) d = Sub(x, m) n = RMSNormalization<axis = 2>(d, w) y = Add(b, n)",
+}
+"""As torch.onnx writes ``d * rsqrt(...)`` at opset 23."""
+
+
 def model(body, weights=WEIGHTS, head=HEAD):
     return graph(f"{head} {weights} {{ {body} }}")
 
@@ -43,6 +50,36 @@ def test_numbers_whichever_way_it_is_written(form, rows, workspace):
     assert change.sites == ("y",)
     assert ops(after) == ["LayerNormalization"]
     same_numbers(before, after, {"x": random(1, rows, 2, 4) + 3}, workspace, FuseLayerNorm.tolerance)
+
+
+def rooted(body, head=HEAD):
+    return graph(f'<ir_version: 10, opset_import: ["": 23]> {head} {WEIGHTS} {{ {body} }}')
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("form", ROOTED)
+def test_numbers_of_what_is_divided_by_its_root(form, rows, workspace):
+    before = rooted(ROOTED[form])
+    after, change = apply(FuseLayerNorm(), before)
+    assert (change.sites, ops(after)) == (("y",), ["LayerNormalization"])
+    same_numbers(before, after, {"x": random(1, rows, 2, 4) + 3}, workspace, FuseLayerNorm.tolerance)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("m = ReduceMean(x, axes)", "m = ReduceMean<keepdims = 1>(x, two_axes)", "a mean is not over the last axis"),
+        ("<axis = 2>", "<axis = 1>", "a mean is not over the last axis"),
+        ("y = Add(b, n)", "y = Add(b, n) z = Relu(n)", "n is used elsewhere"),
+        ("y = Add(b, n)", "y = Relu(n)", "there is no bias that is added"),
+    ],
+)
+def test_refusals_of_what_is_divided_by_its_root(old, new, reason):
+    body = f"two_axes = Constant<value = int64[2] {{1,2}}>() {ROOTED['the other way round']}".replace(old, new)
+    head = f"{HEAD[:-1]}, float[batch,2,4] z)" if "z = " in new else HEAD
+    _, change = apply(FuseLayerNorm(), rooted(body, head))
+    assert change.sites == ()
+    assert [refusal.reason for refusal in change.refused] == [reason]
 
 
 @pytest.mark.parametrize(
@@ -196,3 +233,20 @@ def test_a_bias_that_is_subtracted_is_said():
 )
 def test_what_is_only_scaled_and_shifted_is_no_site(norm):
     assert refused_for(norm) == []
+
+
+@pytest.mark.parametrize("opset", [20, 23])
+def test_what_torch_exports_of_one_over_the_root(opset):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.b = map(torch.nn.Parameter, torch.rand(2, 6))
+
+        def forward(self, x):
+            apart = x - x.mean(-1, keepdim=True)
+            return apart * torch.rsqrt((apart * apart).mean(-1, keepdim=True) + 1e-5) * self.w + self.b
+
+    original = mlc.load(Net().eval(), inputs=["x=float32[batch=1..3,n=1..9,6]"])
+    made = mlc.rewrite(mlc.export(original, opset=opset), original)
+    assert [len(step.sites) for step in made.steps if step.spec.name == "fuse-layer-norm" and step.sites] == [1]
+    assert ops(made.model) == ["LayerNormalization"]
