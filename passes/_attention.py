@@ -68,10 +68,18 @@ class Heads:
 
 
 def heads_of(value: ir.Value) -> Heads:
-    """Return what a value by head is made of."""
+    """Return what a value by head is made of; heads that are repeated are no split, since fewer can be read."""
     rotary = producer(value, "RotaryEmbedding") if _alone(value) else None
     split = transposed(value if rotary is None else rotary.inputs[0], BY_HEAD)
-    return Heads(value) if split is None else Heads(value, split, rotary)
+    return Heads(value) if split is None or expanded(split) is not None else Heads(value, split, rotary)
+
+
+def expanded(value: ir.Value | None) -> tuple[ir.Node, ir.Node] | None:
+    """Return the Unsqueeze and the Expand that repeat what a value is, joined to one axis by a Reshape, or None."""
+    reshape = producer(value, "Reshape")
+    expand = producer(reshape.inputs[0], "Expand") if reshape is not None else None
+    unsqueeze = producer(expand.inputs[0], "Unsqueeze") if expand is not None else None
+    return None if expand is None or unsqueeze is None else (unsqueeze, expand)
 
 
 def size_of(op: Any, value: ir.Value, axis: int) -> ir.Value:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from mlc.fusion import Match, Search, Size, array_of, dims_of, is_constant, is_standard, near_miss, producer, sizes_of
 from mlc.graph_pass import Exactness
-from passes._attention import AXES, attention_of, heads_of, match_of
+from passes._attention import AXES, BY_HEAD, Heads, attention_of, expanded, heads_of, match_of, transposed
 from passes._spelled_attention import SPELLED, spelled_attention
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ TILED = "the heads are tiled, not repeated one by one"
 
 MORE = "more than the heads is repeated"
 
+BEHIND = "the heads are repeated behind the length, and moved otherwise than in front of it"
+
 MOVING = frozenset({"Identity", "Reshape", "Transpose"})
 """What moves heads and repeats none."""
 
@@ -25,12 +27,12 @@ MOVING = frozenset({"Identity", "Reshape", "Transpose"})
 class FuseGroupedQuery(Search):
     """``Attention(q, repeat(k), repeat(v))`` becomes ``Attention(q, k, v)`` with fewer heads in k and v than in q.
 
-    As Ainslie et al. have it (GQA, arXiv 2305.13245, section 2.2). The repetition is Unsqueeze, Expand, Reshape, or of
-    one head Expand alone; for n query heads to one of k and v the operator reads head i of q beside head i // n of
-    those. Inputs get three axes where they may, as by fuse-attention. Refuses where the heads are tiled (0, 1, 0, 1),
-    not repeated (0, 0, 1, 1), joined from copies, taken by an index or repeated before they stand in front of the
-    length, where k and v are not repeated alike, where more than the heads is repeated or sizes are not known, and
-    where the attention is spelled out still.
+    As Ainslie et al. have it (GQA, arXiv 2305.13245, section 2.2). The repetition is Unsqueeze, Expand, Reshape, before
+    the heads stand in front of the length or after, or of one head Expand alone; for n query heads to one of k and v
+    the operator reads head i of q beside head i // n of those. Inputs get three axes where they may, as by
+    fuse-attention. Refuses where the heads are tiled (0, 1, 0, 1), not repeated (0, 0, 1, 1), joined from copies or
+    taken by an index, where k and v are not repeated alike, where more than the heads is repeated or sizes are not
+    known, and where the attention is spelled out still.
     """
 
     name: ClassVar[str] = "fuse-grouped-query"
@@ -50,7 +52,7 @@ class FuseGroupedQuery(Search):
         if k is None or v is None or k.wrong or v.wrong or k.times != v.times:
             wrong = next((each.wrong for each in (k, v) if each is not None and each.wrong), "")
             return near_miss(node, wrong or "keys and values are not repeated alike")
-        fewer = replace(attention, k=heads_of(k.value), v=heads_of(v.value))
+        fewer = replace(attention, k=k.heads, v=v.heads)
         return match_of(fewer, [node], node.outputs[0], bound={})
 
     def rewrite(self, op, attention, tail):
@@ -61,25 +63,34 @@ class FuseGroupedQuery(Search):
 class _Repeated:
     """Heads that are repeated: what they were, how often, and why that cannot be left to the operator."""
 
-    value: ir.Value
+    heads: Heads = field(default_factory=lambda: Heads(None))
     times: int = 1
     wrong: str = ""
 
 
 def _repeated(value: ir.Value | None) -> _Repeated | None:
     """Return what a value by head repeats, or None where it repeats nothing."""
-    tile, reshape, single = producer(value, "Tile"), producer(value, "Reshape"), producer(value, "Expand")
-    if value is not None and tile is not None:
-        return _Repeated(value, wrong=TILED)
+    tile, single = producer(value, "Tile"), producer(value, "Expand")
+    if tile is not None:
+        return _Repeated(wrong=TILED)
     if single is not None and single.inputs[0] is not None:
         return _of_one(single.inputs[0], dims_of(single.inputs[0]), dims_of(value))
-    expand = producer(reshape.inputs[0], "Expand") if reshape is not None else None
-    unsqueeze = producer(expand.inputs[0], "Unsqueeze") if expand is not None else None
-    few = unsqueeze.inputs[0] if unsqueeze is not None else None
-    if value is None or expand is None or unsqueeze is None or few is None:
+    behind = transposed(value, BY_HEAD) if value is not None else None
+    return _expanded(behind, behind=True) if behind is not None else _expanded(value, behind=False)
+
+
+def _expanded(value: ir.Value | None, *, behind: bool) -> _Repeated | None:
+    """Return what Unsqueeze, Expand and Reshape repeat, of heads before or ``behind`` the length, or None."""
+    found = expanded(value)
+    few = found[0].inputs[0] if found is not None else None
+    if found is None or few is None:
         return None
+    unsqueeze, expand = found
     axes, sizes = sizes_of(unsqueeze.inputs[1]), [dims_of(each) for each in (few, expand.outputs[0], value)]
-    return _Repeated(few, wrong=TILED) if axes not in ([2], [-3]) else _times(few, *sizes)
+    if axes not in (([3], [-2]) if behind else ([2], [-3])):
+        return _Repeated(wrong=TILED)
+    heads = Heads(None, few) if behind else heads_of(few)
+    return _times(heads, 2 if behind else 1, *sizes)
 
 
 def _of_one(one: ir.Value, before: list[Size] | None, after: list[Size] | None) -> _Repeated | None:
@@ -88,7 +99,7 @@ def _of_one(one: ir.Value, before: list[Size] | None, after: list[Size] | None) 
         return None
     times = after[1]
     whole = isinstance(times, int) and [after[0], *after[2:]] == [before[0], *before[2:]]
-    return _Repeated(one, times) if isinstance(times, int) and whole else _Repeated(one, wrong=MORE)
+    return _Repeated(heads_of(one), times) if isinstance(times, int) and whole else _Repeated(wrong=MORE)
 
 
 def _otherwise(value: ir.Value | None) -> str:
@@ -110,18 +121,19 @@ def _otherwise(value: ir.Value | None) -> str:
     if node.op_type == "Expand":
         unsqueeze, dims = producer(node.inputs[0], "Unsqueeze"), dims_of(value)
         late = unsqueeze is not None and sizes_of(unsqueeze.inputs[1]) in ([3], [-2])
-        return "the heads are repeated behind the length, not before" if late and dims and len(dims) > AXES else ""
+        return BEHIND if late and dims and len(dims) > AXES else ""
     return _otherwise(node.inputs[0]) if node.op_type in MOVING else ""
 
 
-def _times(few: ir.Value, before: list[Size] | None, between: list[Size] | None, after: list[Size] | None) -> _Repeated:
-    """Return how often heads are repeated, by the sizes before, with the axis of the repetition, and after."""
+def _times(
+    heads: Heads, axis: int, before: list[Size] | None, between: list[Size] | None, after: list[Size] | None
+) -> _Repeated:
+    """Return how often heads along an axis are repeated, by the sizes before, with the repetition, and after."""
     if before is None or between is None or after is None or [len(before), len(between), len(after)] != [4, 5, 4]:
-        return _Repeated(few, wrong="the sizes of the heads are not known")
-    batch, heads, length, width = before
-    times = between[2]
-    if not (isinstance(heads, int) and isinstance(times, int) and between == [batch, heads, times, length, width]):
-        return _Repeated(few, wrong=MORE)
-    if after != [batch, heads * times, length, width]:
-        return _Repeated(few, wrong="the heads that are repeated do not become heads")
-    return _Repeated(few, times)
+        return _Repeated(wrong="the sizes of the heads are not known")
+    count, times, first, rest = before[axis], between[axis + 1], before[:axis], before[axis + 1 :]
+    if not (isinstance(count, int) and isinstance(times, int) and between == [*first, count, times, *rest]):
+        return _Repeated(wrong=MORE)
+    if after != [*first, count * times, *rest]:
+        return _Repeated(wrong="the heads that are repeated do not become heads")
+    return _Repeated(heads, times)

@@ -3,7 +3,7 @@
 import pytest
 
 from passes.fuse_attention import FuseAttention
-from passes.fuse_grouped_query import FuseGroupedQuery
+from passes.fuse_grouped_query import BEHIND, FuseGroupedQuery
 from tests.graphs import apply, graph, line, ops, random, same_numbers, text
 
 pytestmark = pytest.mark.needs_onnxruntime
@@ -167,20 +167,34 @@ def test_heads_that_are_repeated_in_another_way_are_said(reason):
     assert (change.sites, [refusal.reason for refusal in change.refused]) == ((), [reason])
 
 
-def test_heads_that_are_repeated_behind_the_length_are_said():
+def behind(split):
+    """Return an attention whose heads are repeated behind the length, then moved in front of it."""
     import torch
 
     from tests import attention
 
-    class Near(attention.Grouped):
+    class Behind(attention.Grouped):
         def repeat(self, x):
             few = x.transpose(1, 2)[:, :, :, None]
-            return few.expand(-1, -1, -1, 2, -1).reshape(x.shape[0], x.shape[2], 4, 4).transpose(1, 2)
+            many = few.expand(-1, -1, -1, 2, -1).reshape(x.shape[0], x.shape[2], 16 if split else 4, 1 if split else 4)
+            return many.reshape(x.shape[0], x.shape[2], 4, 4).transpose(1, 2)
 
-    model = attention.exported(Near(), torch.rand(3, 5, 8))
+    return attention.exported(Behind(), torch.rand(3, 5, 8))
+
+
+def test_heads_that_are_repeated_behind_the_length_are_read_once(workspace):
+    """As Llama's own code repeats them."""
+    feeds = [{"x0": random(1, 3, 5, 8)}, {"x0": random(2, 2, 7, 8)}]
+    made, steps = line(behind(False), [FuseAttention(), FuseGroupedQuery()], feeds, workspace)
+    assert [len(step.sites) for step in steps if step.spec.name == "fuse-grouped-query"] == [1]
+    assert not {"Expand", "Unsqueeze"} & set(ops(made))
+
+
+def test_heads_that_are_moved_in_two_steps_are_said():
+    model = behind(True)
     for subject in (FuseAttention(), FuseGroupedQuery()):
         model, change = apply(subject, model)
-    assert [refusal.reason for refusal in change.refused] == ["the heads are repeated behind the length, not before"]
+    assert [refusal.reason for refusal in change.refused] == [BEHIND]
 
 
 def test_an_attention_that_is_spelled_out_refers_to_what_would_fuse_it(monkeypatch):
