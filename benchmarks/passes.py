@@ -208,6 +208,7 @@ def summary(measured: Result) -> Summary:
         for target, one in by_target.items()
         for left, why in one["failed"].items()
     )
+    notes += [measured["remark"]] if "remark" in measured else []
     done = [left for left, places in found.items() if all(place.alike for place in places)]
     if done:
         notes.append(
