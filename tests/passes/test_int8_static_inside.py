@@ -212,6 +212,7 @@ def test_a_plan_that_gives_a_loop_to_it_is_an_error_with_the_reason():
 
 def test_where_formats_are_mixed_a_loop_is_dynamic(monkeypatch):
     monkeypatch.setattr("mlc.plan.chains.FEW", 0)  # they have few channels, and are to be static all the same
+    monkeypatch.setattr("mlc.plan.narrow.NARROW", 0)  # and few columns
     plan = Planner(mixed=True).plan(loop(), [Int8Static(), Int8Dynamic()], Context(ANY_CPU))
     formats = {entry.node: entry.format for entry in plan.nodes if entry.format != "float"}
     assert formats == {
@@ -222,6 +223,7 @@ def test_where_formats_are_mixed_a_loop_is_dynamic(monkeypatch):
 
 def test_where_formats_are_mixed_chains_of_codes_end_at_their_branch(monkeypatch):
     monkeypatch.setattr("mlc.plan.chains.FEW", 0)  # they have few channels, and are to be static all the same
+    monkeypatch.setattr("mlc.plan.narrow.NARROW", 0)  # and few columns
     plan = Planner(mixed=True).plan(branches(), [Int8Static(), Int8Dynamic()], Context(ANY_CPU))
     formats = {entry.node: entry.format for entry in plan.nodes}
     assert {site for site, kind in formats.items() if kind == "int8-static"} == set(CONVOLUTIONS)
