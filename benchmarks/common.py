@@ -71,14 +71,15 @@ class Summary:
     notes: tuple[str, ...] = ()
 
     def markdown(self, result: Result, *, brief: bool) -> str:
-        """Return where and when, the claims, the tables and the notes."""
+        """Return where and when, the claims, the tables, the notes, and what was remarked when it was measured."""
         where = result["machine"]
         versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
         head = f"{result['date']}, {where['cpu']}, {where['cores']} cores, Python {where['python']}, {versions}."
         claims = Table("Claims", ("claim", "measured", "outcome"), tuple(
             (claim.text, claim.measured, claim.outcome) for claim in self.claims))  # fmt: skip
         tables = [table.markdown() for table in self.tables if table.brief or not brief]
-        return "\n\n".join([head, claims.markdown(), *tables, *self.notes])
+        remark = [result["remark"]] if "remark" in result else []
+        return "\n\n".join([head, claims.markdown(), *tables, *self.notes, *remark])
 
 
 def result(name: str, settings: Mapping[str, Any], *, packages: Sequence[str] = (), **figures: Any) -> Result:

@@ -106,7 +106,7 @@ def _measured(one: _Rewritten, target: str, quick: bool, progress: Progress) -> 
 def _again(one: _Rewritten, left: str, target: str, progress: Progress) -> _Set:
     """Time a network with and without one pass in many fresh processes; return the rounds of all as of one set."""
     sets: list[_Set] = []
-    with _candidates(one.models) as candidates:
+    with _candidates({name: one.models[name] for name in (ALL, left)}) as candidates:
         for seed in range(2, 2 + AGAIN):
             how = _how([left], AFRESH_SECONDS, seed)
             sets += _timed(one, candidates, [left], target, how, failed={}, progress=progress)
@@ -208,7 +208,6 @@ def summary(measured: Result) -> Summary:
         for target, one in by_target.items()
         for left, why in one["failed"].items()
     )
-    notes += [measured["remark"]] if "remark" in measured else []
     done = [left for left, places in found.items() if all(place.alike for place in places)]
     if done:
         notes.append(

@@ -67,8 +67,7 @@ def summary(measured: Result) -> Summary:
         Table("What did not hold", ("tool", "model", "form", "outcome", "reason"), tuple(failed), brief=False),
     )
     missing = (f"Not installed, so not measured: {', '.join(measured['absent'])}.",) if measured["absent"] else ()
-    remark = (measured["remark"],) if "remark" in measured else ()
-    return Summary(tuple(claims), tables, (NOTE, *remark, *missing))
+    return Summary(tuple(claims), tables, (NOTE, *missing))
 
 
 def _claims(found: dict[str, Any], name: str, form: str) -> Iterator[Claim]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from mlc.fusion import Match, Search, Size, array_of, dims_of, is_constant, is_standard, near_miss, producer, sizes_of
@@ -59,11 +59,15 @@ class FuseGroupedQuery(Search):
         return attention.write(op, attention.mask, tail)
 
 
+NONE = Heads(None)
+"""In the place of heads that the operator cannot read."""
+
+
 @dataclass(frozen=True)
 class _Repeated:
     """Heads that are repeated: what they were, how often, and why that cannot be left to the operator."""
 
-    heads: Heads = field(default_factory=lambda: Heads(None))
+    heads: Heads = NONE
     times: int = 1
     wrong: str = ""
 
@@ -75,7 +79,7 @@ def _repeated(value: ir.Value | None) -> _Repeated | None:
         return _Repeated(wrong=TILED)
     if single is not None and single.inputs[0] is not None:
         return _of_one(single.inputs[0], dims_of(single.inputs[0]), dims_of(value))
-    behind = transposed(value, BY_HEAD) if value is not None else None
+    behind = transposed(value, BY_HEAD)
     return _expanded(behind, behind=True) if behind is not None else _expanded(value, behind=False)
 
 

@@ -39,16 +39,8 @@ class FuseLayerNorm(Search):
 
     def look(self, node: ir.Node) -> Match | None:
         for scaled, bias in (node.inputs, node.inputs[::-1]) if node.op_type == "Add" else ():
-            for difference, root, weight, nodes in _scaled(scaled):
-                found = _normalized(difference, root_of(root))
-                if found is not None:
-                    x, root_found, last, inside = found
-                    bound = {"x": x, "weight": weight, "bias": bias, "root": root_found, "last": last}
-                    return Match([*inside, *nodes, node], node.outputs[:1], bound)
-            rooted = _rooted(scaled)
-            if rooted is not None:
-                x, weight, root_found, inside = rooted
-                bound = {"x": x, "weight": weight, "bias": bias, "root": root_found, "last": root_found.last}
+            for x, weight, root, last, inside in _norms(scaled):
+                bound = {"x": x, "weight": weight, "bias": bias, "root": root, "last": last}
                 return Match([*inside, node], node.outputs[:1], bound)
         return near_miss(node, _reason(node))
 
@@ -88,6 +80,19 @@ def _reason(node: ir.Node) -> str:
             missing = "weight" if weight is None else "bias that is added"
             return CAST if "Cast" in readers else f"there is no {missing}"
     return ""
+
+
+def _norms(value: ir.Value | None) -> Iterator[tuple[ir.Value, ir.Value | None, Root, bool, list[ir.Node]]]:
+    """Yield x, w and the root of the normalizations that a value is, whether all is over the last axis, the nodes."""
+    for difference, below, weight, nodes in _scaled(value):
+        found = _normalized(difference, root_of(below))
+        if found is not None:
+            x, root, last, inside = found
+            yield x, weight, root, last, [*inside, *nodes]
+    rooted = _rooted(value)
+    if rooted is not None:
+        x, weight, root, nodes = rooted
+        yield x, weight, root, root.last, nodes
 
 
 Scaled: TypeAlias = "tuple[ir.Value | None, ir.Value | None, ir.Value | None, list[ir.Node]]"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 NARROW = 24
-"""Products of fewer columns took longer on onnxruntime's CPU provider, at 1 to 512 rows of 64 to 1,536 numbers."""
+"""Of 16 columns they were 0.7 to 1.1 times as fast as in float, at 1 to 512 rows of 64 to 1,536 numbers."""
 
 
 def narrow_products(model: ir.Model) -> dict[str, str]:

@@ -141,7 +141,7 @@ def _divided(model: ir.Model, passes: Sequence[Pass], context: Context, kept: Co
         return Plan(tuple(_with_reason(entry, reasons.get(entry.node, "")) for entry in found.nodes))
 
     found = plan(narrow)
-    return found if any(entry.format != FLOAT for entry in found.nodes) else plan({})
+    return plan({}) if narrow and all(entry.format == FLOAT for entry in found.nodes) else found
 
 
 def _entries(subject: Pass, model: ir.Model, context: Context) -> tuple[NodePlan, ...]:
