@@ -36,7 +36,8 @@ class Int8Dynamic(Pass):
     DynamicQuantizeLinear over the whole of it; signed bytes for w with a scale for each column, safe from saturation
     where the target may add two products in 16 bits. onnxruntime joins the written nodes to one. Large tables of a
     Gather, and those that share the weight of a product, have a scale for each row. An LSTM becomes onnxruntime's
-    DynamicQuantizeLSTM where the target has it and the output need not be portable.
+    DynamicQuantizeLSTM where the target has it and the output need not be portable; its recurrence weight has one scale
+    for each direction where the columns are alike, which is faster.
 
     Refuses, and keeps float: convolutions, which would be slower; GRU and RNN; products of two activations, and of what
     holds a mask in the inputs it is judged on, or in calibration data where another pass takes these: its scale is that

@@ -50,26 +50,35 @@ def test_weights_that_several_lstms_read_are_stored_once():
     assert found.sqnr() > 25
 
 
-def by_tensor(model):
-    """Give an LSTM of codes one scale for each direction in the place of one for each column."""
+def scales(model):
+    """The scales of both weights of an LSTM of codes, each with zero points of the same shape."""
     (node,) = [node for node in model.graph if node.op_type == "DynamicQuantizeLSTM"]
-    for index, place in ((1, 8), (2, 10)):
-        codes, scales = (node.inputs[at].const_value.numpy() for at in (index, place))
-        real = codes * scales[:, np.newaxis]
-        scale = np.abs(real).max(axis=(1, 2)) / np.float32(127)
-        for at, array in ((index, np.rint(real / scale[:, np.newaxis, np.newaxis]).astype(np.int8)), (place, scale),
-                          (place + 1, np.zeros(len(scale), np.int8))):  # fmt: skip
-            node.inputs[at].const_value = ir.tensor(array)
-            node.inputs[at].shape = ir.Shape(array.shape)
+    assert [node.inputs[at].shape for at in (8, 10)] == [node.inputs[at].shape for at in (9, 11)]
+    return [node.inputs[at].const_value.numpy() for at in (8, 10)]
 
 
 @pytest.mark.parametrize("form", ["plain", "both ways"])
-def test_scales_by_column_are_no_worse_than_one_for_all(form):
+def test_a_recurrence_weight_of_columns_that_are_alike_has_one_scale(form):
     model = lstm(**LSTMS[form])
     found = dynamic(model, capabilities=WITH_LSTM)
-    columns = found.sqnr()
-    by_tensor(found.model)
-    assert columns + 1 > found.sqnr() > 25
+    directions = LSTMS[form].get("directions", 1)
+    assert [each.shape for each in scales(found.model)] == [(directions, 20), (directions,)]
+    assert found.sqnr() > 28
+
+
+@pytest.mark.parametrize("form", ["plain", "both ways"])
+def test_a_recurrence_weight_with_a_column_that_is_larger_has_a_scale_for_each(form):
+    model = lstm(**LSTMS[form])
+    weight = model.graph.initializers["r"]
+    larger = weight.const_value.numpy().copy()
+    larger[-1, 3] *= 30
+    weight.const_value = ir.tensor(larger)
+    found = dynamic(model, capabilities=WITH_LSTM)
+    directions = LSTMS[form].get("directions", 1)
+    assert [each.shape for each in scales(found.model)] == [(directions, 20), (directions, 20)]
+    (codes,) = [each.const_value.numpy() for name, each in found.model.graph.initializers.items() if name == "r.int8"]
+    error = np.abs(codes * scales(found.model)[1][:, np.newaxis] - larger.transpose(0, 2, 1)).max(axis=1)
+    assert (error < np.abs(larger).max(axis=2) / 100).all()
 
 
 def test_an_lstm_stays_float_in_standard_output():
