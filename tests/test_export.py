@@ -371,8 +371,10 @@ def test_an_onnx_file_keeps_an_ir_version_that_has_its_types(workspace, tmp_path
     assert file.model.ir_version == version
 
 
-def test_recurrent_layers_are_exported_again_in_one_process(workspace):
-    """torch keeps the kernel that it traced first, which after an export is the one that fixes the length."""
-    for _ in range(2):
-        made = exported(workspace, nn.LSTM(6, 5, batch_first=True), None, "input=float32[batch=1..4,5,6]")
+@pytest.mark.parametrize("first", ["2,5,6", "batch=1..4,5,6"])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_are_exported_again_in_one_process(workspace, kind, first):
+    """torch keeps the kernel that it traced first, which fixes the length, and the loop that it compiled for a size."""
+    for dims in (first, "batch=1..4,5,6"):
+        made = exported(workspace, kind(6, 5, batch_first=True), None, f"input=float32[{dims}]")
         assert made.inputs == ["input"]
