@@ -26,7 +26,7 @@ from benchmarks.peers.installing import Environment
 from benchmarks.peers.tools import QUIET
 from benchmarks.quantization_accuracy import judged
 from benchmarks.quantization_blocks import quantize_blocks
-from benchmarks.quantization_models import MINILM, SAMPLES, STEP, Subject, minilm, sample, step
+from benchmarks.quantization_models import MINILM, SAMPLES, Step, Subject, minilm, sample, step, wide_step
 from benchmarks.quantization_settings import DYNAMIC, RECOMMENDED, Nncf, Setting, few, name_of, peers, recommended
 from benchmarks.quantization_summary import AGAIN, DEFAULT, FIXED, FORMATS, FP32, GPTQ, Rounds, ahead, summary
 from benchmarks.sets import Timing, timed
@@ -85,7 +85,8 @@ def measure(quick: bool, progress: Progress) -> Result:
                 continue
             models[one] = measured(subject, settings, nncf, place, quick=quick, progress=progress)
         if not quick:
-            models[STEP] = one_token(folder, progress)
+            for made in (step(), wide_step()):
+                models[made.name] = one_token(made, folder, progress)
     asked = {
         "quick": quick, "settings": len(settings), "together": TOGETHER, "seconds": SECONDS, "afresh_together": AFRESH,
         "afresh_seconds": AFRESH_SECONDS,
@@ -322,13 +323,13 @@ def raced(
     return {"sets": first, "afresh": sets(ahead(accuracy, first), longer, target), "one_thread": alone}
 
 
-def one_token(folder: Path, progress: Progress) -> dict[str, Any]:
-    """Time one step of the language model: dynamic int8 by mlc and by onnxruntime, beside the fp32 export."""
-    progress(STEP)
-    original, exported, arrays = step()
-    place = folder / "step"
+def one_token(one: Step, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Time one step of a language model: dynamic int8 by mlc and by onnxruntime, beside the fp32 export."""
+    progress(one.name)
+    original, arrays = one.original, one.arrays
+    place = folder / one.name
     place.mkdir()
-    export = Candidate(FP32, write_model(exported.model, place))
+    export = Candidate(FP32, write_model(api.export(original).model, place))
     ours, theirs = place / "mlc", place / "onnxruntime"
     ours.mkdir()
     theirs.mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from mlc.recipe import Recipe, merge, read_recipe
 from mlc.sources.original import Original
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mlc.types import Arrays
 
 SAMPLES: Mapping[str, Mapping[str, int]] = {
@@ -30,7 +32,9 @@ SAMPLES: Mapping[str, Mapping[str, int]] = {
 
 MINILM, MINILM_AT = "minilm", {"batch": 1, "length": 64}
 ANSWERS = ("labels", "targets")
-STEP = "char_gpt, one token"
+STEP, WIDE_STEP = "char_gpt, one token", "char_gpt of 303 MB, one token"
+WIDE = (1024, 16, 6)
+"""Width, heads and layers of the network whose weights take that much in float32."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,15 @@ class Subject:
         return next(self.evaluation(None).batches(self.at["batch"])).inputs
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of a language model, and inputs for it: a token after 127 others."""
+
+    name: str
+    original: Original
+    arrays: Arrays
+
+
 def sample(name: str) -> Subject:
     """Load and export a sample of this repository; the working directory is its root."""
     return _subject(name, read_recipe(Path("sample_models", name, "recipe.toml")), SAMPLES[name])
@@ -85,19 +98,38 @@ def _subject(name: str, recipe: Recipe, at: Mapping[str, int]) -> Subject:
     return Subject(name, recipe, original, api.export(original, data=recipe.calibrate), at)
 
 
-def step() -> tuple[Original, Artifact, Arrays]:
-    """Load and export one step of the language model, and return inputs for it: a token after 127 others."""
-    from sample_models.char_gpt.model import HEADS, LAYERS, LONGEST, WIDTH
+def step() -> Step:
+    """Load one step of the language model."""
+    from sample_models.char_gpt.model import HEADS, LAYERS, WIDTH
 
     folder = "sample_models/char_gpt"
-    past = [
-        f"past.{number}=float32[batch=1..8,{HEADS},past=1..{LONGEST - 1},{WIDTH // HEADS}]"
-        for number in range(2 * LAYERS)
-    ]
-    inputs = ["token=int64[batch=1..8,1] in 0..95", *past]
-    original = api.load(f"{folder}/model.py:step@{folder}/weights.safetensors", inputs=inputs)
+    return _step(STEP, f"{folder}/model.py:step@{folder}/weights.safetensors", (WIDTH, HEADS, LAYERS))
+
+
+def wide_step() -> Step:
+    """Make one step of the same network with weights of 303 MB, untrained, whose time is that of reading weights."""
+    import torch
+
+    from sample_models.char_gpt.model import NextToken
+
+    width, heads, layers = WIDE
+    past = [torch.zeros(2, heads, 15, width // heads) for _ in range(2 * layers)]
+    torch.manual_seed(0)
+    example = (torch.zeros(2, 1, dtype=torch.int64), past)
+    return _step(WIDE_STEP, NextToken(*WIDE).eval(), WIDE, example)
+
+
+def _step(
+    name: str, source: str | nn.Module, sizes: tuple[int, int, int], example: tuple[Any, ...] | None = None
+) -> Step:
+    from sample_models.char_gpt.model import LONGEST
+
+    width, heads, layers = sizes
+    names = [f"past.{number}" for number in range(2 * layers)]
+    size = width // heads
+    past = [f"{name}=float32[batch=1..8,{heads},past=1..{LONGEST - 1},{size}]" for name in names]
+    original = api.load(source, inputs=["token=int64[batch=1..8,1] in 0..95", *past], example=example)
     rng = np.random.default_rng(0)
-    shape = (1, HEADS, LONGEST - 1, WIDTH // HEADS)
     arrays: dict[str, np.ndarray] = {"token": np.zeros((1, 1), np.int64)}
-    arrays |= {f"past.{number}": rng.normal(size=shape).astype(np.float32) for number in range(2 * LAYERS)}
-    return original, api.export(original), arrays
+    arrays |= {name: rng.normal(size=(1, heads, LONGEST - 1, size)).astype(np.float32) for name in names}
+    return Step(name, original, arrays)

@@ -19,32 +19,33 @@ WIDTH, HEADS, LAYERS = 128, 4, 4
 class Attention(nn.Module):
     """Attention of several heads to what came before (Vaswani et al., Attention Is All You Need, 2017, section 3.2)."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.queries_keys_values, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.heads = heads
+        self.queries_keys_values, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """float32 [batch, length, width] in and out, with all keys and values, [batch, heads, past + length, size].
 
         With a past there is one token, which may look at all.
         """
-        batch, length, _ = x.shape
-        parts = self.queries_keys_values(x).split(WIDTH, dim=2)
-        queries, keys, values = (part.view(batch, length, HEADS, -1).transpose(1, 2) for part in parts)
+        batch, length, width = x.shape
+        parts = self.queries_keys_values(x).split(width, dim=2)
+        queries, keys, values = (part.view(batch, length, self.heads, -1).transpose(1, 2) for part in parts)
         if past is not None:
             keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
         heads = scaled_dot_product_attention(queries, keys, values, is_causal=past is None)
-        return self.out(heads.transpose(1, 2).reshape(batch, length, WIDTH)), keys, values
+        return self.out(heads.transpose(1, 2).reshape(batch, length, width)), keys, values
 
 
 class Block(nn.Module):
     """Attention and two linear layers, each normalized before and added to what went in."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.attention = Attention()
-        self.before_attention, self.before_wide = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.wide, self.narrow = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.attention = Attention(width, heads)
+        self.before_attention, self.before_wide = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """As ``Attention`` does."""
@@ -54,13 +55,13 @@ class Block(nn.Module):
 
 
 class CharGPT(nn.Module):
-    """Tokens and their places, four blocks, and the embedding once more as the head."""
+    """Tokens and their places, four blocks (or ``layers``), and the embedding once more as the head."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH, heads: int = HEADS, layers: int = LAYERS) -> None:
         super().__init__()
-        self.tokens, self.places = nn.Embedding(len(CHARACTERS), WIDTH), nn.Embedding(LONGEST, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
-        self.norm = nn.LayerNorm(WIDTH)
+        self.tokens, self.places = nn.Embedding(len(CHARACTERS), width), nn.Embedding(LONGEST, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """int64 [batch, length] -> logits of the next token at each place, float32 [batch, length, 96]."""
