@@ -41,7 +41,7 @@ class Heads:
     def read(self, *, three_axes: bool) -> ir.Value | None:
         """Return the value that an attention with three or four axes is made from."""
         if three_axes and self.split is not None:
-            return _unsplit(self.split) or self.split
+            return unsplit(self.split) or self.split
         return self.value if self.value is not None else self.split
 
     def length(self, op: Any, *, three_axes: bool) -> ir.Value:
@@ -110,7 +110,7 @@ def transposed(value: ir.Value | None, permutation: list[int]) -> ir.Value | Non
     return node.inputs[0]
 
 
-def _unsplit(split: ir.Value) -> ir.Value | None:
+def unsplit(split: ir.Value) -> ir.Value | None:
     """Return the value [batch, length, heads * width] that was split into heads, or None."""
     node = producer(split, "Reshape")
     source = node.inputs[0] if node is not None else None
@@ -158,12 +158,13 @@ def _alone(value: ir.Value) -> bool:
 
 def with_own_sources(nodes: Iterable[ir.Node], kept: Iterable[ir.Value | None]) -> list[ir.Node]:
     """Return nodes and all before them that nothing else needs, up to the values that are ``kept``."""
-    found, kept = dict.fromkeys(nodes), list(kept)
+    found = dict.fromkeys(nodes)
+    needed = {value.producer() for value in kept if value is not None}  # another of its outputs may be read inside
     waiting = list(found)
     while waiting:
         for value in waiting.pop().inputs:
-            node = value.producer() if value is not None and value not in kept else None
-            if node is None or node in found or node.graph is not next(iter(found)).graph:
+            node = value.producer() if value is not None else None
+            if node is None or node in needed or node in found or node.graph is not next(iter(found)).graph:
                 continue
             if all(
                 not each.is_graph_output() and all(use.node in found for use in each.uses()) for each in node.outputs

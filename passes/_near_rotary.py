@@ -10,12 +10,11 @@ from itertools import combinations
 import numpy as np
 import onnx_ir as ir
 
-from mlc.fusion import array_of, dims_of, is_constant, is_standard, producer, sizes_of
+from mlc.fusion import array_of, dims_of, is_constant, is_standard, producer
 from passes._attention import AXES
 
-JOINED = "the halves are rotated apart and joined then, and not the whole with its halves exchanged"
-PAIRS = "the pairs that are rotated lie side by side, and not half a head apart"
-NO_HALVES = "what is negated and exchanged are not the two halves of the last axis"
+APART = "the parts are not rotated to first * cos - second * sin and second * cos + first * sin"
+NO_HALVES = "what is negated and exchanged are neither the two halves of the last axis nor its neighbours"
 
 PARTS = frozenset({"Gather", "Slice", "Split"})
 
@@ -99,7 +98,6 @@ def _reason(node: ir.Node, found: _Rearranged, straight: _Factors, crossed: _Fac
     negated = _negated(found.nodes)
     reasons = (
         (not any(negated), "no half of what is exchanged is negated"),
-        (_are_pairs(found.nodes), PAIRS),
         (sum(each.op_type == "Concat" for each in found.nodes) > 1, "the parts of a head are rotated each by itself"),
         (negated == [False, True], "the first half is negated, and not the second"),
         (negated != [True, False], NO_HALVES),
@@ -124,7 +122,7 @@ def _is_negated(value: ir.Value | None) -> bool:
 
 
 def _joined(concat: ir.Node) -> str:
-    """Return why two halves that are rotated and joined are none that is found, or nothing where they are not."""
+    """Return why two parts that are rotated and joined are none that is found, or nothing where they are not."""
     ends = [node for node in map(_bare, concat.inputs) if node is not None]
     if len(concat.inputs) != 2 or sorted(node.op_type for node in ends) != ["Add", "Sub"]:
         return ""
@@ -136,7 +134,7 @@ def _joined(concat: ir.Node) -> str:
         ways = [_taken(value) for value in times if value not in angles]
         sources = {way[-1].inputs[0] for way in ways if way}
         if all(ways) and len(sources) == 1 and _are_by_head(ways[0][0].outputs[0]) and _are_angles(angles):
-            return PAIRS if _are_pairs([*ways[0], *ways[1]]) else JOINED
+            return APART
     return ""
 
 
@@ -158,15 +156,6 @@ def _taken(value: ir.Value | None) -> list[ir.Node]:
             break
         value = node.inputs[0]
     return []
-
-
-def _are_pairs(nodes: Iterable[ir.Node]) -> bool:
-    """Whether nodes take neighbours apart."""
-    nodes = list(nodes)
-    steps = [sizes_of(node.inputs[4]) for node in nodes if node.op_type == "Slice" and len(node.inputs) > 4]
-    sources = [producer(node.inputs[0], "Reshape") for node in nodes if node.op_type in PARTS]
-    apart = [dims_of(node.outputs[0]) for node in sources if node is not None]
-    return [2] in steps or any(dims is not None and dims[-1] == 2 for dims in apart)
 
 
 def _are_by_head(value: ir.Value) -> bool:

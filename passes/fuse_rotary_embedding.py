@@ -7,46 +7,34 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mlc.formats import number
-from mlc.fusion import (
-    Match,
-    Search,
-    Size,
-    array_of,
-    constant,
-    dims_of,
-    is_constant,
-    is_standard,
-    near_miss,
-    producer,
-    scalar_of,
-    sizes_of,
-)
+from mlc.fusion import Match, Search, Size, constant, dims_of, near_miss, producer, sizes_of
 from mlc.graph_pass import Exactness
-from passes._attention import AXES, BY_HEAD, size_of, transposed, with_own_sources
+from passes._attention import AXES, BY_HEAD, size_of, transposed, unsplit, with_own_sources
 from passes._near_rotary import NO_HALVES, near_rotary
+from passes._rotation import PAIR, Rotation, are_alike, rotation
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-ELEMENTWISE = frozenset({"Cast", "Cos", "Identity", "Neg", "Sin"})
-"""What gives an element for each of its only input."""
+HEADS_FIRST, LENGTH_FIRST = 1, 2
+"""Where the axis of heads is: before the length, or behind it, before the heads are moved."""
 
-AXES_AT = {"Slice": 3, "Unsqueeze": 1}
-"""What leaves all axes but some alone, and the input that names these."""
+KIND = {False: "halves", True: "neighbours"}
+"""What has to be the same of cosines and sines, by how the pairs lie."""
 
 
 @dataclass(frozen=True)
 class FuseRotaryEmbedding(Search):
-    """``x * cos + concat(-x2, x1) * sin`` becomes ``RotaryEmbedding(x, cos, sin)`` of opset 23, x1 and x2 halves of x.
+    """``x * cos + concat(-x2, x1) * sin`` becomes ``RotaryEmbedding(x, cos, sin)`` of opset 23.
 
-    As Su et al. have it (RoFormer, arXiv 2104.09864, section 3.4.2), with the pairs that lie half a head apart. x is
-    [batch, heads, length, width]; the operator reads one half of cos and of sin, [batch, length, width / 2], taken once
-    for every x. Refuses where what is negated and exchanged are not the two halves of the last axis (pairs side by
-    side, a part of the head), where no half is negated or the other one, where the halves are rotated apart and joined
-    then, where there is another factor, where x does not have four axes or an even width that is known, where cos or
-    sin is not the same for all heads, where its two halves are not known to be the same, and where a value inside is
-    used elsewhere or is an output.
+    As Su et al. have it (RoFormer, arXiv 2104.09864, section 3.4.2). The pairs x1 and x2 are the halves of the last
+    axis, or neighbours along it (``interleaved``), rotated in one sum or each part by itself and put together then, as
+    a product of complex numbers is. x is [batch, heads, length, width], or [batch, length, heads, width]; the operator
+    reads a cosine and a sine for each pair, [batch, length, width / 2], taken once for every x. Refuses where what is
+    exchanged are no such pairs or come back as others, where none of a pair is negated or the other one, where there is
+    another factor, where x does not have four axes or an even width that is known, where cos or sin is not the same for
+    all heads, where it is not known to be the same for both of a pair, and where a value inside is used elsewhere or is
+    an output.
     """
 
     name: ClassVar[str] = "fuse-rotary-embedding"
@@ -56,147 +44,87 @@ class FuseRotaryEmbedding(Search):
     ends: ClassVar[frozenset[str]] = frozenset({"Add", "Concat", "Sub"})
 
     def look(self, node: ir.Node) -> Match | None:
-        found = _spelled(node) if node.op_type == "Add" else None
-        return found or near_miss(node, near_rotary(node))
+        found = rotation(node)
+        if found is None or not (found.whole or _is_by_head(found)):
+            return near_miss(node, near_rotary(node))
+        kept = [found.x, *(_source(value) or value for value in (found.cos, found.sin))]
+        return Match(with_own_sources(found.nodes, kept), [found.output], {"found": found})
 
-    def check(self, x, cos, sin, halves) -> str | None:
-        dims = dims_of(x)
-        if dims is None or len(dims) != AXES or not isinstance(dims[-1], int) or dims[-1] % 2:
+    def check(self, found) -> str | None:
+        dims = dims_of(found.x)
+        if dims is None or len(dims) != AXES or not isinstance(dims[-1], int) or dims[-1] % PAIR:
             return "what is rotated does not have four axes, the last of an even size"
-        if not halves:
+        if found.side_by_side is None:
             return NO_HALVES
-        if x.dtype is None or x.dtype.name != "FLOAT":
+        if found.x.dtype is None or found.x.dtype.name != "FLOAT":
             return "what is rotated is not float32"
-        reasons = (_misfit(role, value, dims) for role, value in (("cosine", cos), ("sine", sin)))
-        return next(filter(None, reasons), None)
+        return _misfit(found, HEADS_FIRST) and _misfit(found, LENGTH_FIRST) and _misfit(found, HEADS_FIRST)
 
-    def rewrite(self, op, x, cos, sin, halves):
-        dims = dims_of(x) or []
-        first, width, last = (constant(op, np.array([place], np.int64)) for place in (0, int(dims[-1]) // 2, -1))
-        caches = [op.Slice(_without_heads(op, value), first, width, last) for value in (cos, sin)]
-        if not all(_whole(value, dims) for value in (cos, sin)):
-            split = transposed(x, BY_HEAD)  # read instead of its transpose, which an attention may do without
-            source, length = (x, 2) if split is None else (split, 1)
-            shape = op.Concat(size_of(op, source, 0), size_of(op, source, length), width, axis=0)
+    def rewrite(self, op, found):
+        dims = dims_of(found.x) or []
+        heads_at = HEADS_FIRST if _misfit(found, HEADS_FIRST) is None else LENGTH_FIRST
+        caches = [_without_heads(op, found, value, heads_at) for value in (found.cos, found.sin)]
+        half = constant(op, np.array([int(dims[-1]) // PAIR], np.int64))
+        if found.whole:
+            caches = _one_of_each_pair(op, found, caches, half)
+        split = transposed(found.x, BY_HEAD)  # read instead of its transpose, which an attention may do without
+        flat = None if heads_at == HEADS_FIRST else unsplit(found.x)
+        if not all(_is_full(found, value, heads_at) for value in (found.cos, found.sin)):
+            source, length = (found.x, LENGTH_FIRST + HEADS_FIRST - heads_at)
+            source, length = (split, HEADS_FIRST) if heads_at == HEADS_FIRST and split is not None else (source, length)
+            source = flat if flat is not None else source
+            shape = op.Concat(size_of(op, source, 0), size_of(op, source, length), half, axis=0)
             caches = [op.Expand(cache, shape) for cache in caches]
-        return op.RotaryEmbedding(x, *caches, interleaved=0)
+        side_by_side = int(found.side_by_side)
+        if heads_at == HEADS_FIRST:
+            return op.RotaryEmbedding(found.x, *caches, interleaved=side_by_side)
+        if flat is None:
+            flat = op.Reshape(found.x, constant(op, np.array([0, 0, -1], np.int64)))
+        made = op.RotaryEmbedding(flat, *caches, interleaved=side_by_side, num_heads=dims[LENGTH_FIRST])
+        return op.Reshape(made, constant(op, np.array([0, 0, dims[LENGTH_FIRST], dims[-1]], np.int64)))
 
 
-def _spelled(node: ir.Node) -> Match | None:
-    """Return the match of a sum that is a rotation, or None."""
-    for plain, turned in (node.inputs, node.inputs[::-1]):
-        straight, crossed = producer(plain, "Mul"), producer(turned, "Mul")
-        for rotated, sin in _ways(crossed):
-            found = _rotated(rotated)
-            for x, cos in _ways(straight):
-                if found is not None and straight is not None and crossed is not None and x is found[0]:
-                    bound = {"x": x, "cos": cos, "sin": sin, "halves": found[1]}
-                    kept = [x, *(_source(each) or each for each in (cos, sin) if each is not None)]
-                    nodes = with_own_sources([*found[2], straight, crossed, node], kept)
-                    return Match(nodes, node.outputs, bound)
+def _is_by_head(found: Rotation) -> bool:
+    """Whether it is no product of complex numbers of another kind: x has an axis of heads, and angles have axes too."""
+    angles = [_angles(found, value) or [] for value in (found.cos, found.sin)]
+    return len(dims_of(found.x) or []) == AXES and all(len(own) > 1 for own in angles)
+
+
+def _misfit(found: Rotation, heads_at: int) -> str | None:
+    """Return why the operator cannot read cosines or sines where the heads are on that axis, or None."""
+    dims = dims_of(found.x) or []
+    if heads_at == LENGTH_FIRST and not isinstance(dims[heads_at], int):
+        return "the number of heads is not known"
+    length_at = LENGTH_FIRST + HEADS_FIRST - heads_at
+    for role, value in (("cosine", found.cos), ("sine", found.sin)):
+        own = _angles(found, value)
+        if own is None or not 1 < len(own) <= AXES:
+            return f"the axes of the {role} are not known"
+        axes: list[Size] = [*[1] * (AXES - len(own)), *own]
+        if axes[heads_at] != 1:
+            return f"the {role} is not the same for all heads"
+        width = dims[-1] if found.whole else int(dims[-1]) // PAIR
+        if axes[0] not in (1, dims[0]) or axes[length_at] not in (1, dims[length_at]) or axes[-1] != width:
+            return f"the {role} is not known to fit"
+        if found.whole and not are_alike(value, side_by_side=bool(found.side_by_side)):
+            return f"the two {KIND[bool(found.side_by_side)]} of the {role} are not known to be the same"
     return None
 
 
-def _ways(product: ir.Node | None) -> list[tuple[ir.Value | None, ir.Value | None]]:
-    """Return the operands of a product both ways round."""
-    return [] if product is None else [(product.inputs[0], product.inputs[1]), (product.inputs[1], product.inputs[0])]
-
-
-def _rotated(value: ir.Value | None) -> tuple[ir.Value, bool, list[ir.Node]] | None:
-    """Return x of ``concat(-x2, x1)``, whether x1 and x2 are its halves, and the nodes."""
-    concat = producer(value, "Concat")
-    if concat is None or len(concat.inputs) != 2:
-        return None
-    negative, first = producer(concat.inputs[0], "Neg"), concat.inputs[1]
-    second = negative.inputs[0] if negative is not None else None
-    if negative is None or first is None or second is None:
-        return None
-    nodes = [node for node in (first.producer(), second.producer()) if node is not None and is_standard(node)]
-    if len(nodes) != 2 or any(node.op_type not in ("Slice", "Split") for node in nodes):
-        return None
-    x = nodes[0].inputs[0]
-    if x is None or x is not nodes[1].inputs[0]:
-        return None
-    dims = dims_of(x)
-    if dims is None or not isinstance(dims[-1], int):
-        return x, False, list(dict.fromkeys([*nodes, negative, concat]))
-    places, width = range(dims[-1]), dims[-1] // 2
-    halves = [_taken(value, places, len(dims) - 1) for value in (first, second)] == [places[:width], places[width:]]
-    along = concat.attributes["axis"].as_int() in (-1, len(dims) - 1)
-    return x, halves and along, list(dict.fromkeys([*nodes, negative, concat]))
-
-
-def _taken(value: ir.Value, places: range, last: int) -> range | None:
-    """Return which places of the last axis a Slice or one output of a Split takes, or None."""
-    node, own = value.producer(), dims_of(value)
-    if node is None or own is None:
-        return None
-    if node.op_type == "Split":
-        axis = number(node, "axis", 0)
-        size = own[-1] if axis in (-1, last) and len(node.outputs) == 2 else None
-        if not isinstance(size, int):
-            return None
-        return places[:size] if value.index() == 0 else places[len(places) - size :]
-    given = [sizes_of(each) if is_constant(each) else None for each in node.inputs[1:]]
-    if len(given) not in (3, 4) or given[2] not in ([-1], [last]) or given[3:] not in ([], [[1]]):
-        return None
-    start, end = (each[0] if each else None for each in given[:2])
-    return places[start:end] if isinstance(start, int) and isinstance(end, int) else None
-
-
-def _misfit(role: str, value: ir.Value, dims: list[Size]) -> str | None:
-    """Return why the operator cannot read cosines or sines for what has these sizes, or None."""
+def _angles(found: Rotation, value: ir.Value) -> list[Size] | None:
+    """Return the sizes of cosines or sines, without a last axis of one element that they may have."""
     own = dims_of(value)
-    if own is None or not 1 < len(own) <= AXES:
-        return f"the axes of the {role} are not known"
-    batch, heads, length, width = [1] * (AXES - len(own)) + own
-    if heads != 1:
-        return f"the {role} is not the same for all heads"
-    if batch not in (1, dims[0]) or length not in (1, dims[2]) or width != dims[3]:
-        return f"the {role} is not known to fit"
-    return None if _alike(value) else f"the two halves of the {role} are not known to be the same"
+    if not found.columns or own is None:
+        return own
+    return own[:-1] if own[-1] == 1 else None
 
 
-def _alike(value: ir.Value | None) -> bool:
-    """Whether the two halves of the last axis of a value are the same."""
-    if value is not None and is_constant(value):
-        first, second = np.array_split(np.atleast_1d(array_of(value)), 2, axis=-1)
-        return bool(np.array_equal(first, second))
-    node, dims = value.producer() if value is not None else None, dims_of(value)
-    if node is None or dims is None or not is_standard(node):
+def _is_full(found: Rotation, value: ir.Value, heads_at: int) -> bool:
+    """Whether cosines or sines are there for every sample and position."""
+    own, dims, length_at = _angles(found, value), dims_of(found.x), LENGTH_FIRST + HEADS_FIRST - heads_at
+    if own is None or dims is None or len(own) != AXES:
         return False
-    if node.op_type in ("Concat", "Tile"):
-        return _twice(node, len(dims) - 1)
-    if node.op_type in ("Mul", "Div"):
-        return all(scalar_of(side) is not None or _alike(side) for side in node.inputs)
-    if node.op_type in AXES_AT:
-        axes = sizes_of(next(iter(node.inputs[AXES_AT[node.op_type] :]), None))
-        return axes is not None and not {-1, len(dims) - 1} & set(axes) and _alike(node.inputs[0])
-    return (node.op_type in ELEMENTWISE or _by_position(node)) and _alike(node.inputs[0])
-
-
-def _twice(node: ir.Node, last: int) -> bool:
-    """Whether a Concat or Tile puts two equal halves together along the last axis."""
-    if node.op_type == "Concat":
-        along = node.attributes["axis"].as_int() in (-1, last)
-        return along and len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
-    times = (sizes_of(node.inputs[1]) or [1])[-1]
-    return isinstance(times, int) and times > 0 and times % 2 == 0
-
-
-def _by_position(node: ir.Node) -> bool:
-    """Whether a node looks rows up in a constant table."""
-    table, first = node.inputs[0], number(node, "axis", 0) == 0 and number(node, "batch_dims", 0) == 0
-    if table is None or not is_constant(table) or not first or array_of(table).ndim < 2:
-        return False
-    single = node.op_type == "GatherND" and (dims_of(node.inputs[1]) or [0])[-1] == 1
-    return single or node.op_type == "Gather"
-
-
-def _whole(value: ir.Value, dims: list[Size]) -> bool:
-    """Whether cosines or sines are there for every sample and position of what has these sizes."""
-    own = dims_of(value)
-    return own is not None and len(own) == AXES and [own[0], own[2]] == [dims[0], dims[2]]
+    return [own[0], own[length_at]] == [dims[0], dims[length_at]]
 
 
 def _source(value: ir.Value) -> ir.Value | None:
@@ -205,11 +133,23 @@ def _source(value: ir.Value) -> ir.Value | None:
     return node.inputs[0] if node is not None and sizes_of(node.inputs[1]) in ([1], [1 - AXES]) else None
 
 
-def _without_heads(op: Any, value: ir.Value) -> ir.Value:
+def _without_heads(op: Any, found: Rotation, value: ir.Value, heads_at: int) -> ir.Value:
     """Return cosines or sines without their axis of heads, if they have one, made in a rewrite."""
-    own = dims_of(value)
+    own = _angles(found, value) or []
+    made: ir.Value = op.Squeeze(value, constant(op, np.array([-1], np.int64))) if found.columns else value
     source = _source(value)
-    if source is not None or own is None or len(own) < AXES:
-        return source or value
-    squeezed: ir.Value = op.Squeeze(value, constant(op, np.array([1], np.int64)))
-    return squeezed
+    if source is not None and heads_at == HEADS_FIRST and not found.columns:
+        return source
+    axis = len(own) - AXES + heads_at
+    if axis >= 1:
+        made = op.Squeeze(made, constant(op, np.array([axis], np.int64)))
+    return made
+
+
+def _one_of_each_pair(op: Any, found: Rotation, caches: list[ir.Value], half: ir.Value) -> list[ir.Value]:
+    """Return cosines and sines of each pair alone, of which both numbers have the same, made in a rewrite."""
+    first, last = (constant(op, np.array([place], np.int64)) for place in (0, -1))
+    if not found.side_by_side:
+        return [op.Slice(cache, first, half, last) for cache in caches]
+    end, step = (constant(op, np.array([place], np.int64)) for place in (np.iinfo(np.int64).max, PAIR))
+    return [op.Slice(cache, first, end, last, step) for cache in caches]

@@ -129,10 +129,28 @@ class Rotary(Grouped):
 
 
 class RotaryByPairs(Rotary):
-    """Pairs lie side by side."""
+    """Pairs lie side by side, and the angles are repeated one by one."""
 
     def rotate(self, x, cos, sin):
+        cos, sin = (each[..., :2].repeat_interleave(2, -1) for each in (cos, sin))
         return x * cos + torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2) * sin
+
+
+class RotaryBeforeHeads(Rotary):
+    """What is rotated is [batch, length, heads, width], as Llama's own code has it."""
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        q, k, v = (part(x).view(batch, length, -1, 4) for part in (self.q, self.k, self.v))
+        angles = torch.arange(length).float()[:, None] * torch.tensor([1.0, 0.1])
+        q, k = (self.rotate(each, angles.cos()[:, None], angles.sin()[:, None]) for each in (q, k))
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        attended = functional.scaled_dot_product_attention(q, self.repeat(k), self.repeat(v))
+        return self.o(attended.transpose(1, 2).reshape(batch, length, 16))
+
+    def rotate(self, x, cos, sin):
+        turn = torch.complex(cos, sin)
+        return torch.view_as_real(torch.view_as_complex(x.reshape(*x.shape[:-1], 2, 2)) * turn).flatten(3)
 
 
 class OnlyInput(nn.Module):

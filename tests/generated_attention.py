@@ -86,7 +86,20 @@ def positions(to, x):
 
 
 def rotated(to, x, angles):
-    """A rotary position embedding, half by half of the last axis."""
+    """A rotary position embedding, half by half of the last axis, or both parts apart."""
     low, high = (to.op("Slice", x, to.whole(at), to.whole(at + 1), to.whole(3)) for at in (0, 1))
+    if to.chance(2):
+        return rotated_apart(to, low, high, to.op("Slice", angles, to.whole(0), to.whole(1), to.whole(3)))
     turned = to.op("Concat", to.op("Neg", high), to.near(low, high), axis=3)
     return to.op("Add", to.op("Mul", x, to.op("Cos", angles)), to.op("Mul", turned, to.op("Sin", angles)))
+
+
+def rotated_apart(to, low, high, angles):
+    """Joined as halves or as neighbours: of a single pair they are the same."""
+    cos, sin = (to.op(name, angles) for name in ("Cos", "Sin"))
+    less = to.op("Sub", to.op("Mul", low, cos), to.op("Mul", to.near(high, low), sin))
+    more = to.either("Add", to.op("Mul", high, to.near(cos, sin)), to.op("Mul", low, sin))
+    if to.chance(2):
+        return to.op("Concat", less, more, axis=3)
+    stacked = to.op("Concat", to.op("Unsqueeze", less, to.whole(4)), to.op("Unsqueeze", more, to.whole(-1)), axis=4)
+    return to.op("Reshape", stacked, to.whole(0, 0, 0, 2))

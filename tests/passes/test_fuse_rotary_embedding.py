@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from passes.fold_reshapes import FoldReshapes
 from passes.fuse_attention import FuseAttention
 from passes.fuse_grouped_query import FuseGroupedQuery
 from passes.fuse_rotary_embedding import FuseRotaryEmbedding
@@ -14,8 +15,8 @@ pytestmark = pytest.mark.needs_onnxruntime
 VERSION = '<ir_version: 10, opset_import: ["":23]>\n'
 X, Y = "float[batch,3,len,6] x", "float[batch,3,len,6] y"
 NUMBERS = """<int64[1] at0 = {0}, int64[1] at1 = {1}, int64[1] at2 = {2}, int64[1] at3 = {3}, int64[1] at4 = {4},
-    int64[1] end = {9223372036854775807}, int64[1] last = {-1}, int64[2] both = {0,1}, float factor = {1.5},
-    int64[3] twice = {1,1,2}, int64[3] thrice = {1,1,3}>"""
+    int64[1] at6 = {6}, int64[1] end = {9223372036854775807}, int64[1] last = {-1}, int64[2] both = {0,1},
+    float factor = {1.5}, int64[3] twice = {1,1,2}, int64[3] thrice = {1,1,3}>"""
 ANGLES = "w = Concat<axis = -1>(t, t) c = Cos(w) s = Sin(w)"
 HEADS = "cos = Unsqueeze(c, at1) sin = Unsqueeze(s, at1)"
 HALVES = "x1 = Slice(x, at0, at3, at3, at1) x2 = Slice(x, at3, end, at3, at1)"
@@ -58,6 +59,45 @@ def feeds(sizes, angles):
         "x": random(1, sizes[0], 3, sizes[1], 6),
         "t": 9 * random(2, *(known.get(axis) or int(axis) for axis in axes)),
     }
+
+
+PAIRS = """x1 = Slice(x, at0, end, last, at2) x2 = Slice(x, at1, end, last, at2) c = Cos(t) s = Sin(t)
+    a = Mul(x1, c) b = Mul(x2, s) d = Sub(a, b) e = Mul(x2, c) f = Mul(x1, s) h = Add(e, f)
+    u = Unsqueeze(d, last) v = Unsqueeze(h, last) j = Concat<axis = -1>(u, v)"""
+
+
+def by_pairs(*parts, given="float[batch,3,len,6] x"):
+    numbers = NUMBERS.replace("<", "<int64[4] sizes = {0,0,0,6}, int64[2] parts = {6,2}, ")
+    return graph(f"{VERSION} g ({given}, float[len,3] t) => ({Y}) {numbers} {{ {' '.join(parts)} }}")
+
+
+def test_golden_of_pairs_side_by_side(golden):
+    after, change = apply(FuseRotaryEmbedding(), by_pairs(PAIRS, "y = Reshape(j, sizes)"))
+    assert change.sites == ("y",)
+    golden("fuse_rotary_embedding_pairs.onnxtxt", text(after))
+
+
+@pytest.mark.parametrize("sizes", [(1, 4), (5, 2)])
+def test_a_part_whose_other_part_tells_sizes_alone(sizes, workspace):
+    """The Split stays, since what it gives is rotated still."""
+    before = by_pairs(
+        "x, o = Split<axis = -1>(p, parts) l = Shape<end = 3>(o) k = Shape<start = 3>(x) m = Concat<axis = 0>(l, k)",
+        PAIRS, "y = Reshape(j, m)", given="float[batch,3,len,8] p",
+    )  # fmt: skip
+    after, change = apply(FuseRotaryEmbedding(), before)
+    assert (change.sites, ops(after).count("Split")) == (("y",), 1)
+    fed = {"p": random(1, sizes[0], 3, sizes[1], 8), "t": 9 * random(2, sizes[1], 3)}
+    same_numbers(before, after, fed, workspace, FuseRotaryEmbedding.tolerance)
+
+
+def test_a_concat_that_tells_the_shape_alone_is_no_place(workspace):
+    """It may stand before what is rotated comes about."""
+    before = by_pairs("m = Concat<axis = 0>(at0, at0, at0, at6) x = Exp(p)", PAIRS, "y = Reshape(j, m)",
+                      given="float[batch,3,len,6] p")  # fmt: skip
+    after, change = apply(FuseRotaryEmbedding(), before)
+    assert change.sites == ("y",)
+    fed = {"p": random(1, 2, 3, 4, 6), "t": 9 * random(2, 4, 3)}
+    same_numbers(before, after, fed, workspace, FuseRotaryEmbedding.tolerance)
 
 
 def test_what_is_repeated_three_times_has_no_equal_halves():
@@ -120,12 +160,12 @@ LIKE_TORCH = FORMS["as torch writes it"]
         (
             "x1 = Slice(x, at0, at3, at3, at1)",
             "x1 = Slice(x, at0, end, at3, at2)",
-            "not the two halves of the last axis",
+            "neither the two halves of the last axis nor",
         ),
         (
             "x2 = Slice(x, at3, end, at3, at1)",
             "x2 = Slice(x, at0, at3, at3, at1)",
-            "not the two halves of the last axis",
+            "neither the two halves of the last axis nor",
         ),
         ("w = Concat<axis = -1>(t, t)", "e = Neg(t) w = Concat<axis = -1>(t, e)", "halves of the cosine are not known"),
         (
@@ -182,15 +222,17 @@ def test_another_sum_is_no_site():
     assert change == type(change)((), ())
 
 
-@pytest.mark.parametrize(("name", "sites"), [("Rotary", 2), ("RotaryByPairs", 0)])
-def test_what_torch_exports(name, sites, workspace):
+@pytest.mark.parametrize("name", ["Rotary", "RotaryByPairs", "RotaryBeforeHeads"])
+def test_what_torch_exports(name, workspace):
     torch = pytest.importorskip("torch")
     from tests import attention
 
     model = attention.exported(getattr(attention, name)(), torch.rand(3, 5, 8), opset=20)
     feeds = [{"x0": random(1, 3, 5, 8)}, {"x0": random(2, 2, 7, 8)}]
-    _, (step,) = line(model, [FuseRotaryEmbedding()], feeds, workspace, requested={"fuse-rotary-embedding"})
-    assert (len(step.sites), step.left_out) == (sites, ())
+    passes = [FuseRotaryEmbedding(), FuseAttention(), FuseGroupedQuery(), FoldReshapes()]
+    after, (step, *_) = line(model, passes, feeds, workspace, requested={"fuse-rotary-embedding"})
+    assert (len(step.sites), step.left_out) == (2, ())
+    assert "Transpose" not in ops(after)
 
 
 def half(x):
@@ -213,6 +255,58 @@ def complex_numbers(torch, x, cos, sin):
     return torch.view_as_real(torch.view_as_complex(x.reshape(*x.shape[:-1], 2, 2)) * turn).flatten(-2)
 
 
+def apart(torch, x, cos, sin):
+    first, second = x.reshape(*x.shape[:-1], 2, 2).unbind(-1)
+    cos, sin = cos[..., :2], sin[..., :2]
+    return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+
+
+def by_neighbours(torch, x, cos, sin):
+    cos, sin = (torch.stack((each[..., :2], each[..., :2]), dim=-1).flatten(-2) for each in (cos, sin))
+    return x * cos + torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2) * sin
+
+
+def repeated(torch, x, cos, sin):
+    cos, sin = (torch.repeat_interleave(each[..., :2] * 1.5, 2, dim=-1) for each in (cos, sin))
+    return x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).reshape(x.shape) * sin
+
+
+def part_of_a_head(torch, x, cos, sin):
+    turned = x[..., :2]
+    cos, sin = (each[..., :1].repeat_interleave(2, -1) for each in (cos, sin))
+    turned = turned * cos + torch.stack((-turned[..., 1::2], turned[..., ::2]), dim=-1).flatten(-2) * sin
+    return torch.cat((turned, x[..., 2:]), dim=-1)
+
+
+def by_head(torch, x, cos, sin):
+    """With the heads behind the length."""
+    return paired(torch, x.transpose(1, 2), cos.transpose(1, 2), sin.transpose(1, 2)).transpose(1, 2)
+
+
+def halves_by_head(torch, x, cos, sin):
+    x, cos, sin = x.transpose(1, 2), cos.transpose(1, 2), sin.transpose(1, 2)
+    return (x * cos + turned(torch, x) * sin).transpose(1, 2)
+
+
+WAYS = (joined, paired, complex_numbers, apart, by_neighbours, repeated, part_of_a_head, by_head, halves_by_head)
+
+
+@pytest.mark.parametrize("rotate", WAYS, ids=lambda way: way.__name__)
+def test_ways_to_rotate(rotate, workspace):
+    torch = pytest.importorskip("torch")
+    from tests import attention
+
+    class Rotated(attention.Rotary):
+        def rotate(self, x, cos, sin):
+            return rotate(torch, x, cos, sin)
+
+    model = attention.exported(Rotated(), torch.rand(3, 5, 8))
+    feeds = [{"x0": random(1, 3, 5, 8)}, {"x0": 1e4 * random(2, 2, 7, 8)}, {"x0": 1e-6 * random(2, 1, 9, 8)}]
+    after, (step,) = line(model, [FuseRotaryEmbedding()], feeds, workspace, requested={"fuse-rotary-embedding"})
+    assert (len(step.sites), step.refused, step.left_out) == (2, (), ())
+    assert not {"Neg", "Sub"} & set(ops(after))
+
+
 def by_quarters(torch, x, cos, sin):
     parts = (torch.cat((-part[..., 1:], part[..., :1]), dim=-1) for part in half(x))
     return x * cos + torch.cat(tuple(parts), dim=-1) * sin
@@ -223,10 +317,26 @@ def turned(torch, x):
     return torch.cat((-second, first), dim=-1)
 
 
-SIDE_BY_SIDE = "the pairs that are rotated lie side by side, and not half a head apart"
-JOINED = "the halves are rotated apart and joined then, and not the whole with its halves exchanged"
+def other_angles(torch, x, cos, sin):
+    return x * cos + torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2) * sin
+
+
+def put_apart(torch, x, cos, sin):
+    """Pairs that lie side by side before, and half a head apart behind."""
+    first, second, cos, sin = x[..., ::2], x[..., 1::2], cos[..., :2], sin[..., :2]
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+
+
+def the_other_way(torch, x, cos, sin):
+    first, second = half(x)
+    cos, sin = cos[..., :2], sin[..., :2]
+    return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+
+
 NEAR = {
-    JOINED: joined,
+    "the parts are not rotated to first * cos - second * sin and second * cos + first * sin": the_other_way,
+    "the two neighbours of the cosine are not known to be the same": other_angles,
+    "what is negated and exchanged are neither the two halves of the last axis nor its neighbours": put_apart,
     "the product with the sine is subtracted, and not added": lambda t, x, cos, sin: x * cos - turned(t, x) * sin,
     "there is another factor beside the cosine or the sine": lambda t, x, cos, sin: x * cos + turned(t, x) * sin * 0.5,
     "the first half is negated, and not the second": lambda t, x, cos, sin: (
@@ -240,10 +350,7 @@ NEAR = {
 }
 
 
-@pytest.mark.parametrize(
-    ("reason", "rotate"),
-    [*NEAR.items(), (SIDE_BY_SIDE, paired), (SIDE_BY_SIDE, complex_numbers), (SIDE_BY_SIDE, None)],
-)
+@pytest.mark.parametrize(("reason", "rotate"), NEAR.items())
 def test_what_is_nearly_a_rotation_says_what_is_another(reason, rotate):
     torch = pytest.importorskip("torch")
     from tests import attention
@@ -252,8 +359,7 @@ def test_what_is_nearly_a_rotation_says_what_is_another(reason, rotate):
         def rotate(self, x, cos, sin):
             return rotate(torch, x, cos, sin)
 
-    cls = attention.RotaryByPairs if rotate is None else Near
-    _, change = apply(FuseRotaryEmbedding(), attention.exported(cls(), torch.rand(3, 5, 8)))
+    _, change = apply(FuseRotaryEmbedding(), attention.exported(Near(), torch.rand(3, 5, 8)))
     assert (change.sites, [refusal.reason for refusal in change.refused]) == ((), [reason, reason])
 
 
@@ -332,6 +438,23 @@ def test_angles_that_are_repeated_on_the_way(workspace):
     feeds = [{"x0": random(1, 3, 5, 8)}, {"x0": 1e4 * random(2, 2, 7, 8)}]
     _, (step,) = line(model, [FuseRotaryEmbedding()], feeds, workspace, requested={"fuse-rotary-embedding"})
     assert (len(step.sites), step.refused, step.left_out) == (2, (), ())
+
+
+@pytest.mark.parametrize(("name", "sizes"), [
+    ("Cohere", {"intermediate_size": 20, "num_key_value_heads": 2}), ("GPTJ", {"rotary_dim": 2}),
+    ("RoFormer", {"intermediate_size": 20}),
+])  # fmt: skip
+def test_transformers_that_rotate_neighbours(name, sizes, workspace):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    torch = pytest.importorskip("torch")
+    from tests.attention import exported, transformer
+
+    model = exported(transformer(name, **sizes), torch.randint(0, 50, (3, 6)), opset=20)
+    feeds = [{"x0": np.arange(np.prod(shape)).reshape(shape) % 50} for shape in [(3, 6), (2, 9)]]
+    passes = [FuseRotaryEmbedding(), FuseAttention(), FuseGroupedQuery(), FoldReshapes()]
+    after, (step, *_) = line(model, passes, feeds, workspace, requested={"fuse-rotary-embedding"})
+    assert (len(step.sites), step.left_out, step.dropped) == (4, (), "")
+    assert "Transpose" not in ops(after)
 
 
 @pytest.mark.parametrize("opset", [20, 23])
