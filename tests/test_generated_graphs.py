@@ -46,6 +46,9 @@ VERIFIED, HELD_OUT = ((2, 3), (3, 5)), ((1, 1), (4, 2))
 HALF = ir.DataType.FLOAT16
 """The CPU computes it in float32, and rounds in between or not, as the nodes lie: with it no bits are promised."""
 
+UNJUDGED = "it cannot be judged"
+"""How a site is left out at which the runtime does not take the graph before either."""
+
 NEEDS_OPSET = "it needs opset"
 """How a pass is dropped that the graph is too old for, and that no converter could raise it for."""
 
@@ -70,11 +73,21 @@ def steps_and_trouble(model, passes, feeds):
         except MlcError as error:
             return (), f"the line raised: {error.message}"
         for step in steps:
-            if step.left_out or (step.dropped and not step.dropped.startswith(NEEDS_OPSET)):
-                return steps, f"{step.spec.name}: {step.dropped or step.left_out}"
+            alarms = [each for each in step.left_out if not is_of_the_runtime(each, step, model)]
+            if alarms or (step.dropped and not step.dropped.startswith(NEEDS_OPSET)):
+                return steps, f"{step.spec.name}: {step.dropped or alarms}"
         if interface(after) != interface(model):
             return steps, f"the interface was {interface(model)}, is {interface(after)}"
         return steps, other_numbers(model, after, steps, feeds[2:], workspace)
+
+
+def is_of_the_runtime(left_out, step, model):
+    """Whether a site was left out rightly: the runtime rounds float16 or not, or does not take that part before it."""
+    return left_out.reason.startswith(UNJUDGED) or (step.exactness == "exact" and computes_half(model))
+
+
+def computes_half(model):
+    return any(value.dtype == HALF for graph in model.graphs() for node in graph for value in node.outputs)
 
 
 def other_numbers(model, after, steps, feeds, workspace):
@@ -83,8 +96,7 @@ def other_numbers(model, after, steps, feeds, workspace):
     With them some graphs compute otherwise before any pass: then the graph before is the measure, optimized too.
     """
     exact = all(step.exactness == "exact" for step in steps if step.sites)
-    half = any(value.dtype == HALF for graph in model.graphs() for node in graph for value in node.outputs)
-    same_bits = exact and not half and after.opset_imports == model.opset_imports
+    same_bits = exact and not computes_half(model) and after.opset_imports == model.opset_imports
     before, written = workspace.save(model), workspace.save(after)
     wanted = found_by(before, feeds, optimize=False)
     for optimize in (False, True):
