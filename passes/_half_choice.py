@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.formats import site_of
-from mlc.fusion import array_of, has_subgraphs, is_constant, is_standard, opset_of, walk
+from mlc.fusion import array_of, has_subgraphs, is_constant, is_standard, opset_of, sizes_of, walk
 from passes._half import FLOAT16
 from passes._half_constants import MASKING, constant_obstacle, is_attention_mask, keeps_from_zero
 from passes._half_sensitive import ADDS, ALWAYS, BOUNDED, DIVIDING, MOVING, PASSING, PRODUCTS, SENSITIVE
@@ -21,6 +21,9 @@ from passes._masked import UNSEEN
 NARROW = frozenset({ir.DataType.BOOL, ir.DataType.INT8, ir.DataType.UINT8})
 """Integers that float16 holds all of."""
 
+HELD = 2048
+"""The largest whole number up to which float16 holds all."""
+
 CASTING = frozenset({"Cast", "CastLike"})
 
 CANCELLED = 128
@@ -28,6 +31,14 @@ CANCELLED = 128
 
 FAR = 256.0
 """Scores that are further from 0 are rounded to float16 by a quarter and more, which is a factor of their powers."""
+
+FINITE = {
+    **dict.fromkeys(("Add", "Concat", "Identity"), slice(None)),
+    **dict.fromkeys(("Expand", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+                    slice(1)),
+    "Where": slice(1, None),
+}  # fmt: skip
+"""Where operators read the numbers that they move, choose from or add up."""
 
 QK_OUTPUT = 3
 """The place of the output in which an Attention gives its scores."""
@@ -321,8 +332,13 @@ def _carried(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _reads_wide_integers(node: ir.Node) -> bool:
-    dtype = node.inputs[0].dtype if node.inputs[0] is not None else None
-    return dtype is not None and dtype.is_integer() and dtype not in NARROW
+    """Whether a node reads whole numbers that float16 may not hold all of; sizes that do not vary are known."""
+    value = node.inputs[0]
+    dtype = value.dtype if value is not None else None
+    if dtype is None or not dtype.is_integer() or dtype in NARROW:
+        return False
+    known = sizes_of(value)
+    return known is None or not all(isinstance(size, int) and abs(size) <= HELD for size in known)
 
 
 def _is_outer_product(node: ir.Node) -> bool:
@@ -356,7 +372,7 @@ def _kind_obstacle(choice: Choice, rules: Rules) -> str:
         (kept.get(node.op_type, ""), node.op_type in kept),
         (UNTYPED, _untyped(node)),
         (SCORES, node.op_type == "Attention" and len(node.outputs) > QK_OUTPUT and bool(node.outputs[QK_OUTPUT].name)),
-        (ADDS, reduction is not None and reduction.as_string() != "none"),
+        (ADDS, node.op_type.startswith("Scatter") and reduction is not None and reduction.as_string() != "none"),
         (WHOLE, node.op_type in CASTING and _reads_wide_integers(node)),
         (WHOLE_NUMBERS, _makes_integers(node)),
         (FAR_APART, _is_far(node, rules)),
@@ -369,7 +385,8 @@ def _kind_obstacle(choice: Choice, rules: Rules) -> str:
 def _holds_sequences(node: ir.Node) -> bool:
     types = (value.type for value in (*node.inputs, *node.outputs) if value is not None)
     other = any(each is not None and not isinstance(each, ir.TensorType) for each in types)
-    return other or (is_standard(node) and ("Sequence" in node.op_type or "Optional" in node.op_type))
+    named = "Optional" in node.op_type or ("Sequence" in node.op_type and node.op_type != "ReverseSequence")
+    return other or (is_standard(node) and named)
 
 
 def _cast_obstacle(node: ir.Node) -> str:
@@ -430,26 +447,50 @@ def _too_large_fill(node: ir.Node) -> bool:
 
 
 def _range_obstacle(value: ir.Value, rules: Rules, masks: bool) -> str:
-    """Return why the collected range of a value does not fit, or nothing; a mask may end as low as it likes."""
+    """Return why the range of a value does not fit, or nothing; a mask may end as low as it likes."""
     if value in rules.carried:
         return f"{value.name} {CARRIED}"
-    if value in rules.infinite:
-        return "" if masks else INFINITE
-    known = None if rules.ranges is None else rules.ranges(value)
+    infinite = value in rules.infinite
+    if rules.ranges is None or (infinite and masks):
+        return ""
+    known = _finite_range(value, rules.ranges, rules) if infinite else rules.ranges(value)
     if known in (None, UNSEEN_RANGE):
-        return UNSEEN if known else ""
+        return UNSEEN if known else INFINITE if infinite else ""
     low, high = known
     if masks and low <= MASKING:
         low = 0.0
     largest = max(abs(low), abs(high))
     if largest > rules.limit:
         return f"{value.name} reaches {largest:g}, more than {rules.limit:g}"
-    if 0 < largest < FLOAT16.smallest:
+    if 0 < largest < FLOAT16.smallest and not infinite:
         return f"{value.name} stays below {FLOAT16.smallest:.2g}, the smallest normal float16"
     return ""
 
 
-def ranged(found: list[Choice]) -> Iterator[ir.Value]:
+def _finite_range(value: ir.Value, ranges: Ranges, rules: Rules) -> tuple[float, float] | None:
+    """Return the range of the finite numbers of a value, or None where it cannot be told.
+
+    Infinities stay what they are in float16. Of a value that may hold some no range is collected: it follows from what
+    is moved there, chosen from or added up.
+    """
+    if is_constant(value):
+        array = array_of(value)
+        finite = array[np.isfinite(array)]
+        return float(finite.min(initial=0.0)), float(finite.max(initial=0.0))
+    if value not in rules.infinite | rules.carried:
+        return ranges(value) or (0.0, 0.0)  # nothing is said against it, as where it is read by itself
+    node = value.producer()
+    if value in rules.carried or node is None or not is_standard(node) or node.op_type not in FINITE:
+        return None
+    read = [_finite_range(each, ranges, rules) for each in node.inputs[FINITE[node.op_type]] if each is not None]
+    known = [each for each in read if each is not None]
+    if UNSEEN_RANGE in known or len(known) < len(read):
+        return UNSEEN_RANGE if UNSEEN_RANGE in known else None
+    lows, highs = zip(*known, strict=True)
+    return (sum(lows), sum(highs)) if node.op_type == "Add" else (min(lows), max(highs))
+
+
+def ranged(found: list[Choice], rules: Rules) -> Iterator[ir.Value]:
     """Yield the values whose ranges decide about the nodes that nothing else keeps float32, each once."""
     seen: dict[ir.Value, None] = {}
     for choice in found:
@@ -457,5 +498,6 @@ def ranged(found: list[Choice]) -> Iterator[ir.Value]:
             seen.update(dict.fromkeys([*(value for _, value in choice.reads()), *choice.gives()]))
     for value in seen:
         producer = value.producer()
-        if not is_constant(value) and (producer is None or producer.op_type not in BOUNDED):
+        bounded = value in rules.infinite or (producer is not None and producer.op_type in BOUNDED)
+        if not (is_constant(value) or bounded):
             yield value

@@ -78,13 +78,48 @@ def test_a_clamped_mask_may_have_scores_or_a_second_mask_added(workspace):
     assert ran.lost == ""
 
 
-def test_infinities_of_masks_stay_float_and_need_no_range(workspace):
+def test_infinities_of_masks_need_no_range(workspace):
+    """They are infinities in float16 too; beside them are numbers whose range is known, moved or added up."""
     before, feeds = masked(-np.inf)
     feeds["keep"][1] = True
-    names = {need.value for need in Fp16().needs(before)}
-    assert "m" not in names
+    assert "m" not in {need.value for need in Fp16().needs(before)}
     after, change = halved(before, feeds)
-    assert "infinities" in reasons(change)["m"]
+    assert "m" in change.sites
+    assert ratios(before, after, feeds, workspace)["y"] > 45
+
+
+BESIDE = """g (float[q,4] x, bool[q,4] keep) => (float[q,4] y) {
+    a = MatMul(x, w) b = Mul(a, large) m = Where(keep, zero, low) s = Add(b, m) y = Softmax(s) }"""
+
+
+@pytest.mark.parametrize("large", [1.0, 5e4])
+def test_numbers_beside_infinities_have_to_fit(large, workspace):
+    before = holding(BESIDE, w=random(1, 4, 4), low=np.array(-np.inf, np.float32), zero=np.float32(0),
+                     large=np.float32(large))  # fmt: skip
+    feeds = {"x": random(3, 3, 4), "keep": np.array([[1, 0, 1, 1], [0, 1, 0, 0], [1, 1, 1, 1]], bool)}
+    after, change = halved(before, feeds, sensitive="half")
+    assert ("s" in change.sites) is (large == 1.0)
+    assert large == 1.0 or "s reaches " in reasons(change)["s"] or "b reaches " in reasons(change)["s"]
+    assert ratios(before, after, feeds, workspace)["y"] > 40
+
+
+def test_infinities_that_are_multiplied_have_no_range():
+    before = holding(
+        "g (float[n] x) => (float[n] y) { m = Mul(x, low) y = Relu(m) }", low=np.array(-np.inf, np.float32)
+    )
+    _, change = halved(before, {"x": random(0, 5)})
+    assert change.sites == ()
+    assert "infinities" in reasons(change)["y"]
+
+
+@pytest.mark.parametrize(("dims", "sites"), [("n,4", ("r", "d", "y")), ("n,size", ("y",)), ("n,4096", ("y",))])
+def test_sizes_that_do_not_vary_are_known_whole_numbers(dims, sites, workspace):
+    before = holding(f"""g (float[{dims}] x) => (float[{dims}] y) <int64 last = {{1}}> {{
+        s = Shape(x) c = Gather(s, last) f = Cast<to = 1>(c) r = Sqrt(f) d = Reciprocal(r) y = Mul(x, d) }}""")
+    feeds = {"x": random(0, 3, 4096 if "4096" in dims else 4)}
+    after, change = halved(before, feeds)
+    assert set(sites) <= set(change.sites)
+    assert ("r" in change.sites) is ("r" in sites)
     assert ratios(before, after, feeds, workspace)["y"] > 50
 
 
@@ -169,3 +204,13 @@ def test_doubles_are_left_alone(workspace):
     after, change = halved(before, {"x": np.arange(3.0)})
     assert change.sites == ("z",)
     assert dtypes(after)["y"] == ir.DataType.DOUBLE
+
+
+def test_what_reverses_sequences_reads_tensors(workspace):
+    before = holding("""g (float[3,4] x) => (float[3,4] y) {
+        r = ReverseSequence<batch_axis = 0, time_axis = 1>(x, lengths) y = Mul(r, r) }""",
+                     lengths=np.array([1, 2, 4]))  # fmt: skip
+    feeds = {"x": random(0, 3, 4)}
+    after, change = halved(before, feeds)
+    assert change.sites == ("r", "y")
+    assert ratios(before, after, feeds, workspace)["y"] > 50
