@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlc.formats import site_of
-from mlc.fusion import array_of, has_subgraphs, is_constant, is_standard, opset_of, sizes_of, walk
+from mlc.fusion import array_of, has_subgraphs, is_constant, is_of_sequences, is_standard, opset_of, sizes_of, walk
 from passes._half import FLOAT16
 from passes._half_constants import MASKING, constant_obstacle, is_attention_mask, keeps_from_zero
 from passes._half_sensitive import ADDS, ALWAYS, BOUNDED, DIVIDING, MOVING, PASSING, PRODUCTS, SENSITIVE
@@ -385,8 +385,7 @@ def _kind_obstacle(choice: Choice, rules: Rules) -> str:
 def _holds_sequences(node: ir.Node) -> bool:
     types = (value.type for value in (*node.inputs, *node.outputs) if value is not None)
     other = any(each is not None and not isinstance(each, ir.TensorType) for each in types)
-    named = "Optional" in node.op_type or ("Sequence" in node.op_type and node.op_type != "ReverseSequence")
-    return other or (is_standard(node) and named)
+    return other or is_of_sequences(node)
 
 
 def _cast_obstacle(node: ir.Node) -> str:

@@ -121,16 +121,18 @@ def _is_known(value: ir.Value) -> bool:
 
 def _may_give_sequences(node: ir.Node, sequences: set[ir.Value]) -> bool:
     """Whether a node's outputs may be sequences or optionals, which the inference takes for tensors."""
-    if _is_of_sequences(node):
+    if is_of_sequences(node):
         return node.op_type not in TENSOR_FROM_SEQUENCE
     if has_subgraphs(node):
         inner = (each.as_graph() for each in node.attributes.values() if each.type == ir.AttributeType.GRAPH)
-        return bool(sequences) or any(_is_of_sequences(each) for graph in inner for each in graph.all_nodes())
+        return bool(sequences) or any(is_of_sequences(each) for graph in inner for each in graph.all_nodes())
     return node.op_type == "Identity" and node.inputs[0] in sequences
 
 
-def _is_of_sequences(node: ir.Node) -> bool:
-    return "Sequence" in node.op_type or "Optional" in node.op_type
+def is_of_sequences(node: ir.Node) -> bool:
+    """Whether an operator of ONNX makes or takes sequences or optionals by its name; ReverseSequence takes a tensor."""
+    named = "Sequence" in node.op_type or "Optional" in node.op_type
+    return is_standard(node) and named and node.op_type != "ReverseSequence"
 
 
 def note_constants(model: ir.Model) -> None:
