@@ -47,22 +47,16 @@ class FuseRotaryEmbedding(Search):
         found = rotation(node)
         if found is None or not (found.whole or _is_by_head(found)):
             return near_miss(node, near_rotary(node))
-        kept = [found.x, *(_source(value) or value for value in (found.cos, found.sin))]
+        heads_at = LENGTH_FIRST if _unfit(found) else _heads_at(found)
+        kept = [found.x, *(_read(found, value, heads_at) for value in (found.cos, found.sin))]
         return Match(with_own_sources(found.nodes, kept), [found.output], {"found": found})
 
     def check(self, found) -> str | None:
-        dims = dims_of(found.x)
-        if dims is None or len(dims) != AXES or not isinstance(dims[-1], int) or dims[-1] % PAIR:
-            return "what is rotated does not have four axes, the last of an even size"
-        if found.side_by_side is None:
-            return NO_HALVES
-        if found.x.dtype is None or found.x.dtype.name != "FLOAT":
-            return "what is rotated is not float32"
-        return _misfit(found, HEADS_FIRST) and _misfit(found, LENGTH_FIRST) and _misfit(found, HEADS_FIRST)
+        return _unfit(found) or (_misfit(found, _heads_at(found)) and _misfit(found, HEADS_FIRST))
 
     def rewrite(self, op, found):
         dims = dims_of(found.x) or []
-        heads_at = HEADS_FIRST if _misfit(found, HEADS_FIRST) is None else LENGTH_FIRST
+        heads_at = _heads_at(found)
         caches = [_without_heads(op, found, value, heads_at) for value in (found.cos, found.sin)]
         half = constant(op, np.array([int(dims[-1]) // PAIR], np.int64))
         if found.whole:
@@ -70,9 +64,11 @@ class FuseRotaryEmbedding(Search):
         split = transposed(found.x, BY_HEAD)  # read instead of its transpose, which an attention may do without
         flat = None if heads_at == HEADS_FIRST else unsplit(found.x)
         if not all(_is_full(found, value, heads_at) for value in (found.cos, found.sin)):
-            source, length = (found.x, LENGTH_FIRST + HEADS_FIRST - heads_at)
-            source, length = (split, HEADS_FIRST) if heads_at == HEADS_FIRST and split is not None else (source, length)
-            source = flat if flat is not None else source
+            source, length = found.x, LENGTH_FIRST + HEADS_FIRST - heads_at
+            if heads_at == HEADS_FIRST and split is not None:
+                source, length = split, HEADS_FIRST
+            elif flat is not None:
+                source = flat
             shape = op.Concat(size_of(op, source, 0), size_of(op, source, length), half, axis=0)
             caches = [op.Expand(cache, shape) for cache in caches]
         side_by_side = int(found.side_by_side)
@@ -88,6 +84,21 @@ def _is_by_head(found: Rotation) -> bool:
     """Whether it is no product of complex numbers of another kind: x has an axis of heads, and angles have axes too."""
     angles = [_angles(found, value) or [] for value in (found.cos, found.sin)]
     return len(dims_of(found.x) or []) == AXES and all(len(own) > 1 for own in angles)
+
+
+def _unfit(found: Rotation) -> str | None:
+    """Return why the operator cannot rotate x, whatever the angles are, or None."""
+    dims = dims_of(found.x)
+    if dims is None or len(dims) != AXES or not isinstance(dims[-1], int) or dims[-1] % PAIR:
+        return "what is rotated does not have four axes, the last of an even size"
+    if found.side_by_side is None:
+        return NO_HALVES
+    return "what is rotated is not float32" if found.x.dtype is None or found.x.dtype.name != "FLOAT" else None
+
+
+def _heads_at(found: Rotation) -> int:
+    """Return where the axis of heads is: in front of the length, unless cosines and sines fit the other way alone."""
+    return HEADS_FIRST if _misfit(found, HEADS_FIRST) is None else LENGTH_FIRST
 
 
 def _misfit(found: Rotation, heads_at: int) -> str | None:
@@ -127,20 +138,20 @@ def _is_full(found: Rotation, value: ir.Value, heads_at: int) -> bool:
     return [own[0], own[length_at]] == [dims[0], dims[length_at]]
 
 
-def _source(value: ir.Value) -> ir.Value | None:
-    """Return cosines or sines [batch, length, width] that only got an axis of heads, or None."""
-    node = producer(value, "Unsqueeze")
-    return node.inputs[0] if node is not None and sizes_of(node.inputs[1]) in ([1], [1 - AXES]) else None
+def _read(found: Rotation, value: ir.Value, heads_at: int) -> ir.Value:
+    """Return what cosines or sines are read from: what they were before they got an axis of heads, if that is known."""
+    node = producer(value, "Unsqueeze") if heads_at == HEADS_FIRST and not found.columns else None
+    source = node.inputs[0] if node is not None and sizes_of(node.inputs[1]) in ([1], [1 - AXES]) else None
+    return value if source is None else source
 
 
 def _without_heads(op: Any, found: Rotation, value: ir.Value, heads_at: int) -> ir.Value:
     """Return cosines or sines without their axis of heads, if they have one, made in a rewrite."""
-    own = _angles(found, value) or []
+    read = _read(found, value, heads_at)
+    if read is not value:
+        return read
     made: ir.Value = op.Squeeze(value, constant(op, np.array([-1], np.int64))) if found.columns else value
-    source = _source(value)
-    if source is not None and heads_at == HEADS_FIRST and not found.columns:
-        return source
-    axis = len(own) - AXES + heads_at
+    axis = len(_angles(found, value) or []) - AXES + heads_at
     if axis >= 1:
         made = op.Squeeze(made, constant(op, np.array([axis], np.int64)))
     return made

@@ -66,9 +66,9 @@ PAIRS = """x1 = Slice(x, at0, end, last, at2) x2 = Slice(x, at1, end, last, at2)
     u = Unsqueeze(d, last) v = Unsqueeze(h, last) j = Concat<axis = -1>(u, v)"""
 
 
-def by_pairs(*parts, given="float[batch,3,len,6] x"):
+def by_pairs(*parts, given=X, gives=Y):
     numbers = NUMBERS.replace("<", "<int64[4] sizes = {0,0,0,6}, int64[2] parts = {6,2}, ")
-    return graph(f"{VERSION} g ({given}, float[len,3] t) => ({Y}) {numbers} {{ {' '.join(parts)} }}")
+    return graph(f"{VERSION} g ({given}, float[len,3] t) => ({gives}) {numbers} {{ {' '.join(parts)} }}")
 
 
 def test_golden_of_pairs_side_by_side(golden):
@@ -98,6 +98,18 @@ def test_a_concat_that_tells_the_shape_alone_is_no_place(workspace):
     assert change.sites == ("y",)
     fed = {"p": random(1, 2, 3, 4, 6), "t": 9 * random(2, 4, 3)}
     same_numbers(before, after, fed, workspace, FuseRotaryEmbedding.tolerance)
+
+
+def test_an_axis_of_heads_behind_the_length_that_nothing_else_has(workspace):
+    before = by_pairs(
+        "z = Unsqueeze(t, at1)", PAIRS.replace("Cos(t)", "Cos(z)").replace("Sin(t)", "Sin(z)"), "y = Reshape(j, sizes)",
+        given="float[batch,len,3,6] x", gives="float[batch,len,3,6] y",
+    )  # fmt: skip
+    after, change = apply(FuseRotaryEmbedding(), before)
+    assert (change.sites, "Sub" in ops(after)) == (("y",), False)
+    for batch, length in ((2, 4), (3, 3)):
+        fed = {"x": random(1, batch, length, 3, 6), "t": 9 * random(2, length, 3)}
+        same_numbers(before, after, fed, workspace, FuseRotaryEmbedding.tolerance)
 
 
 def test_what_is_repeated_three_times_has_no_equal_halves():
