@@ -32,18 +32,14 @@ CANCELLED = 128
 FAR = 256.0
 """Scores that are further from 0 are rounded to float16 by a quarter and more, which is a factor of their powers."""
 
-FINITE = {
-    **dict.fromkeys(("Add", "Concat", "Identity"), slice(None)),
-    **dict.fromkeys(("Expand", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
-                    slice(1)),
-    "Where": slice(1, None),
-}  # fmt: skip
-"""Where operators read the numbers that they move, choose from or add up."""
+SIZING = {"Range": (0, 1, 2), "Resize": (1, 2), "Upsample": (1,)}
+"""Where operators read floats by which they decide how much they give."""
 
 QK_OUTPUT = 3
 """The place of the output in which an Attention gives its scores."""
 
 LITTLE_LEFT = "leaves little of what it gives, of which float16 keeps 11 bits"
+TAKES_SIZES = "takes sizes from what it gives"
 MAKES_WHOLE = "makes whole numbers of what it gives"
 WHOLE_NUMBERS = "it makes whole numbers, which others would be of rounded ones"
 FAR_APART = "its scores are further from 0 than float16 tells apart"
@@ -168,6 +164,10 @@ def _told_apart(choice: Choice, rules: Rules) -> list[_ToldApart]:
     if _cancellation(choice, rules):
         least = CANCELLED * (_largest(choice.node.outputs[0], rules) or 0.0)
         return [_ToldApart(value, least, LITTLE_LEFT) for _, value in choice.reads()]
+    places = SIZING.get(choice.node.op_type, ()) if is_standard(choice.node) else ()
+    sizing = [choice.node.inputs[place] for place in places if place < len(choice.node.inputs)]
+    if any(is_float(each) for each in sizing):
+        return [_ToldApart(each, 0.0, TAKES_SIZES) for each in sizing if each is not None]
     value = choice.node.inputs[0] if choice.node.inputs else None
     if value is not None and _makes_integers(choice.node):
         return [_ToldApart(value, 0.0, MAKES_WHOLE)]
@@ -446,50 +446,29 @@ def _too_large_fill(node: ir.Node) -> bool:
 
 
 def _range_obstacle(value: ir.Value, rules: Rules, masks: bool) -> str:
-    """Return why the range of a value does not fit, or nothing; a mask may end as low as it likes."""
+    """Return why the collected range of a value does not fit, or nothing; a mask may end as low as it likes.
+
+    Infinities are such in float16 too, but of the numbers beside them no range is collected.
+    """
     if value in rules.carried:
         return f"{value.name} {CARRIED}"
-    infinite = value in rules.infinite
-    if rules.ranges is None or (infinite and masks):
+    if rules.ranges is None or (masks and value in rules.infinite):
         return ""
-    known = _finite_range(value, rules.ranges, rules) if infinite else rules.ranges(value)
+    known = None if value in rules.infinite else rules.ranges(value)
     if known in (None, UNSEEN_RANGE):
-        return UNSEEN if known else INFINITE if infinite else ""
+        return UNSEEN if known else INFINITE if value in rules.infinite else ""
     low, high = known
     if masks and low <= MASKING:
         low = 0.0
     largest = max(abs(low), abs(high))
     if largest > rules.limit:
         return f"{value.name} reaches {largest:g}, more than {rules.limit:g}"
-    if 0 < largest < FLOAT16.smallest and not infinite:
+    if 0 < largest < FLOAT16.smallest:
         return f"{value.name} stays below {FLOAT16.smallest:.2g}, the smallest normal float16"
     return ""
 
 
-def _finite_range(value: ir.Value, ranges: Ranges, rules: Rules) -> tuple[float, float] | None:
-    """Return the range of the finite numbers of a value, or None where it cannot be told.
-
-    Infinities stay what they are in float16. Of a value that may hold some no range is collected: it follows from what
-    is moved there, chosen from or added up.
-    """
-    if is_constant(value):
-        array = array_of(value)
-        finite = array[np.isfinite(array)]
-        return float(finite.min(initial=0.0)), float(finite.max(initial=0.0))
-    if value not in rules.infinite | rules.carried:
-        return ranges(value) or (0.0, 0.0)  # nothing is said against it, as where it is read by itself
-    node = value.producer()
-    if value in rules.carried or node is None or not is_standard(node) or node.op_type not in FINITE:
-        return None
-    read = [_finite_range(each, ranges, rules) for each in node.inputs[FINITE[node.op_type]] if each is not None]
-    known = [each for each in read if each is not None]
-    if UNSEEN_RANGE in known or len(known) < len(read):
-        return UNSEEN_RANGE if UNSEEN_RANGE in known else None
-    lows, highs = zip(*known, strict=True)
-    return (sum(lows), sum(highs)) if node.op_type == "Add" else (min(lows), max(highs))
-
-
-def ranged(found: list[Choice], rules: Rules) -> Iterator[ir.Value]:
+def ranged(found: list[Choice]) -> Iterator[ir.Value]:
     """Yield the values whose ranges decide about the nodes that nothing else keeps float32, each once."""
     seen: dict[ir.Value, None] = {}
     for choice in found:
@@ -497,6 +476,5 @@ def ranged(found: list[Choice], rules: Rules) -> Iterator[ir.Value]:
             seen.update(dict.fromkeys([*(value for _, value in choice.reads()), *choice.gives()]))
     for value in seen:
         producer = value.producer()
-        bounded = value in rules.infinite or (producer is not None and producer.op_type in BOUNDED)
-        if not (is_constant(value) or bounded):
+        if not is_constant(value) and (producer is None or producer.op_type not in BOUNDED):
             yield value

@@ -81,9 +81,8 @@ class Fp16(Pass):
             return ()
         model = model.clone()
         names = _names(model)
-        rules = self._rules(model, _unknown, SENSITIVE)  # at most these: which ones the target says
-        found = choices(rules)
-        asked = dict.fromkeys(name for value in ranged(found, rules) if (name := names.get(value)))
+        found = choices(self._rules(model, _unknown, SENSITIVE))  # at most these: which ones the target says
+        asked = dict.fromkeys(name for value in ranged(found) if (name := names.get(value)))
         return tuple(Need(name, "range") for name in asked)
 
     def plan(self, model: ir.Model, ctx: Context) -> tuple[NodePlan, ...]:
