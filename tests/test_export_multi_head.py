@@ -117,6 +117,16 @@ def test_one_sample_without_an_axis(workspace):
     assert exported(workspace, Single(), None, "x=float32[length=2..9,16]").checks
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_a_view_of_the_answers(workspace, batch_first):
+    class Viewed(Attending):
+        def forward(self, x):
+            answers = super().forward(x)
+            return answers.view(-1, WIDTH) if not self.attention.batch_first else answers.reshape(-1, WIDTH)
+
+    assert exported(workspace, Viewed(batch_first=batch_first), None, *X).checks
+
+
 @pytest.mark.parametrize("asked", [True, False], ids=["probabilities", "answers"])
 @pytest.mark.parametrize("mask", ["none", "causal, float", "padding, bool", "both"])
 @pytest.mark.parametrize("batch_first", [True, False])

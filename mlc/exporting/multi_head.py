@@ -74,14 +74,14 @@ def _attention(
     else:
         attended = functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
     answers = functional.linear(attended.transpose(1, 2).flatten(2), out_proj_weight, out_proj_bias)
-    return answers.transpose(0, 1), weights
+    return answers.transpose(0, 1).contiguous(), weights  # a view may follow, which torch's own strides allow
 
 
 def _projected(
     query: Tensor, key: Tensor, value: Tensor, *, in_proj_weight: Tensor, in_proj_bias: Tensor | None,
     use_separate_proj_weight: bool, **others: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Return queries, keys and values [batch, length, features]; what is given twice is multiplied once."""
+    """Return queries, keys and values [batch, length, features]; one product makes them of a sequence that is all."""
     turned = {id(each): each.transpose(0, 1) for each in (query, key, value)}
     q, k, v = (turned[id(each)] for each in (query, key, value))
     biases = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)
