@@ -17,6 +17,8 @@ ELEMENTWISE = frozenset({"Cast", "Cos", "Identity", "Neg", "Sin"})
 AXES_AT = {"Slice": 3, "Unsqueeze": 1}
 """What leaves all axes but some alone, and the input that names these."""
 
+TAKING = frozenset({"Gather", "Slice", "Split"})
+
 PAIR = 2
 
 
@@ -100,7 +102,7 @@ def _of_parts(concat: ir.Node) -> Rotation | None:
     minuend, subtrahend = (producer(value, "Mul") for value in less.inputs)
     for first, cos in _ways(minuend):
         for second, sin in _ways(subtrahend):
-            one, other = part_of(first), part_of(second)
+            one, other = _part_of(first), _part_of(second)
             if one is None or other is None or other != _Part(one.x, second=True, side_by_side=one.side_by_side):
                 continue
             crossed = _crossed(more, one, other, cos, sin)
@@ -108,7 +110,10 @@ def _of_parts(concat: ir.Node) -> Rotation | None:
                 continue
             nodes = [minuend, subtrahend, *crossed, less, more, *joined.nodes]
             side_by_side = joined.side_by_side if _are_one_kind(one.x, one.side_by_side, joined) else None
-            columns = len(dims_of(first) or []) > len(dims_of(one.x) or [])
+            longer = len(dims_of(first) or []) - len(dims_of(one.x) or [])
+            if longer not in (0, 1):
+                continue
+            columns = longer == 1
             return Rotation(one.x, cos, sin, joined.output, nodes, side_by_side, whole=False, columns=columns)
     return None
 
@@ -126,8 +131,8 @@ def _crossed(
     """Return the products of ``second * cos + first * sin``, or None where a sum is another one."""
     for left, right in (more.inputs, more.inputs[::-1]):
         by_cos, by_sin = producer(left, "Mul"), producer(right, "Mul")
-        straight = any(part_of(value) == second and angle is cos for value, angle in _ways(by_cos))
-        across = any(part_of(value) == first and angle is sin for value, angle in _ways(by_sin))
+        straight = any(_part_of(value) == second and angle is cos for value, angle in _ways(by_cos))
+        across = any(_part_of(value) == first and angle is sin for value, angle in _ways(by_sin))
         if by_cos is not None and by_sin is not None and straight and across:
             return [by_cos, by_sin]
     return None
@@ -182,7 +187,7 @@ def _sources(first: ir.Value, second: ir.Value | None) -> tuple[ir.Value, bool |
 
     How they lie is None where they are parts of another kind.
     """
-    one, other = part_of(first), part_of(second)
+    one, other = _part_of(first), _part_of(second)
     if one is not None and other == _Part(one.x, second=True, side_by_side=one.side_by_side) and not one.second:
         return one.x, one.side_by_side, []
     nodes = [value.producer() for value in (first, second) if value is not None]
@@ -191,7 +196,7 @@ def _sources(first: ir.Value, second: ir.Value | None) -> tuple[ir.Value, bool |
     return None if x is None or takers[1].inputs[0] is not x else (x, None, list(dict.fromkeys(takers)))
 
 
-def part_of(value: ir.Value | None) -> _Part | None:
+def _part_of(value: ir.Value | None) -> _Part | None:
     """Return which numbers of all pairs a value holds, or None where it holds something else.
 
     It may have a last axis of one element more than what it is a part of.
@@ -199,9 +204,9 @@ def part_of(value: ir.Value | None) -> _Part | None:
     single = producer(value, "Squeeze")
     taken = value if single is None or not _is_at_end(single) else single.inputs[0]
     node = taken.producer() if taken is not None else None
-    source = node.inputs[0] if node is not None and is_standard(node) else None
+    source = node.inputs[0] if node is not None and is_standard(node) and node.op_type in TAKING else None
     dims = dims_of(source)
-    if node is None or source is None or dims is None or not isinstance(dims[-1], int):
+    if node is None or source is None or not dims or not isinstance(dims[-1], int):
         return None
     assert taken is not None
     places = _places(taken, node, range(dims[-1]), len(dims) - 1)
@@ -267,7 +272,7 @@ def are_alike(value: ir.Value | None, *, side_by_side: bool) -> bool:
         return False
     if node.op_type in ("Concat", "Tile", "Reshape"):
         return _each_twice(node, dims) if side_by_side else _twice(node, dims)
-    read = _read_alike(node, dims)
+    read = dict.fromkeys(_read_alike(node, dims))
     return bool(read) and all(
         scalar_of(each) is not None or are_alike(each, side_by_side=side_by_side) for each in read
     )
@@ -307,6 +312,8 @@ def _each_twice(reshape: ir.Node, dims: list[int | str]) -> bool:
 
 def _by_position(node: ir.Node) -> bool:
     """Whether a node looks rows up in a constant table."""
+    if node.op_type not in ("Gather", "GatherND"):
+        return False
     table, first = node.inputs[0], number(node, "axis", 0) == 0 and number(node, "batch_dims", 0) == 0
     if table is None or not is_constant(table) or not first or array_of(table).ndim < PAIR:
         return False

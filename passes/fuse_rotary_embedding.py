@@ -75,7 +75,9 @@ class FuseRotaryEmbedding(Search):
         if heads_at == HEADS_FIRST:
             return op.RotaryEmbedding(found.x, *caches, interleaved=side_by_side)
         if flat is None:
-            flat = op.Reshape(found.x, constant(op, np.array([0, 0, -1], np.int64)))
+            flat = op.Reshape(
+                found.x, constant(op, np.array([0, 0, int(dims[LENGTH_FIRST]) * int(dims[-1])], np.int64))
+            )
         made = op.RotaryEmbedding(flat, *caches, interleaved=side_by_side, num_heads=dims[LENGTH_FIRST])
         return op.Reshape(made, constant(op, np.array([0, 0, dims[LENGTH_FIRST], dims[-1]], np.int64)))
 

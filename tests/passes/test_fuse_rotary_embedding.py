@@ -112,6 +112,45 @@ def test_an_axis_of_heads_behind_the_length_that_nothing_else_has(workspace):
         same_numbers(before, after, fed, workspace, FuseRotaryEmbedding.tolerance)
 
 
+@pytest.mark.parametrize("sizes", [(0, 4), (2, 0), (2, 3)])
+def test_no_sample_or_no_position_before_the_heads_are_moved(sizes, workspace):
+    before = by_pairs(
+        "z = Unsqueeze(t, at1) x = Exp(p)", PAIRS.replace("Cos(t)", "Cos(z)").replace("Sin(t)", "Sin(z)"),
+        "y = Reshape(j, sizes)", given="float[batch,len,3,6] p", gives="float[batch,len,3,6] y",
+    )  # fmt: skip
+    after, change = apply(FuseRotaryEmbedding(), before)
+    assert change.sites == ("y",)
+    fed = {"p": random(1, *sizes, 3, 6), "t": 9 * random(2, sizes[1], 3)}
+    same_numbers(before, after, fed, workspace, FuseRotaryEmbedding.tolerance)
+
+
+def test_parts_without_a_last_axis_are_none():
+    """Their cosines stand one axis further left than those of x."""
+    body = """x1 = Gather<axis = -1>(x, zero) x2 = Gather<axis = -1>(x, one) a = Mul(x1, c) b = Mul(x2, s) d = Sub(a, b)
+        e = Mul(x2, c) f = Mul(x1, s) h = Add(e, f) u = Unsqueeze(d, last) v = Unsqueeze(h, last)
+        j = Concat<axis = -1>(u, v) y = Reshape(j, sizes)"""
+    given = "float[2,4,4,2] x, float[4,1] c, float[4,1] s"
+    numbers = "<int64 zero = {0}, int64 one = {1}, int64[1] last = {-1}, int64[4] sizes = {2,4,4,2}>"
+    _, change = apply(
+        FuseRotaryEmbedding(), graph(f"{VERSION} g ({given}) => (float[2,4,4,2] y) {numbers} {{ {body} }}")
+    )
+    assert change.sites == ()
+
+
+@pytest.mark.parametrize(
+    "other", ["Expand(k, three)", "RandomNormal<shape = [2, 3, 4, 3]>()", "Constant<value_float = 2.0>()"]
+)
+def test_what_is_no_part_of_anything_is_no_site(other):
+    body = f"""o = {other} a = Mul(x, c) b = Mul(o, s) d = Sub(a, b) e = Mul(o, c) f = Mul(x, s) h = Add(e, f)
+        y = Concat<axis = -1>(d, h)"""
+    given = "float[2,3,4,3] x, float k, float[4,3] c, float[4,3] s"
+    made = graph(f"{VERSION} g ({given}) => (float[2,3,4,6] y) <int64[4] three = {{2,3,4,3}}> {{ {body} }}")
+    if "Expand" not in other:
+        made.graph.initializers.pop("three")
+    _, change = apply(FuseRotaryEmbedding(), made)
+    assert change.sites == ()
+
+
 def test_what_is_repeated_three_times_has_no_equal_halves():
     _, heads, halves, total = FORMS["halves repeated"][1:]
     _, change = apply(
