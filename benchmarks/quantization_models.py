@@ -34,7 +34,7 @@ MINILM, MINILM_AT = "minilm", {"batch": 1, "length": 64}
 ANSWERS = ("labels", "targets")
 STEP, WIDE_STEP = "char_gpt, one token", "char_gpt of 303 MB, one token"
 WIDE = (1024, 16, 6)
-"""Width, heads and layers of the network whose weights take that much in float32."""
+"""Width, heads and layers of a network whose float32 weights take 303 MB."""
 
 
 @dataclass(frozen=True)

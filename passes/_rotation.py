@@ -72,20 +72,26 @@ def _of_whole(node: ir.Node) -> Rotation | None:
     """Return ``x * cos + join(-second, first) * sin``, or None."""
     for plain, turned in (node.inputs, node.inputs[::-1]):
         straight, crossed = producer(plain, "Mul"), producer(turned, "Mul")
+        if straight is None or crossed is None:
+            continue
         for rotated, sin in _ways(crossed):
             joined = _joined(rotated)
             negative = producer(joined.first, "Neg") if joined is not None else None
-            found = _sources(joined.second, negative.inputs[0]) if joined is not None and negative is not None else None
-            for x, cos in _ways(straight):
-                if found is None or x is None or x is not found[0] or cos is None or sin is None:
-                    continue
-                assert joined is not None
-                assert negative is not None
-                fits = _are_one_kind(x, found[1], joined)
-                nodes = [*found[2], negative, *joined.nodes, *(each for each in (straight, crossed) if each), node]
-                side_by_side = joined.side_by_side if fits else None
-                return Rotation(x, cos, sin, node.outputs[0], nodes, side_by_side, whole=True, columns=False)
+            if joined is None or negative is None or sin is None:
+                continue
+            found = _sources(joined.second, negative.inputs[0])
+            cos = None if found is None else _other_factor(straight, found[0])
+            if found is not None and cos is not None:
+                x, side_by_side, takers = found
+                nodes = [*takers, negative, *joined.nodes, straight, crossed, node]
+                kind = joined.side_by_side if _are_one_kind(x, side_by_side, joined) else None
+                return Rotation(x, cos, sin, node.outputs[0], nodes, kind, whole=True, columns=False)
     return None
+
+
+def _other_factor(product: ir.Node, x: ir.Value) -> ir.Value | None:
+    """Return what x is multiplied by in a product, or None where it is not."""
+    return next((factor for value, factor in _ways(product) if value is x), None)
 
 
 def _of_parts(concat: ir.Node) -> Rotation | None:

@@ -20,8 +20,8 @@ from mlc.exporting.replaced import replaced
 
 Attention: TypeAlias = Callable[..., tuple[Tensor, Tensor | None]]
 
-BATCHED = 3
-"""Axes of [length, batch, features]."""
+AXES = 3
+"""Axes of [length, batch, features], and of a mask [batch * heads, queries, keys]."""
 
 
 def over_heads() -> AbstractContextManager[None]:
@@ -50,7 +50,7 @@ def _is_plain(
     makes_keys = others["add_zero_attn"] or any(each is not None for each in added)
     drops = training and dropout_p > 0
     wrong = query.shape[-1] != embed_dim_to_check or embed_dim_to_check % num_heads or (is_causal and attn_mask is None)
-    return query.dim() == BATCHED and not makes_keys and not drops and not wrong
+    return query.dim() == AXES and not makes_keys and not drops and not wrong
 
 
 def _attention(
@@ -96,7 +96,7 @@ def _mask(by_query: Tensor | None, by_key: Tensor | None, heads: int, dtype: tor
     """Return what is added to scores, of a mask [queries, keys] or [batch * heads, queries, keys] and of padding."""
     if by_query is not None:
         by_query = _added(by_query, dtype)
-        by_query = by_query if by_query.dim() < BATCHED else torch.unflatten(by_query, 0, (-1, heads))
+        by_query = by_query if by_query.dim() < AXES else torch.unflatten(by_query, 0, (-1, heads))
     if by_key is None:
         return by_query
     by_key = _added(by_key, dtype)[:, None, None]

@@ -286,7 +286,7 @@ def _rolled(module: nn.Module) -> Iterator[None]:
 
     with register_lstm_while_loop_decomposition(), register_gru_while_loop_decomposition():
         _forget_kernels()  # of an export before, which has left the block: they are unrolled
-        torch.compiler.reset()  # its loops too, which torch compiled for the sizes it had, if these were fixed
+        torch.compiler.reset()  # its loops too, compiled for the sizes it had; what else is compiled is compiled anew
         yield
     _forget_kernels()
 
