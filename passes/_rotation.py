@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -106,21 +106,20 @@ def _of_parts(concat: ir.Node) -> Rotation | None:
     if less is None or more is None:
         return None
     minuend, subtrahend = (producer(value, "Mul") for value in less.inputs)
+    if minuend is None or subtrahend is None:
+        return None
     for first, cos in _ways(minuend):
         for second, sin in _ways(subtrahend):
-            one, other = _part_of(first), _part_of(second)
-            if one is None or other is None or other != _Part(one.x, second=True, side_by_side=one.side_by_side):
+            pair = _pair(first, second)
+            crossed = None if pair is None else _crossed(more, *pair, cos, sin)
+            if pair is None or crossed is None or cos is None or sin is None:
                 continue
-            crossed = _crossed(more, one, other, cos, sin)
-            if one.second or crossed is None or cos is None or sin is None or minuend is None or subtrahend is None:
-                continue
-            nodes = [minuend, subtrahend, *crossed, less, more, *joined.nodes]
-            side_by_side = joined.side_by_side if _are_one_kind(one.x, one.side_by_side, joined) else None
-            longer = len(dims_of(first) or []) - len(dims_of(one.x) or [])
-            if longer not in (0, 1):
-                continue
-            columns = longer == 1
-            return Rotation(one.x, cos, sin, joined.output, nodes, side_by_side, whole=False, columns=columns)
+            x, side_by_side = pair[0].x, pair[0].side_by_side
+            longer = len(dims_of(first) or []) - len(dims_of(x) or [])
+            if longer in (0, 1):
+                nodes = [minuend, subtrahend, *crossed, less, more, *joined.nodes]
+                kind = joined.side_by_side if _are_one_kind(x, side_by_side, joined) else None
+                return Rotation(x, cos, sin, joined.output, nodes, kind, whole=False, columns=longer == 1)
     return None
 
 
@@ -193,13 +192,21 @@ def _sources(first: ir.Value, second: ir.Value | None) -> tuple[ir.Value, bool |
 
     How they lie is None where they are parts of another kind.
     """
-    one, other = _part_of(first), _part_of(second)
-    if one is not None and other == _Part(one.x, second=True, side_by_side=one.side_by_side) and not one.second:
-        return one.x, one.side_by_side, []
+    pair = _pair(first, second)
+    if pair is not None:
+        return pair[0].x, pair[0].side_by_side, []
     nodes = [value.producer() for value in (first, second) if value is not None]
     takers = [node for node in nodes if node is not None and is_standard(node) and node.op_type in ("Slice", "Split")]
     x = takers[0].inputs[0] if len(takers) == PAIR else None
     return None if x is None or takers[1].inputs[0] is not x else (x, None, list(dict.fromkeys(takers)))
+
+
+def _pair(first: ir.Value | None, second: ir.Value | None) -> tuple[_Part, _Part] | None:
+    """Return two values as the first and the second numbers of all pairs of one, or None where they are not."""
+    one, other = _part_of(first), _part_of(second)
+    if one is None or other is None or one.second or other != replace(one, second=True):
+        return None
+    return one, other
 
 
 def _part_of(value: ir.Value | None) -> _Part | None:

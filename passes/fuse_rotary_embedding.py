@@ -61,25 +61,21 @@ class FuseRotaryEmbedding(Search):
         half = constant(op, np.array([int(dims[-1]) // PAIR], np.int64))
         if found.whole:
             caches = _one_of_each_pair(op, found, caches, half)
-        split = transposed(found.x, BY_HEAD)  # read instead of its transpose, which an attention may do without
-        flat = None if heads_at == HEADS_FIRST else unsplit(found.x)
+        # read instead of the transpose or the split into heads, which an attention may do without
+        moved = transposed(found.x, BY_HEAD) if heads_at == HEADS_FIRST else unsplit(found.x)
         if not all(_is_full(found, value, heads_at) for value in (found.cos, found.sin)):
-            source, length = found.x, LENGTH_FIRST + HEADS_FIRST - heads_at
-            if heads_at == HEADS_FIRST and split is not None:
-                source, length = split, HEADS_FIRST
-            elif flat is not None:
-                source = flat
-            shape = op.Concat(size_of(op, source, 0), size_of(op, source, length), half, axis=0)
+            source, length_at = (found.x, _length_at(heads_at)) if moved is None else (moved, 1)
+            shape = op.Concat(size_of(op, source, 0), size_of(op, source, length_at), half, axis=0)
             caches = [op.Expand(cache, shape) for cache in caches]
         side_by_side = int(found.side_by_side)
         if heads_at == HEADS_FIRST:
             return op.RotaryEmbedding(found.x, *caches, interleaved=side_by_side)
+        heads, width = (int(size) for size in dims[LENGTH_FIRST:])
+        flat = moved
         if flat is None:
-            flat = op.Reshape(
-                found.x, constant(op, np.array([0, 0, int(dims[LENGTH_FIRST]) * int(dims[-1])], np.int64))
-            )
-        made = op.RotaryEmbedding(flat, *caches, interleaved=side_by_side, num_heads=dims[LENGTH_FIRST])
-        return op.Reshape(made, constant(op, np.array([0, 0, dims[LENGTH_FIRST], dims[-1]], np.int64)))
+            flat = op.Reshape(found.x, constant(op, np.array([0, 0, heads * width], np.int64)))
+        made = op.RotaryEmbedding(flat, *caches, interleaved=side_by_side, num_heads=heads)
+        return op.Reshape(made, constant(op, np.array([0, 0, heads, width], np.int64)))
 
 
 def _is_by_head(found: Rotation) -> bool:
@@ -103,12 +99,17 @@ def _heads_at(found: Rotation) -> int:
     return HEADS_FIRST if _misfit(found, HEADS_FIRST) is None else LENGTH_FIRST
 
 
+def _length_at(heads_at: int) -> int:
+    """Return where the axis of the length is: on the other one of the two in the middle."""
+    return LENGTH_FIRST if heads_at == HEADS_FIRST else HEADS_FIRST
+
+
 def _misfit(found: Rotation, heads_at: int) -> str | None:
     """Return why the operator cannot read cosines or sines where the heads are on that axis, or None."""
     dims = dims_of(found.x) or []
     if heads_at == LENGTH_FIRST and not isinstance(dims[heads_at], int):
         return "the number of heads is not known"
-    length_at = LENGTH_FIRST + HEADS_FIRST - heads_at
+    length_at = _length_at(heads_at)
     for role, value in (("cosine", found.cos), ("sine", found.sin)):
         own = _angles(found, value)
         if own is None or not 1 < len(own) <= AXES:
@@ -134,7 +135,7 @@ def _angles(found: Rotation, value: ir.Value) -> list[Size] | None:
 
 def _is_full(found: Rotation, value: ir.Value, heads_at: int) -> bool:
     """Whether cosines or sines are there for every sample and position."""
-    own, dims, length_at = _angles(found, value), dims_of(found.x), LENGTH_FIRST + HEADS_FIRST - heads_at
+    own, dims, length_at = _angles(found, value), dims_of(found.x), _length_at(heads_at)
     if own is None or dims is None or len(own) != AXES:
         return False
     return [own[0], own[length_at]] == [dims[0], dims[length_at]]
