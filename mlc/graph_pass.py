@@ -29,6 +29,9 @@ class Statistics(Protocol):
     def range(self, value: str) -> tuple[float, float]:
         """Return exact minimum and maximum over all samples."""
 
+    def finite_range(self, value: str) -> tuple[float, float]:
+        """Return exact minimum and maximum of all numbers but -Inf, which masks."""
+
     def percentile(self, value: str, percent: float) -> tuple[float, float]:
         """Return the range that holds ``percent`` of the elements, cut equally at both ends where both are used."""
 

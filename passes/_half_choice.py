@@ -14,7 +14,7 @@ from mlc.formats import site_of
 from mlc.fusion import array_of, has_subgraphs, is_constant, is_of_sequences, is_standard, opset_of, sizes_of, walk
 from passes._half import FLOAT16
 from passes._half_constants import MASKING, constant_obstacle, is_attention_mask, keeps_from_zero
-from passes._half_sensitive import ADDS, ALWAYS, BOUNDED, DIVIDING, MOVING, PASSING, PRODUCTS, SENSITIVE
+from passes._half_sensitive import ADDS, ALWAYS, BOUNDED, DIVIDING, MOVING, PASSING, PRODUCTS, SENSITIVE, TURNING
 from passes._half_types import Positions, is_float, positions
 from passes._masked import UNSEEN
 
@@ -51,7 +51,7 @@ FLOAT_ALONE = "its operator takes float32 alone"
 WHOLE = "it makes floats of whole numbers, of which float16 holds those up to 2,048"
 FROM_WHOLE = "all that it reads was made of whole numbers, of which float16 holds those up to 2,048"
 UNKNOWN_WHOLE = "it reads floats made of whole numbers, whose range is not known"
-INFINITE = "it may hold infinities, of which no range is collected"
+INFINITE = "it may hold Inf, of which no range is collected"
 WIDENS = "it widens what is of 16 bits on purpose"
 UNSEEN_RANGE = (-math.inf, math.inf)
 """What stands for the range of a value that never came about."""
@@ -95,7 +95,7 @@ class Choice:
 class Rules:
     """What decides: collected ranges (None without statistics), how far they may go, and which sums may change too.
 
-    ``whole`` are values that were made of whole numbers alone, ``infinite`` those that may hold an infinity,
+    ``whole`` are values that were made of whole numbers alone, ``infinite`` those that may hold Inf,
     ``guarded`` those that a small number keeps from 0, with that number, ``divided`` those that reach a divisor,
     ``inverted`` what is as large as float16 is not, divided by one, and ``carried`` those that a loop takes from one
     iteration to the next.
@@ -254,7 +254,7 @@ def _is_cast(node: ir.Node) -> bool:
 
 
 def _note(node: ir.Node, rules: Rules) -> None:
-    """Note what was made of whole numbers alone, what may hold an infinity, and what the body of a loop carries."""
+    """Note what was made of whole numbers alone, what may hold Inf, and what the body of a loop carries."""
     reads = [value for value in node.inputs if value is not None and is_float(value)]
     computed = [value for value in reads if not is_constant(value)]
     floats = [value for value in node.outputs if is_float(value)]
@@ -262,7 +262,7 @@ def _note(node: ir.Node, rules: Rules) -> None:
     passes_on = node.op_type in PASSING or _is_outer_product(node)
     if made or (passes_on and computed and all(value in rules.whole for value in computed)):
         rules.whole.update(floats)
-    if node.op_type in PASSING and any(value in rules.infinite or _holds_infinity(value) for value in reads):
+    if node.op_type in PASSING and any(value in rules.infinite or _gives_infinity(node, value) for value in reads):
         rules.infinite.update(floats)
     _note_guard(node, rules)
     if node.op_type in {"Loop", "Scan"} and is_standard(node):
@@ -347,8 +347,10 @@ def _is_outer_product(node: ir.Node) -> bool:
     return first is not None and first.shape is not None and first.shape.rank() > 1 and first.shape[-1] == 1
 
 
-def _holds_infinity(value: ir.Value) -> bool:
-    return is_constant(value) and bool(np.isinf(array_of(value)).any())
+def _gives_infinity(node: ir.Node, value: ir.Value) -> bool:
+    """Whether a node passes on Inf from a constant, or makes it of a constant's -Inf."""
+    array = array_of(value) if is_constant(value) else np.zeros(0)
+    return bool(np.isposinf(array).any() or (node.op_type in TURNING and np.isneginf(array).any()))
 
 
 def _obstacle(choice: Choice, rules: Rules) -> str:
@@ -448,7 +450,7 @@ def _too_large_fill(node: ir.Node) -> bool:
 def _range_obstacle(value: ir.Value, rules: Rules, masks: bool) -> str:
     """Return why the collected range of a value does not fit, or nothing; a mask may end as low as it likes.
 
-    Infinities are such in float16 too, but of the numbers beside them no range is collected.
+    The range is that of the numbers beside -Inf, which is such in float16 too; beside Inf none is collected.
     """
     if value in rules.carried:
         return f"{value.name} {CARRIED}"

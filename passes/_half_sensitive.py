@@ -84,6 +84,9 @@ PASSING = frozenset(
 )  # fmt: skip
 """Operators that pass on what their inputs are made of: whole numbers, or infinities."""
 
+TURNING = frozenset({"Abs", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sub"})
+"""Operators that may give Inf where they read -Inf."""
+
 MOVING = frozenset(
     {
         "Abs", "Clip", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Max", "Min",

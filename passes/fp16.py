@@ -155,7 +155,7 @@ def _ranges(statistics: Statistics, names: dict[ir.Value, str]) -> Ranges:
     def known(value: ir.Value) -> tuple[float, float] | None:
         try:
             name = names[value]
-            return statistics.range(name) if statistics.seen(name) else UNSEEN_RANGE
+            return statistics.finite_range(name) if statistics.seen(name) else UNSEEN_RANGE
         except KeyError:
             return None
 

@@ -364,6 +364,22 @@ def test_a_mask_is_told_with_its_sample(mask, times):
     assert found.mask() == (float(x.min()), int(x.min(axis=1).argmin()))
 
 
+def test_numbers_beside_a_mask_of_infinity_have_a_range_of_their_own():
+    generator = np.random.default_rng(0)
+    array = generator.normal(size=(6, 50)).astype(np.float32)
+    array[[1, 4], :20] = -np.inf
+    whole, first, second = Observer(), Observer(), Observer()
+    whole.add(array, "x", np.arange(6))
+    first.add(array[:2], "x", np.arange(2))
+    second.add(array[2:], "x", np.arange(2, 6))
+    expected = (array[np.isfinite(array)].min(), array.max())
+    assert whole.finite_range() == first.merged(second, "x").finite_range() == expected
+    assert whole.range() == (-np.inf, array.max())
+    nothing = Observer()
+    nothing.add(np.full((2, 3), -np.inf, np.float32), "x", np.arange(2))
+    assert nothing.finite_range() == (0, 0)
+
+
 def test_a_mask_of_infinity_is_told_with_its_sample():
     text = "agraph (float[batch, n] x) => (float[batch, n] z) {\n y = Log(x)\n z = Neg(y)\n}"
     parts = [np.abs(draw(seed, 4)["x"]) for seed in range(3)]

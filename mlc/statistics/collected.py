@@ -36,6 +36,10 @@ class CollectedStatistics:
         """Return exact minimum and maximum over all samples."""
         return self.observers[value].range()
 
+    def finite_range(self, value: str) -> tuple[float, float]:
+        """Return exact minimum and maximum of all numbers but -Inf, which masks."""
+        return self.observers[value].finite_range()
+
     def seen(self, value: str) -> bool:
         """Whether a value has had any element."""
         return self.observers[value].elements > 0

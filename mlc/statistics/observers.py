@@ -38,14 +38,16 @@ NO_SAMPLE = -1
 class Observer:
     """What is known of one value; ``counts`` are None, and ``axes`` and ``moments`` empty, where nobody asked for them.
 
-    ``counted`` of the ``elements`` are in ``counts``. ``low_sample`` is the first sample that holds the minimum. An
-    ``inner`` value may be Inf or NaN where its range alone is wanted, which is infinite then: a model may guard it.
+    ``counted`` of the ``elements`` are in ``counts``. ``low_sample`` is the first sample that holds the minimum, and
+    ``finite_low`` the lowest number but -Inf. An ``inner`` value may be Inf or NaN where its range alone is wanted,
+    which is infinite then: a model may guard it.
     """
 
     low: float = np.inf
     high: float = -np.inf
     elements: int = 0
     low_sample: int = NO_SAMPLE
+    finite_low: float = np.inf
     counts: NDArray[np.int64] | None = None
     axes: dict[str, ByAxis] = field(default_factory=dict)
     moments: Moments = field(default_factory=Moments)
@@ -75,6 +77,8 @@ class Observer:
             low, high = float(array.min(where=~np.isnan(array), initial=np.inf)), np.inf
         if low < self.low:
             self.low, self.low_sample = low, _sample_of(array, int(array.argmin()), indexes)
+        finite_low = low if low != -np.inf else float(array.min(where=np.isfinite(array), initial=np.inf))
+        self.finite_low = min(self.finite_low, finite_low)
         self.high = max(self.high, high)
         self.elements += array.size
         if self.counts is not None:
@@ -108,6 +112,7 @@ class Observer:
             max(self.high, other.high),
             self.elements + other.elements,
             first.low_sample,
+            min(self.finite_low, other.finite_low),
             moments=self.moments.merged(other.moments),
             kinds=self.kinds | other.kinds,
             axes=self.axes | other.axes,
@@ -131,6 +136,10 @@ class Observer:
     def range(self) -> tuple[float, float]:
         """Return the exact extremes; a value that never had an element has 0..0."""
         return (self.low, self.high) if self.elements else (0.0, 0.0)
+
+    def finite_range(self) -> tuple[float, float]:
+        """Return the exact extremes of all numbers but -Inf, which masks; where there are no others, 0..0."""
+        return (self.finite_low, self.high) if self.finite_low <= self.high else (0.0, 0.0)
 
     def mask(self) -> tuple[float, int] | None:
         """Return the lowest number and the first sample that holds it, where it is that of a mask."""

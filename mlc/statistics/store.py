@@ -122,7 +122,7 @@ class Store:
         arrays: dict[str, Array] = {"samples": self.samples}
         for digest, observer in self.observers.items():
             arrays[f"{digest}:name"] = np.frombuffer(self.names[digest].encode(), np.uint8)
-            arrays[f"{digest}:range"] = np.array([observer.low, observer.high], np.float64)
+            arrays[f"{digest}:range"] = np.array([observer.low, observer.high, observer.finite_low], np.float64)
             arrays[f"{digest}:seen"] = np.array([observer.elements, observer.low_sample], np.int64)
             if observer.counts is not None:
                 arrays[f"{digest}:counts"] = observer.counts
@@ -154,10 +154,10 @@ class Store:
 
 
 def _observer(group: Mapping[str, Array]) -> Observer:
-    low, high = map(float, group["range"])
+    low, high, finite_low = map(float, group["range"])
     elements, sample = map(int, group["seen"])
     axes = {}
     for axis in sorted({key.partition(":")[0] for key in group if ":" in key}):
         parts: dict[str, Any] = {part: group[f"{axis}:{part}"] for part in ("low", "high", "total", "elements")}
         axes[axis] = ByAxis(**parts | {"elements": int(parts["elements"])})
-    return Observer(low, high, elements, sample, group.get("counts"), axes)
+    return Observer(low, high, elements, sample, finite_low, group.get("counts"), axes)

@@ -120,7 +120,7 @@ REFUSED = [
     ("c = Cast<to=8>(x) y = Cast<to=1>(c)", "y", "numbers become texts or are read from them"),
     ("z = Softmax(x) r = Relu(z) y = Softmax(r)", "r", "it stands between operators that stay float32"),
     ("i = ArgMax<axis=-1, keepdims=1>(x) c = Cast<to=1>(i) y = Add(x, c)", "i", "no float32 comes of it"),
-    ("y = Where(flag, x, infinite)", "y", "it may hold infinities"),
+    ("y = Where(flag, x, infinite)", "y", "it may hold Inf, of which"),
     ("q = QuantizeLinear(x, one, zero) y = DequantizeLinear(q, one, zero)", "y", "scales of quantized values"),
     ("y = RandomNormalLike<seed=1.0>(x)", "y", "what it draws would be other numbers"),
     (BRANCHES, "y", "the interface of a branch or loop stays float32"),
@@ -140,7 +140,7 @@ CONSTANTS = """float[4] b = {1,2,3,4}, float large = {70000}, float epsilon = {0
 
 def refusable(body):
     header = '<ir_version: 10, opset_import: ["":20, "com.example":1]>'
-    model = holding(f"{HEAD[:-1]}, {CONSTANTS}> {{ {body} }}", header, infinite=np.array(-np.inf, np.float32))
+    model = holding(f"{HEAD[:-1]}, {CONSTANTS}> {{ {body} }}", header, infinite=np.array(np.inf, np.float32))
     for value in list(model.graph.initializers.values()):
         if not value.uses():
             model.graph.initializers.pop(value.name)
