@@ -84,7 +84,9 @@ def infer_shapes(model: ir.Model) -> None:
 
     Where ONNX infers another size than onnxruntime gives, only the number of axes is told, behind it too.
     """
-    if all(_is_known(value) for graph in model.graphs() for node in graph for value in node.outputs):
+    given = (value for graph in model.graphs() for node in graph for value in node.outputs)
+    taken = (value for graph in model.graphs() for value in graph.inputs)
+    if all(map(_is_known, given)) and all(value.type is not None for value in taken):
         return
     from onnx_ir.passes.common import ShapeInferencePass
 
@@ -108,6 +110,18 @@ def infer_shapes(model: ir.Model) -> None:
     for graph in inferred.graphs():  # it waits for the collector, the weights that it shares must not
         for value in graph.initializers.values():
             value.const_value = None
+    _type_bodies(model, sequences)
+
+
+def _type_bodies(model: ir.Model, sequences: set[ir.Value]) -> None:
+    """Give what the bodies of loops take the types of what these read: a model may leave them out (ONNX, Scan)."""
+    for graph in model.graphs():
+        for node in graph:
+            if node.op_type in {"Loop", "Scan"} and is_standard(node):
+                taken = node.attributes["body"].as_graph().inputs[2 if node.op_type == "Loop" else 0 :]
+                for outer, inner in zip(node.inputs[len(node.inputs) - len(taken) :], taken, strict=False):
+                    if inner.type is None and outer is not None and outer not in sequences:
+                        inner.type = outer.type
 
 
 def has_subgraphs(node: ir.Node) -> bool:
