@@ -428,7 +428,7 @@ def _cancellation(choice: Choice, rules: Rules) -> str:
         return ""
     given = _largest(choice.node.outputs[0], rules)
     taken = max((_largest(value, rules) or 0.0 for _, value in choice.reads()), default=0.0)
-    if given is None or taken < CANCELLED * given:
+    if given is None or taken <= CANCELLED * given:
         return ""
     return f"it leaves at most {given:g} of values up to {taken:g}, of which float16 keeps 11 bits"
 

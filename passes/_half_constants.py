@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from mlc.fusion import array_of, is_constant, is_standard, only_reader
 from passes._half import FLOAT16, number_obstacle, rounded, too_large
-from passes._half_sensitive import PRODUCTS
+from passes._half_sensitive import PASSING, PRODUCTS
+from passes._half_types import is_float
 
 if TYPE_CHECKING:
     from mlc.types import Array
@@ -99,6 +100,23 @@ def is_added_mask(node: ir.Node, index: int) -> bool:
     return not is_constant(mask) and not _is_computed_by_product(mask) and _is_computed_by_product(scores)
 
 
+def made_of_infinity(value: ir.Value) -> bool:
+    """Whether a constant -Inf passes on to a value."""
+    seen: set[ir.Value | None] = set()
+    sought: list[ir.Value | None] = [value]
+    while sought:
+        each = sought.pop()
+        if each is None or each in seen:
+            continue
+        seen.add(each)
+        if is_constant(each) and is_float(each) and np.isneginf(array_of(each)).any():
+            return True
+        producer = each.producer()
+        if producer is not None and (producer.op_type in PASSING or producer.op_type in {"Cast", "CastLike"}):
+            sought += producer.inputs
+    return False
+
+
 def _is_computed_by_product(value: ir.Value | None) -> bool:
     seen: set[ir.Value | None] = set()
     sought = [value]
@@ -135,7 +153,7 @@ def constant_obstacle(node: ir.Node, index: int) -> str:
 
 def _becomes_whole(array: Array) -> bool:
     """Whether a number next to a whole one other than 0, such as 1 + 1e-6, is that one in float16."""
-    if array.size != 1:
+    if array.size != 1 or too_large(array, FLOAT16) is not None:
         return False
     number, half = float(array.reshape(())), float(rounded(array, FLOAT16).reshape(()))
     return half not in {number, 0} and half == round(half)

@@ -69,7 +69,7 @@ class Writer:
         role = Role.PLAIN
         if is_constant(value):
             role = role_of(node, index, array_of(value))
-        elif (value in masks and is_attention_mask(node, index)) or is_added_mask(node, index):
+        elif value in masks and (is_attention_mask(node, index) or is_added_mask(node, index)):
             role = Role.MASK
         key = (value, FLOAT16.dtype, role)
         if key not in self._made:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -13,7 +14,7 @@ from mlc.graph_pass import Change, Context, Exactness, Need, Pass, Refusal, Stat
 from mlc.types import FLOAT, NodePlan, Plan
 from passes._half import FLOAT16, store_weights
 from passes._half_choice import FORBIDDEN, UNSEEN_RANGE, Choice, Ranges, Rules, choices, ranged, settle
-from passes._half_constants import CLAMPED, MASKING, is_attention_mask
+from passes._half_constants import CLAMPED, MASKING, is_added_mask, is_attention_mask, made_of_infinity
 from passes._half_moved import ENDS_PROCESS, ends_process
 from passes._half_sensitive import SENSITIVE
 from passes._half_write import Writer
@@ -46,7 +47,7 @@ class Fp16(Pass):
     with ``sensitive`` float all of them do, with half none. Quantizers, coordinates and what draws numbers always do.
 
     Numbers of masks up to -1e9 become -16384, and what is added before a softmax and comes of no product ends there:
-    -inf would make NaN of a row that is wholly masked. With
+    -inf would make NaN of a row that is wholly masked. A mask of -inf stays one. With
     ``weights_only`` weights are stored in float16 and computed in float32: the file halves, nothing becomes faster, and
     no data is needed.
     """
@@ -100,9 +101,11 @@ class Fp16(Pass):
         """Change every node that fits, by the collected ranges; without statistics the constants alone decide."""
         if self.weights_only:
             return store_weights(model, permitted(ctx, self.name), FLOAT16)
-        ranges = None if ctx.statistics is None else _ranges(ctx.statistics, _names(model))
+        names, statistics = _names(model), ctx.statistics
+        ranges = None if statistics is None else _ranges(statistics, names)
         found = self._choices(model, ctx, ranges)
-        clamped = Writer(model, _sites(model)).write(found, _masks(found, ranges))
+        masks = {value for value in _masks(found, ranges) if not _is_infinite(value, statistics, names)}
+        clamped = Writer(model, _sites(model)).write(found, masks)
         return Change(
             tuple(choice.site for choice in found if choice.half),
             tuple(Refusal(choice.site, choice.reason) for choice in found if choice.reason not in ("", FORBIDDEN)),
@@ -172,11 +175,22 @@ def _sites(model: ir.Model) -> dict[ir.Value, str]:
 
 
 def _masks(found: list[Choice], ranges: Ranges | None) -> set[ir.Value]:
-    """Return the computed masks that attention in float16 reads and that go below float16."""
+    """Return the computed masks that are read in float16 and go below it: those of attention by what was collected."""
     masks: set[ir.Value] = set()
     for choice in found:
-        for index, value in choice.reads() if choice.half and ranges is not None else ():
+        for index, value in choice.reads() if choice.half else ():
             known = None if is_constant(value) or ranges is None else ranges(value)
-            if is_attention_mask(choice.node, index) and known is not None and known[0] <= MASKING:
+            low = is_attention_mask(choice.node, index) and known is not None and known[0] <= MASKING
+            if low or is_added_mask(choice.node, index):
                 masks.add(value)
     return masks
+
+
+def _is_infinite(value: ir.Value, statistics: Statistics | None, names: dict[ir.Value, str]) -> bool:
+    """Whether a mask is made of -Inf, which is such in float16 too, and which a graph may ask for."""
+    if made_of_infinity(value):
+        return True
+    try:
+        return statistics is not None and statistics.range(names[value])[0] == -math.inf
+    except KeyError:
+        return False

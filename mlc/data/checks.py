@@ -121,7 +121,8 @@ def check_values(source: str, inputs: Sequence[InputSpec], arrays: Mapping[str, 
             row = _first_row(~np.isfinite(array))
             kind = "NaN" if np.isnan(array[row]).any() else "Inf"
             raise DataError(
-                f"sample {indexes[row]} of {source} has {kind} in the input {spec.name}", "remove or repair it"
+                f"sample {indexes[row]} of {source} has {kind} in the input {spec.name}",
+                "remove or repair it" + ("; a mask may hold -1e9 in its place" if kind == "Inf" else ""),
             )
         values = value_range(spec, inputs, sizes)
         if values is None or array.size == 0:

@@ -109,6 +109,8 @@ REFUSED = [
     ("a = MatMul(x, w) b0 = ReduceSum(a) y = Mul(a, b0)", "b0", "sums leave float16"),
     ("a = MatMul(x, w) e = Expand(a, shape) y = GlobalLpPool(e)", "y", "sums leave float16"),
     ("y = Mul(x, large)", "y", "its constant large holds 70000, and float16 ends at 65504"),
+    ("y = Add(x, large)", "y", "its constant large holds 70000, and float16 ends at 65504"),
+    ("y = Sub(large, x)", "y", "its constant large holds 70000, and float16 ends at 65504"),
     ("v = Abs(x) y = Add(v, epsilon)", "y", "its constant epsilon has 100% of its elements below 6.1e-05"),
     ("m = Mul(x, thousand) y = Mul(m, thousand)", "y", "m reaches "),
     ("t = Mul(x, thousandth) u = Mul(t, thousandth) y = Mul(u, thousandth)", "y", "y stays below 6.1e-05"),

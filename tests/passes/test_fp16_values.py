@@ -86,6 +86,19 @@ def test_infinities_of_masks_are_such_in_float16_too(calibrated, workspace):
     assert ratios(before, after, feeds, workspace)["y"] > 50
 
 
+def test_a_guard_of_rows_that_are_wholly_infinite_stays_one(workspace):
+    """A mask that was brought into range on its way into float16 would leave nothing to ask for."""
+    before = holding("""g (float[q,4] x, bool[q,4] keep, float[q,4] at) => (float[q,4] y) <int64[1] last = {-1}> {
+        a = MatMul(x, w) c = Where(keep, at, low) r = Sub(c, at) m = Identity(r) s = Add(a, m) p = Softmax(s)
+        most = ReduceMax<keepdims = 1>(m, last) none = Equal(most, low) q = Where(none, zero, p) y = MatMul(q, v) }""",
+        w=random(1, 4, 4), v=random(2, 4, 4), low=np.array(-np.inf, np.float32), zero=np.float32(0))  # fmt: skip
+    feeds = masked(-np.inf)[1] | {"at": np.full((3, 4), 1000, np.float32)}
+    after, change = halved(before, feeds, sensitive="half")
+    assert "leaves at most 0" in reasons(change)["r"]
+    assert not change.notes
+    assert ratios(before, after, feeds, workspace)["y"] > 50
+
+
 def test_numbers_beside_infinities_have_a_range():
     before = holding(
         """g (float[q,4] x, bool[q,4] keep) => (float[q,4] y) {
