@@ -264,3 +264,28 @@ def test_an_outlier_behind_a_relu_takes_with_it_what_makes_its_codes(tmp_path):
     assert {"a", "d", "y"} <= set(step.sites)
     assert {"b", "t", "c"}.isdisjoint(step.sites)
     assert step.sqnr["y"] > 25
+
+
+REPEATED = """<ir_version: 10, opset_import: ["": 20]>
+agraph (float[4,64] x) => (float[4,64] y) <int64 three = {3}> {
+    h, all = Loop<body = body (int64 i, bool go, float[4,64] s) => (bool on, float[4,64] h, float[4,64] q) {
+        on = Identity(go) q = MatMul(s, w) h = Tanh(q) }>(three, , x)
+    y = Tanh(h) }"""
+
+
+def test_what_a_loop_gives_may_be_called_as_what_its_body_gives(tmp_path):
+    """The names of both are one word in the file; each node's cost is found all the same."""
+    model = onnx.parser.parse_model(REPEATED)
+    generator = np.random.default_rng(0)
+    weight = generator.standard_normal((64, 64)).astype(np.float32)
+    weight[:, 0] *= 300
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(model, tmp_path / "loop.onnx")
+    original = api.load(tmp_path / "loop.onnx")
+    exported = api.export(original)
+    names = [value.name for graph in exported.model.graphs() for node in graph for value in node.outputs if value.name]
+    assert len(names) == len(set(names))
+    data = [{"x": generator.standard_normal((4, 64)).astype(np.float32)}]
+    found = api.rewrite(exported, original, to="int8", calibrate=data)
+    session = onnxruntime.InferenceSession(write_model(found.model, tmp_path).as_posix())
+    assert sqnr(original.run(data[0])["y"], session.run(None, data[0])[0]) > 10

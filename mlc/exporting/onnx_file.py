@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mlc.errors import UsageError
-from mlc.exporting.tidy import lowest_ir_version, name_nodes, strip_metadata
+from mlc.exporting.tidy import lowest_ir_version, name_nodes, part_names, strip_metadata
 from mlc.exporting.translation import Translation
 from mlc.fusion import opset_of, written_out
 from mlc.sources.onnx.file import OnnxOriginal
@@ -27,6 +27,7 @@ def translate(original: OnnxOriginal, _traced: Sizes, opset: int | None) -> Tran
     model, notes = _whole(model)
     if not model.functions:  # of which some need a newer IR version than the operators do
         model.ir_version = min(model.ir_version, max(lowest_ir_version(model), WIDELY_READ))
+    part_names(model)
     name_nodes(model)
     strip_metadata(model)
     return Translation(model, f"read from {original.path.name}", notes)

@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 
 from mlc.exporting.ties import share_transposed
 from mlc.exporting.whole import make_whole
+from mlc.fusion import Names
 from mlc.types import InputSpec, OutputSpec
 
 FUNCTIONS_NEED = 8
@@ -182,6 +183,27 @@ def name_nodes(model: ir.Model) -> None:
                 name = f"{name}_{index}"
             node.name = name
             taken.add(name)
+
+
+def part_names(model: ir.Model) -> None:
+    """Give values inside of branches and loops other names than those of values around them: a file may repeat them."""
+    names = Names.of(model)
+
+    def part(graph: ir.Graph, around: frozenset[str | None]) -> None:
+        own = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+        for value in own:
+            if value.name and value.name in around:
+                value.name = names.free(value.name)
+        known = around.union(value.name for value in own)
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.GRAPH:
+                    part(attribute.as_graph(), known)
+                elif attribute.type == ir.AttributeType.GRAPHS:
+                    for each in attribute.as_graphs():
+                        part(each, known)
+
+    part(model.graph, frozenset())
 
 
 def rename(model: ir.Model, names: Mapping[str, str]) -> None:
