@@ -14,7 +14,7 @@ import pytest
 
 import mlc
 from mlc.cli import main
-from mlc.compare import Reference
+from mlc.compare import Reference, sqnr
 from mlc.emulate import rounded_half
 from mlc.errors import PassError
 from mlc.rewriting import check_files, check_half
@@ -303,6 +303,33 @@ def test_the_metric_is_of_float16_as_a_gpu_computes_it(tmp_path, monkeypatch):
     assert report.trial.accuracy.value.value == pytest.approx(strict)
     assert [verdict.outcome for verdict in report.verdicts if verdict.limit == "max-drop"] == ["missed"]
     assert any("as a GPU computes it" in note for note in report.trial.notes)
+
+
+ATTENDED = """g (float[n,6,32] x, float[n,1,1,6] mask) => (float[n,6,32] y) {
+    q = MatMul(x, w) m = Expand(mask, sizes) y = Attention<q_num_heads = 2, kv_num_heads = 2>(q, x, x, m) }"""
+
+
+def test_what_this_cpu_loses_counts_too(tmp_path, monkeypatch):
+    """Of rows that are wholly masked by -10000 onnxruntime's Attention in float16 has lost the scores."""
+    measure_quickly(monkeypatch)
+    generator = np.random.default_rng(0)
+    x, seen = (generator.standard_normal((rows, 6, 32)).astype(np.float32) for rows in (32, 16))
+    mask = np.zeros((32, 1, 1, 6), np.float32)
+    mask[:, :, :, 4:] = -10000
+    weights = {"w": generator.standard_normal((32, 32)).astype(np.float32) * 0.5, "sizes": np.array([1, 1, 6, 1])}
+    path = tmp_path / "source.onnx"
+    onnx.save(ir.to_proto(holding(ATTENDED, '<ir_version: 11, opset_import: ["": 23]>', **weights)), path)
+    calibrated = saved(tmp_path, "seen", {"x": seen, "mask": mask[:16]})
+    mask[[5, 20]] = -10000
+    report = mlc.compile(
+        path, inputs=["x=float32[n=1..8,6,32]", "mask=float32[n,1,1,6] in -10000..0"], passes=["none", "fp16"],
+        out=tmp_path / "out", calibrate=calibrated, data=saved(tmp_path, "data", {"x": x, "mask": mask}),
+    )  # fmt: skip
+    written_file, source = (onnxruntime.InferenceSession(each) for each in (tmp_path / "out/model.onnx", path))
+    feeds = {"x": x, "mask": mask}
+    ratio = sqnr(source.run(None, feeds)[0], written_file.run(None, feeds)[0])
+    assert report.trial is not None
+    assert report.trial.agreement[0].sqnr < ratio + 0.5
 
 
 def test_what_is_lost_on_the_evaluation_data_is_refused(tmp_path, monkeypatch):

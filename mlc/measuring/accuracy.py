@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -63,14 +65,16 @@ def measure_accuracy(
 ) -> tuple[Measured, ...]:
     """Run every sample once through the original and through every candidate; return each candidate's figures.
 
+    Of a candidate that is judged by a file beside its own, these are the figures of the one that agrees less.
     The drop is paired per sample, its interval from the samples that differ where scores are 0 or 1, else bootstrapped
     over samples; where all differ alike, and so none of them tells, it is infinite. Raises DataError for unusable data
     or scores.
     """
-    agreements: list[dict[str, Agreement]] = [{} for _ in candidates]
-    originals, scores, evaluated = Scores(), [Scores() for _ in candidates], Fingerprint()
+    ways = [way for candidate in candidates for way in _ways(candidate)]
+    agreements: list[dict[str, Agreement]] = [{} for _ in ways]
+    originals, scores, evaluated = Scores(), [Scores() for _ in ways], Fingerprint()
     with ExitStack() as stack:
-        sessions = [stack.enter_context(_opened(candidate, target)) for candidate in candidates]
+        sessions = [stack.enter_context(_opened(way, target)) for way in ways]
         done = 0
         for batch in data.batches():
             evaluated.add(batch)
@@ -86,28 +90,47 @@ def measure_accuracy(
             progress(f"{done} samples")
     figures = [None if metric is None else judged(metric, originals, kept, seed) for kept in scores]
     digest = evaluated.hexdigest()
-    return tuple(
+    found = [
         (figure and replace(figure, evaluated=digest), tuple(one.result() for one in sums.values()))
         for figure, sums in zip(figures, agreements, strict=True)
-    )  # fmt: skip
+    ]
+    return tuple(min(own, key=_agreed) for own in _by_candidate(candidates, found))
 
 
 def measure_agreement(
     candidates: Sequence[Candidate], references: Sequence[Known], target: Target
 ) -> tuple[tuple[OutputAgreement, ...], ...]:
     """Compare every candidate with the original's kept outputs, where there are no data."""
-    results = []
-    for candidate in candidates:
+    results: list[Measured] = []
+    for way in (way for candidate in candidates for way in _ways(candidate)):
         sums: dict[str, Agreement] = {}
-        with _opened(candidate, target) as session:
+        with _opened(way, target) as session:
             for reference in references:
                 add_outputs(sums, reference.outputs, session.run(reference.inputs))
-        results.append(tuple(one.result() for one in sums.values()))
-    return tuple(results)
+        results.append((None, tuple(one.result() for one in sums.values())))
+    return tuple(min(own, key=_agreed)[1] for own in _by_candidate(candidates, results))
+
+
+def _ways(candidate: Candidate) -> tuple[Candidate, ...]:
+    """Return how a candidate is judged: by a file beside its own too, where the target computes more exactly."""
+    return (candidate,) if candidate.judged is None else (candidate, replace(candidate, judged=None))
+
+
+def _by_candidate(candidates: Sequence[Candidate], found: Sequence[Measured]) -> Iterator[tuple[Measured, ...]]:
+    """Yield the figures of each candidate, one for each way in which it is judged."""
+    rest = iter(found)
+    for candidate in candidates:
+        yield tuple(islice(rest, len(_ways(candidate))))
+
+
+def _agreed(measured: Measured) -> tuple[bool, float]:
+    """Return how well the output agrees that agrees least; numbers that were lost are worse than any ratio."""
+    _, outputs = measured
+    return all(not output.nonfinite for output in outputs), min((output.sqnr for output in outputs), default=math.inf)
 
 
 def _opened(candidate: Candidate, target: Target) -> AbstractContextManager[Session]:
-    """Return a session that gives the outputs by which a candidate is judged."""
+    """Return a session of the file that a candidate is judged by, its own where there is none beside it."""
     if candidate.judged is not None:
         return open_unoptimized(candidate.judged, Target())
     return open_session(candidate.path, target, options=candidate.session_options)

@@ -39,7 +39,8 @@ class Known(Protocol):
 class Candidate:
     """A written model to be measured: a name that the report shows, its file and the session options it ships with.
 
-    ``judged`` is the file whose outputs are compared, where the target computes the model more exactly than others do.
+    ``judged`` is a file whose outputs are compared beside its own, where the target computes the model more exactly
+    than others do: the figures are those of the one that agrees less.
     """
 
     name: str
