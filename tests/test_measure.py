@@ -480,7 +480,7 @@ def test_an_interrupt_kills_the_worker(layer, tmp_path):
         finally:
             process.kill()
     assert "KeyboardInterrupt" in complaints
-    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+    wait_for(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
 
 
 def wait_for(question, seconds=20.0):

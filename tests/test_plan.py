@@ -134,6 +134,9 @@ def test_a_name_that_a_node_has_is_no_pattern():
     assert kept_sites(model, ["?b"]) == {"qb", "q", "ab", "a?"}, "a bias means its product too"
     with pytest.raises(UsageError, match="no node is called"):
         kept_sites(model, ["a[b]"])
+    with pytest.raises(UsageError) as error:
+        kept_sites(model, ["QB"])
+    assert "did you mean qb" in error.value.hint
 
 
 INSIDE = """agraph (float[n,8] x, bool c) => (float[n,8] y) {
@@ -142,6 +145,15 @@ INSIDE = """agraph (float[n,8] x, bool c) => (float[n,8] y) {
         else_branch = no () => (float[n,8] p) { m = MatMul(x, v) p = Neg(m) }
     >
 }"""
+
+
+def test_all_that_is_inside_of_a_node_is_kept_float_with_it():
+    model = build(INSIDE, weights(0, w=(8, 8), b=(8,), v=(8, 8)))
+    inside = {
+        f"y.{site}" for site in ("then_branch/m", "then_branch/a", "then_branch/p", "else_branch/m", "else_branch/p")
+    }
+    assert kept_sites(model, ["y"]) == {"y", *inside}
+    assert set(formats(planned(model, ANY_CPU, kept=("y",))).values()) == {"float"}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,9 @@ NUMBER = r"[+-]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
 LARGEST = 2**63 - 1
 """Sizes are 64-bit in ONNX."""
 
+LISTED = 50
+"""How many words a hint lists where none is near."""
+
 _EXACT = 1e15
 """Whole floats below this are written as integers and come back equal."""
 
@@ -135,10 +138,14 @@ def number_text(value: float) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names the nearest known words, or lists them all."""
+    """Return a hint that names the nearest known words, whatever their case, or lists them, LISTED at most."""
     names = list(known)
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(names)}"
+    by_lower = {name.lower(): name for name in reversed(names)}
+    close = [by_lower[each] for each in difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.5)]
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"there are: {', '.join(names[:LISTED])}{more}"
 
 
 @contextmanager
