@@ -16,6 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from mlc.errors import SourceError
 from mlc.sources.held import Seen, attributes, container, taken_in, within
 from mlc.sources.quantized.modules import resting
+from mlc.sources.torch.padded_encoder import without_fast_path
 
 OWN = frozenset(vars(nn.Module()))
 """Attributes that every module has: its parts, and its hooks, which forward may add too."""
@@ -32,17 +33,14 @@ def frozen(module: nn.Module, changed: set[str] | None = None) -> Iterator[Snaps
     """
     noted = set() if changed is None else changed
     before = Snapshot(module)
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
         if in_training(module):
             before.spare_parameters()
             _evaluate(module)
             before.evaluated()
-        with resting(module), _uncompiled():
+        with resting(module), without_fast_path(), _uncompiled():
             yield before
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
         before.restore(noted)
 
 
