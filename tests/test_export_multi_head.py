@@ -139,3 +139,24 @@ def test_it_is_one_attention_of_heads(mask, asked, batch_first):
     assert node.attributes["q_num_heads"].as_int() == HEADS
     moved = operators(found.model)["Transpose"]
     assert moved == (0 if batch_first else 1)
+
+
+class Translating(nn.Module):
+    """torch.nn.Transformer, whose masks are made in forward; nothing says that one is causal."""
+
+    def __init__(self, *, floats):
+        super().__init__()
+        torch.manual_seed(0)
+        self.whole = nn.Transformer(WIDTH, HEADS, 1, 2, 32, batch_first=True)
+        self.floats = floats
+
+    def forward(self, x, y):
+        later = nn.Transformer.generate_square_subsequent_mask(y.shape[1]) if self.floats else _later(y)
+        return self.whole(x, y, tgt_mask=later, src_key_padding_mask=_padded(x), memory_key_padding_mask=_padded(x))
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched")
+@pytest.mark.parametrize("floats", [False, True])
+def test_a_mask_is_not_asked_whether_it_is_causal(workspace, floats):
+    inputs = ("x=float32[batch=1..3,length=2..9,16]", "y=float32[batch,queries=2..7,16]")
+    assert exported(workspace, Translating(floats=floats), None, *inputs).checks

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.modules import transformer
 
 from mlc.exporting.replaced import replaced
 
@@ -27,6 +28,15 @@ AXES = 3
 def over_heads() -> AbstractContextManager[None]:
     """Trace ``multi_head_attention_forward`` inside the block over four axes: [batch, heads, length, width]."""
     return replaced(functional, "multi_head_attention_forward", _over_heads)
+
+
+def masks_as_given() -> AbstractContextManager[None]:
+    """Trace torch's transformers inside the block without asking the values of a mask whether it is a causal one."""
+
+    def detect(_own: Any) -> Callable[..., bool]:
+        return lambda _mask, is_causal=None, _size=None: is_causal is True
+
+    return replaced(transformer, "_detect_is_causal_mask", detect)
 
 
 def _over_heads(own: Attention) -> Attention:

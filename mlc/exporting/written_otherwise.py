@@ -19,7 +19,7 @@ from mlc.exporting.fourier import inverse_by_products
 from mlc.exporting.grids import grids
 from mlc.exporting.layouts import without_layouts
 from mlc.exporting.lengths import lengths_of_tensors
-from mlc.exporting.multi_head import over_heads
+from mlc.exporting.multi_head import masks_as_given, over_heads
 from mlc.exporting.pooling import pooling_rows
 from mlc.exporting.quotients import quotients_of_sizes
 from mlc.exporting.rearranging import rearranging
@@ -40,6 +40,7 @@ def written_otherwise(module: nn.Module) -> Iterator[None]:
     replacements = (
         over_four_axes(),
         over_heads(),
+        masks_as_given(),
         pooling_rows(),
         adaptive_pooling(),
         distances(),
