@@ -17,6 +17,7 @@ GROUP = "mlc.passes"
 
 DEFAULT_PASSES = (
     "fold-constants",
+    "sequence-to-split",
     "eliminate-casts",
     "eliminate-transposes",
     "eliminate-common-subexpressions",

@@ -93,7 +93,8 @@ def near_rms_norm(node: ir.Node) -> str:
         weighted = any(fits_last(each, near.squared) for each in factors)
         if near.reason in (NORM, SUM) and not weighted:
             continue
-        return near.reason or (CAST if weighted else NO_WEIGHT)
+        cast = any(producer(each, "Cast") is not None for each in factors)
+        return near.reason or (NO_WEIGHT if not weighted else CAST if cast else "")
     return ""
 
 

@@ -34,13 +34,13 @@ class FuseRmsNorm(Search):
         whole = product_of(node.outputs[0], root=True)
         for factor in whole.factors:
             found = _normalized(factor, whole.factors)
-            if found is None or not found[-1]:
+            if found is None or not found.others:
                 continue
-            x, root, inside, others = found
-            nodes = [*root.nodes, *inside, *whole.nodes]
-            bound = {"x": x, "root": root, "others": others, "scale": whole.scale}
+            nodes = [*found.root.nodes, *found.nodes, *whole.nodes]
+            scale = whole.scale * found.scale
+            bound = {"x": found.root.squared, "root": found.root, "others": found.others, "scale": scale}
             match = Match(nodes, node.outputs[:1], bound)
-            return None if is_centred(x) and self.check(**bound) else match
+            return None if is_centred(found.root.squared) and self.check(**bound) else match
         return near_miss(node, near_rms_norm(node))
 
     def check(self, x, root, others, scale) -> str | None:
@@ -56,20 +56,29 @@ class FuseRmsNorm(Search):
         return op.RMSNormalization(x, others[0], axis=-1, epsilon=root.epsilon, stash_type=1)
 
 
-def _normalized(
-    factor: ir.Value, factors: list[ir.Value]
-) -> tuple[ir.Value, Root, list[ir.Node], list[ir.Value]] | None:
-    """Return x, the root, the nodes of ``1 / root`` or ``x / root``, and the other factors."""
+@dataclass(frozen=True)
+class _Normalized:
+    """The root that x is divided by, the nodes of that fraction or its reciprocal, and what is a factor beside x."""
+
+    root: Root
+    nodes: list[ir.Node]
+    others: list[ir.Value]
+    scale: float = 1.0
+
+
+def _normalized(factor: ir.Value, factors: list[ir.Value]) -> _Normalized | None:
+    """Return what a factor is of a normalization: x over its root, a product of x over it, or its reciprocal."""
     division, reciprocal = producer(factor, "Div"), producer(factor, "Reciprocal")
     rest = _without(factors, factor)
-    if division is not None:
-        root = root_of(division.inputs[1])
-        if root is not None and division.inputs[0] is root.squared:
-            return root.squared, root, [division], rest
+    if division is not None and division.inputs[0] is not None:
+        root, above = root_of(division.inputs[1]), product_of(division.inputs[0])
+        if root is not None and any(one is root.squared for one in above.factors):
+            others = [*_without(above.factors, root.squared), *rest]
+            return _Normalized(root, [*above.nodes, division], others, above.scale)
     if reciprocal is not None:
         root = root_of(reciprocal.inputs[0])
         if root is not None and any(one is root.squared for one in rest):
-            return root.squared, root, [reciprocal], _without(rest, root.squared)
+            return _Normalized(root, [reciprocal], _without(rest, root.squared))
     return None
 
 

@@ -159,6 +159,15 @@ def transposes(to):
     to.give(after)
 
 
+def sequence(to):
+    """Halves that are taken out of a sequence and change places."""
+    axis, size = to.pick(2, -1), to.weight([], [WIDTH // 2], "int64")
+    parts = to.node(f"SplitToSequence<axis = {axis}>({to.value()}, {size})")
+    places = [to.weight([], [place], "int64") for place in to.pick((0, 1), (0, -1), (-2, 1))]
+    first, second = (to.node(f"SequenceAt({parts}, {place})") for place in places)
+    to.give(to.node(f"Concat<axis = 2>({to.node(f'Neg({second})')}, {to.near(first, second)})"))
+
+
 def casts(to):
     """To another dtype and back, and to its own."""
     kind = to.pick("float", "double", "double", "float16")
@@ -281,6 +290,6 @@ def loop(to):
 
 PARTS = (
     unary, unary, unary, binary, binary, layer_norm, rms_norm, gelu, gelu_tanh, layer_scale, linears, attention,
-    attention, einsum, pairs, convolution, group_norm, transposes, casts, other_kind, twice, constants, sizes, empty,
-    reciprocal, recurrent, branch, loop,
+    attention, einsum, pairs, convolution, group_norm, transposes, casts, other_kind, twice, constants, sizes,
+    empty, reciprocal, recurrent, branch, loop, sequence,
 )  # fmt: skip

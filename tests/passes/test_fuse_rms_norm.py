@@ -16,6 +16,7 @@ FORMS = {
     "as torch writes it": f"{ROOT} r = Reciprocal(s) n = Mul(x, r) y = Mul(w, n)",
     "a division": f"{ROOT} n = Div(x, s) y = Mul(n, w)",
     "the weight first": f"{ROOT} r = Reciprocal(s) n = Mul(w, x) y = Mul(n, r)",
+    "the weight first, over the root": f"{ROOT} n = Mul(w, x) y = Div(n, s)",
     "a product": "q = Mul(x, x) m = ReduceMean(q, axes) a = Add(eps, m) s = Sqrt(a) n = Div(x, s) y = Mul(n, w)",
 }
 
@@ -58,6 +59,12 @@ def test_an_epsilon_outside_of_the_root_is_refused():
     after, change = apply(FuseRmsNorm(), model(body))
     assert [refusal.reason for refusal in change.refused] == [OUTSIDE]
     assert "RMSNormalization" not in ops(after)
+
+
+def test_an_epsilon_outside_below_a_product_is_refused():
+    body = "q = Pow(x, two) m = ReduceMean(q, axes) s = Sqrt(m) a = Add(s, eps) n = Mul(w, x) y = Div(n, a)"
+    _, change = apply(FuseRmsNorm(), model(body))
+    assert [refusal.reason for refusal in change.refused] == [OUTSIDE]
 
 
 def test_another_factor_is_refused():
