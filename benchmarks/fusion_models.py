@@ -228,7 +228,9 @@ class Evoformer(nn.Module):
         return self.blocks(pair)  # type: ignore[no-any-return]
 
 
-def _seeded(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+def seeded(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """Return what builds the same module, with the same weights, each time."""
+
     def built() -> nn.Module:
         torch.manual_seed(0)
         return _with_biases(build())
@@ -243,7 +245,7 @@ def _decoder(heads: int, past: int) -> Network:
     kind = "decode" if heads == HEADS else "grouped-query decode"
     example = (torch.ones(2, 1, dtype=torch.int64), [torch.rand(2, heads, 4, 64) for _ in range(12)])
     sizes = {"batch": 1, "past": past}
-    return Network(f"Llama {kind} at {past}", _seeded(lambda: Decoder(heads)), inputs, sizes, GENERATIVE, example)
+    return Network(f"Llama {kind} at {past}", seeded(lambda: Decoder(heads)), inputs, sizes, GENERATIVE, example)
 
 
 HEADS = 6
@@ -258,19 +260,19 @@ NETWORKS = (
     Network("Llama prefill", _transformers("Llama", hidden_size=384, num_hidden_layers=6, num_attention_heads=6,
                                            num_key_value_heads=2, intermediate_size=1024), TOKENS, TEXT,
             GENERATIVE),
-    Network("Llama written out", _seeded(LlamaByHand), TOKENS, TEXT, GENERATIVE),
+    Network("Llama written out", seeded(LlamaByHand), TOKENS, TEXT, GENERATIVE),
     Network("ViT", _vit, ["pixel_values=float32[batch=1..4,3,224,224]"], {"batch": 1}, "vit"),
-    Network("ViT written out", _seeded(VitByHand), IMAGE, {"batch": 1}, "vit"),
-    Network("ConvNeXt", _seeded(ConvNext), IMAGE, {"batch": 1}),
-    Network("MLP-Mixer", _seeded(Mixer), IMAGE, {"batch": 1}),
-    Network("MobileNet, ReLU6", _seeded(lambda: MobileNet(nn.ReLU6)), IMAGE, {"batch": 1}),
-    Network("MobileNet, hard-swish", _seeded(lambda: MobileNet(nn.Hardswish)), IMAGE, {"batch": 1}),
+    Network("ViT written out", seeded(VitByHand), IMAGE, {"batch": 1}, "vit"),
+    Network("ConvNeXt", seeded(ConvNext), IMAGE, {"batch": 1}),
+    Network("MLP-Mixer", seeded(Mixer), IMAGE, {"batch": 1}),
+    Network("MobileNet, ReLU6", seeded(lambda: MobileNet(nn.ReLU6)), IMAGE, {"batch": 1}),
+    Network("MobileNet, hard-swish", seeded(lambda: MobileNet(nn.Hardswish)), IMAGE, {"batch": 1}),
     Network("ResNet-18", lambda: resnet18()[0], RESNET_INPUTS, {"batch": 1}),
-    Network("LSTM", _seeded(Recurrent), ["x=float32[batch=1..8,32,64]"], {"batch": 1}),
-    Network("U-Net", _seeded(UNet), ["image=float32[batch=1..4,3,128,128]"], {"batch": 1}),
-    Network("diffusion block", _seeded(Diffusion), ["image=float32[batch=1..4,128,32,32]", "time=float32[batch,64]"],
+    Network("LSTM", seeded(Recurrent), ["x=float32[batch=1..8,32,64]"], {"batch": 1}),
+    Network("U-Net", seeded(UNet), ["image=float32[batch=1..4,3,128,128]"], {"batch": 1}),
+    Network("diffusion block", seeded(Diffusion), ["image=float32[batch=1..4,128,32,32]", "time=float32[batch,64]"],
             {"batch": 1}, "unet"),
-    Network("Evoformer", _seeded(Evoformer), ["pair=float32[96,96,64]"], {}),
+    Network("Evoformer", seeded(Evoformer), ["pair=float32[96,96,64]"], {}),
     _decoder(HEADS, 128),
     *(_decoder(2, past) for past in (128, 512, 1024)),
 )  # fmt: skip

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -44,17 +45,15 @@ AGAIN = 12
 
 def measure(quick: bool, progress: Progress) -> Result:
     """Rewrite each network with all default passes and with all but one that fired, and time them in one set."""
-    from benchmarks.fusion_models import NETWORKS
-
     targets = QUICK_TARGETS if quick else TARGETS
     rewritten: dict[str, _Rewritten] = {}
     networks: dict[str, Any] = {}
-    for network in NETWORKS:
-        if quick and network.name not in QUICK:
+    for name, rewrite in sources():
+        if quick and name not in QUICK:
             continue
-        progress(network.name)
-        rewritten[network.name] = one = _rewrite(network)
-        networks[network.name] = {target: _measured(one, target, quick, progress) for target in targets}
+        progress(name)
+        rewritten[name] = one = rewrite()
+        networks[name] = {target: _measured(one, target, quick, progress) for target in targets}
     for left, name, target in () if quick else undecided(networks):
         progress(f"{name} on {target} without {left} again")
         networks[name][target]["afresh"].append(_again(rewritten[name], left, target, progress))
@@ -77,12 +76,32 @@ class _Rewritten:
         return dict(Counter(step.spec.name for step in self.models[ALL].steps for _ in step.sites))
 
 
-def _rewrite(network: Any) -> _Rewritten:
+def sources() -> Iterator[tuple[str, Callable[[], _Rewritten]]]:
+    """Yield the name of each network, and what rewrites it: as a torch module, and as a file of another exporter."""
+    from benchmarks import files
+    from benchmarks.fusion_models import NETWORKS
+
+    yield from ((network.name, partial(_rewrite_module, network)) for network in NETWORKS)
+    yield from ((files.called(network), partial(_rewrite_file, network)) for network in files.FILES)
+
+
+def _rewrite_module(network: Any) -> _Rewritten:
     original = api.load(network.build(), network.example, inputs=network.inputs)
-    models = dict(_rewritten(original))
-    sizes = {**models[ALL].origin.traced, **network.at}
-    arrays = probe(original.signature.inputs, sizes, original.example, None, 0)
-    return _Rewritten(models, arrays, network.at)
+    return _rewrite(original, api.export(original, opset=NEWER), network.at)
+
+
+def _rewrite_file(network: Any) -> _Rewritten:
+    from benchmarks import files
+
+    with tempfile.TemporaryDirectory(prefix="mlc-passes-") as folder:
+        original = api.load(files.write(network, Path(folder)), inputs=network.inputs)
+        return _rewrite(original, api.export(original), network.at)
+
+
+def _rewrite(original: Original, exported: Artifact, at: Mapping[str, int]) -> _Rewritten:
+    models = dict(_rewritten(original, exported))
+    arrays = probe(original.signature.inputs, {**exported.origin.traced, **at}, original.example, None, 0)
+    return _Rewritten(models, arrays, at)
 
 
 def _measured(one: _Rewritten, target: str, quick: bool, progress: Progress) -> dict[str, Any]:
@@ -153,9 +172,8 @@ def undecided(networks: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield left, best.network, best.target
 
 
-def _rewritten(original: Original) -> Iterator[tuple[str, Artifact]]:
+def _rewritten(original: Original, exported: Artifact) -> Iterator[tuple[str, Artifact]]:
     """Yield what all default passes make of an export, and all but one, for each that fired; by what is left out."""
-    exported = api.export(original, opset=NEWER)
     whole = api.rewrite(exported, original)
     yield ALL, whole
     fired = {step.spec.name for step in whole.steps if step.sites}
