@@ -47,7 +47,8 @@ class Fp16(Pass):
     with ``sensitive`` float all of them do, with half none. Quantizers, coordinates and what draws numbers always do.
 
     Numbers of masks up to -1e9 become -16384, and what is added before a softmax and comes of no product ends there:
-    -inf would make NaN of a row that is wholly masked. A mask of -inf stays one. With
+    -inf would make NaN of a row that is wholly masked, whose scores float16 tells no longer apart beside such numbers:
+    there it gives others than float32. A mask of -inf stays one. With
     ``weights_only`` weights are stored in float16 and computed in float32: the file halves, nothing becomes faster, and
     no data is needed.
     """
