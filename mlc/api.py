@@ -96,12 +96,12 @@ def load(
     source: Any,
     example: Any = None,
     *,
-    inputs: Sequence[str | InputSpec] = (),
+    inputs: Sequence[str | InputSpec] | None = None,
     task: str | None = None,
     trust: bool = False,
 ) -> Original:
     """Load a module, or what the command line calls SOURCE, as the Original that every later stage is compared with."""
-    specs = merge(None, {"source": "python:", "inputs": list(inputs)}).inputs
+    specs = merge(None, {"source": "python:", "inputs": list(inputs or ())}).inputs
     return load_source(str(source) if isinstance(source, Path) else source, specs, example, trust=trust, task=task)
 
 

@@ -133,10 +133,10 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
-def some(sentences: Sequence[str], most: int = 3) -> str:
+def some(sentences: Sequence[str], most: int = 3, between: str = "; ") -> str:
     """Return the first of several sentences, and how many more there are."""
     more = len(sentences) - most
-    return "; ".join([*sentences[:most], *([f"and {more:,} more"] if more > 0 else [])])
+    return between.join([*sentences[:most], *([f"and {more:,} more"] if more > 0 else [])])
 
 
 def sizes_text(sizes: Mapping[str, int]) -> str:

@@ -173,6 +173,21 @@ def test_agreement_is_summed_over_batches():
     assert found.nonfinite == 0
 
 
+def test_samples_that_are_far_apart_by_themselves_are_named():
+    """Beside a hundred others two wrong ones are 18 dB; a sample of next to nothing has no error of its own."""
+    expected = np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32)
+    expected[7] *= 1e-3
+    actual = expected * np.float32(1.001) + np.float32(1e-3)
+    actual[[31, 90]] = -expected[[31, 90]] / 4
+    sums = Agreement("y")
+    for start in range(0, 100, 8):
+        rows = slice(start, start + 8)
+        sums.add(expected[rows], actual[rows], np.arange(200, 300)[rows])
+    assert sums.result().apart == (231, 290)
+    assert sums.result().sqnr > 10
+    assert agreed(expected, actual).apart == ()
+
+
 def agreed(expected, actual):
     sums = Agreement("y")
     sums.add(np.asarray(expected), np.asarray(actual))

@@ -57,6 +57,12 @@ def tracing_error(failed: BaseException, inputs: Sequence[InputSpec], log: Guard
     line = raised_at(failed)
     at = f" at {line}" if line else ""
     if type(failed).__name__ == "GuardOnDataDependentSymNode" or "data-dependent" in text:
+        called = re.search(r"\bmath\.\w+", line)
+        if called:
+            return SourceError(
+                f"what the model computes hangs on {called[0]} of a size or of a value{at}",
+                f"torch.export traces no {called[0]} of what varies: compute it in tensors, or fix that dim",
+            )
         taken = re.search(r"\b(float|int|bool)\(|\.(item|tolist)\(", line)
         kept = f"keep it a tensor, without {taken[0].lstrip('.')}), or " if taken else ""
         return SourceError(

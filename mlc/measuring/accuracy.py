@@ -83,7 +83,7 @@ def measure_accuracy(
                 originals.add(score(metric, expected, batch, expected))
             for session, sums, kept in zip(sessions, agreements, scores, strict=True):
                 actual = session.run(batch.inputs)
-                add_outputs(sums, samples(expected, batch), samples(actual, batch))
+                add_outputs(sums, samples(expected, batch), samples(actual, batch), batch.indexes[: batch.count])
                 if metric is not None:
                     kept.add(score(metric, actual, batch, expected))
             done += batch.count
@@ -136,12 +136,17 @@ def _opened(candidate: Candidate, target: Target) -> AbstractContextManager[Sess
     return open_session(candidate.path, target, options=candidate.session_options)
 
 
-def add_outputs(sums: dict[str, Agreement], expected: Mapping[str, Array], actual: Mapping[str, Array]) -> None:
+def add_outputs(
+    sums: dict[str, Agreement],
+    expected: Mapping[str, Array],
+    actual: Mapping[str, Array],
+    indexes: Array | None = None,
+) -> None:
     """Add one batch to the sums of every output that the original has. Raises DataError for one that is missing."""
     for name, array in expected.items():
         if name not in actual:
             raise DataError(f"the model has no output {name!r} that the original has", f"it has: {', '.join(actual)}")
-        sums.setdefault(name, Agreement(name)).add(array, actual[name])
+        sums.setdefault(name, Agreement(name)).add(array, actual[name], indexes)
 
 
 def samples(outputs: Mapping[str, Array], batch: Batch) -> dict[str, Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,10 @@ from mlc.metrics import cosines
 
 if TYPE_CHECKING:
     from mlc.types import Array
+
+
+APART = 10.0
+"""A sample of a ratio below it, in dB, has an error of a third of its numbers."""
 
 
 @dataclass
@@ -35,9 +39,13 @@ class Agreement:
     places: int = 0
     nonfinite: int = 0
     other_shape: int = 0
+    apart: list[int] = field(default_factory=list)
 
-    def add(self, expected: Array, actual: Array) -> None:
-        """Add one batch of the original's output and the candidate's; axis 0 runs over the samples, if there is one."""
+    def add(self, expected: Array, actual: Array, indexes: Array | None = None) -> None:
+        """Add one batch of the original's output and the candidate's; axis 0 runs over the samples, if there is one.
+
+        ``indexes`` are the samples' places in the data, by which those are told that are far apart by themselves.
+        """
         if expected.shape != actual.shape:
             self.other_shape += 1
             return
@@ -63,6 +71,10 @@ class Agreement:
         self.largest = max(self.largest, float(np.abs(have - want).max()))
         self.cosine += float(cosines(have, want).sum())
         self.rows += rows
+        if indexes is not None and len(indexes) == rows:
+            usual, noise = (np.square(each).sum(axis=1) for each in (want, have - want))
+            far = noise * 10 ** (APART / 10) > np.maximum(usual, usual.mean())  # next to nothing any error is large
+            self.apart += [int(index) for index in np.asarray(indexes)[far]]
 
     def result(self) -> OutputAgreement:
         """Return the figures over all batches."""
@@ -77,4 +89,5 @@ class Agreement:
             top1=self.hits / self.places if self.places else None,
             largest=math.inf if self.nonfinite else largest,
             nonfinite=self.nonfinite,
+            apart=tuple(self.apart),
         )

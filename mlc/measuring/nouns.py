@@ -56,7 +56,8 @@ class OutputAgreement:
     ``sqnr`` in dB (inf where equal), ``cosine`` the mean over samples, ``top1`` the share of samples with the same
     argmax along the last axis (None where that has no meaning), ``largest`` the largest error over the rms (inf where
     the shapes differ). ``nonfinite`` counts elements that are NaN or Inf where the original's are finite; they are in
-    no other figure but ``largest``.
+    no other figure but ``largest``. ``apart`` are the places in the data of the samples below 10 dB by themselves,
+    which the ratio of all may hide.
     """
 
     output: str
@@ -65,6 +66,7 @@ class OutputAgreement:
     top1: float | None
     largest: float
     nonfinite: int = 0
+    apart: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,12 @@ from mlc.figures import (
     percent,
     significant,
     sizes_text,
+    some,
 )
 from mlc.judging import Report
 from mlc.layer_errors import LayerError
 from mlc.measuring import Trial
+from mlc.measuring.agreement import APART
 from mlc.report.cells import (
     UNKNOWN,
     accuracy_text,
@@ -35,6 +37,9 @@ from mlc.report.cells import (
     speedup_text,
 )
 from mlc.report.table import Table, plain, table
+
+MOST_SAMPLES = 5
+"""How many samples are named that are far apart by themselves."""
 
 LAYER_HEADER = ("value", "operator", "SQNR")
 
@@ -142,7 +147,18 @@ def agreement(report: Report) -> Table:
         for heading, trial in shown_trials(report)
         for output in trial.agreement
     ]
-    return table("Agreement with the original", "tcnnnn", header, rows)
+    told = [f"{heading}: {apart(trial)}" for heading, trial in shown_trials(report) if apart(trial)]
+    return table("Agreement with the original", "tcnnnn", header, rows, "; ".join(told))
+
+
+def apart(trial: Trial) -> str:
+    """Say which samples agree at less than 10 dB by themselves, which the ratio of all may hide; empty for none."""
+    return "; ".join(
+        f"{counted(len(output.apart), 'sample')} of the output {output.output} below {APART:g} dB alone, "
+        f"{some([f'{index}' for index in output.apart], MOST_SAMPLES, between=', ')}"
+        for output in trial.agreement
+        if output.apart
+    )
 
 
 def operators(report: Report) -> Table:

@@ -78,6 +78,8 @@ def _agreement(report: Report) -> list[str]:
             f"SQNR {decibels(output.sqnr)}, cosine {output.cosine:.6f}{top}, largest error {error(output.largest)}"
         )
         lines.append(plain(f"  {output.output}: {figures} of the rms"))
+    if shipped and (told := results.apart(shipped)):
+        lines.append(plain(f"  ({told})"))
     return ["agreement with the original", *lines] if lines else []
 
 

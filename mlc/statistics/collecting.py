@@ -1,7 +1,7 @@
 """Running a model over samples and keeping what is needed of its values.
 
 The model runs once over the samples with the needed values as further outputs; each array is reduced as it comes and
-dropped. Two halves of the data merge into exactly what the whole gives.
+dropped. Two halves of the data merge into exactly what the whole gives, sums up to their rounding.
 """
 
 from __future__ import annotations
