@@ -1,5 +1,6 @@
 """Branches and loops that ask for values: those that follow from the module alone are taken, all others refused."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -326,3 +327,16 @@ def test_a_loop_whose_empty_rounds_count_is_refused(workspace, kind):
         exported(workspace, kind(), None, f"x=float32[rows=1..9,{WIDTH}]")
     assert "hangs on the values of its inputs at test_export_values.py" in refused.value.message
     assert "for expert in hit:" in refused.value.message
+
+
+def test_a_function_of_math_on_a_size_is_named(workspace):
+    class Doubling(nn.Module):
+        def forward(self, x):
+            for _ in range(math.ceil(math.log2(x.shape[0] + 1))):
+                x = x * 2
+            return x
+
+    with pytest.raises(SourceError) as refused:
+        exported(workspace, Doubling(), None, "x=float32[n=1..8,4]")
+    assert "hangs on math." in refused.value.message
+    assert "fix that dim" in refused.value.hint
