@@ -1,5 +1,8 @@
 """What is mended in a model is mended in its branches and in the bodies of its loops too."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -185,3 +188,30 @@ def test_a_large_tensor_that_is_made_in_a_branch_is_named():
 
     with pytest.raises(SourceError, match=r"2,000 numbers is made in a branch or a loop at models_for_export.py:"):
         mlc.export(mlc.load(Of(branching), inputs=[SPEC]))
+
+
+DRAWING = """
+import transformers  # with it torch asks during a trace
+import mlc, torch
+from torch import nn
+
+class Draws(nn.Module):
+    def forward(self, x):
+        return torch.cond(x.sum() > 1e9, lambda x: x + torch.randn_like(x), lambda x: x * 2, (x,))
+
+try:
+    mlc.export(mlc.load(Draws(), inputs=["x=float32[n=1..4,3]"]))
+except mlc.MlcError as error:
+    print(error.message)
+with torch.device("meta"):
+    print(*(each.device.type for each in (torch.tensor([]), torch.arange(3), torch.zeros(2), torch.full((2,), 1.0))))
+"""
+
+
+def test_what_torch_keeps_of_its_functions_is_what_they_are():
+    """It asks once in a process which functions make tensors: of ours in their places a device would change nothing."""
+    pytest.importorskip("transformers")
+    done = subprocess.run([sys.executable, "-c", DRAWING], capture_output=True, text=True, check=True)
+    told, made = done.stdout.splitlines()
+    assert told.startswith("the model is random")
+    assert made == "meta meta meta meta"

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 from torch.backends import opt_einsum
+from torch.utils import _device
 
 from mlc.exporting.adaptive import adaptive_pooling
 from mlc.exporting.attention import over_four_axes
@@ -31,6 +32,7 @@ from mlc.exporting.roots import roots_of_sizes
 from mlc.exporting.settled import settled
 from mlc.exporting.sizes_in_tensors import sizes_in_tensors
 from mlc.exporting.spectrograms import frames_added_up
+from mlc.exporting.traces import whole_traces
 from mlc.exporting.windows import windows
 
 
@@ -58,6 +60,7 @@ def written_otherwise(module: nn.Module) -> Iterator[None]:
         rearranging(),
         settled(),
         windows(),
+        whole_traces(),
         quotients_of_sizes(),
         lengths_of_tensors(module),
         unchecked_distributions(),
@@ -72,7 +75,12 @@ def written_otherwise(module: nn.Module) -> Iterator[None]:
 
 
 def _let_torch_learn() -> None:
-    """Let torch make its table of functions, which it keeps, while each of them is what it is called."""
+    """Let torch make its tables of functions, which it keeps, while each of them is what it is called.
+
+    The second says what ``with torch.device(...)`` is for: without torch.tensor in it, transformers would take a model
+    without weights for one with them, and load others with buffers that nobody filled.
+    """
     from torch._dynamo import trace_rules  # torch.export imports it, and not much else does
 
     trace_rules.get_torch_obj_rule_map()
+    _device._device_constructors()  # noqa: SLF001 - nothing public makes it
