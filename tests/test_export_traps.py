@@ -36,11 +36,11 @@ def refused(workspace, module, *specs, example=None):
     return caught.value
 
 
-def line_of(text):
-    """``models_for_export.py:N`` of the line that holds a text."""
+def line_of(text, function="forward"):
+    """``models_for_export.py:N in forward`` of the line that holds a text."""
     lines = Path(models.__file__).read_text().splitlines()
     (number,) = [number for number, line in enumerate(lines, 1) if text in line]
-    return f"models_for_export.py:{number} in forward"
+    return f"models_for_export.py:{number} in {function}"
 
 
 def test_a_branch_on_the_batch_size_is_never_exported(workspace):
@@ -226,8 +226,13 @@ def test_a_branch_on_values_points_at_the_line_and_the_rewrite(workspace):
 def test_an_operator_without_a_counterpart_is_named_with_its_line(workspace):
     error = refused(workspace, models.Mode(), ROWS)
     assert "aten.mode" in error.message
-    assert line_of("torch.mode") in error.message
+    assert line_of("return torch.mode") in error.message
     assert "torch.bincount" in error.hint
+
+
+def test_the_line_is_that_of_the_function_in_which_the_operator_stands(workspace):
+    error = refused(workspace, models.ModeInside(), ROWS)
+    assert line_of("most = torch.mode", "most_frequent") in error.message
 
 
 def test_a_fake_quantize_module_is_exported_right_or_refused(workspace):

@@ -13,8 +13,8 @@ TRACERS = frozenset({"torch", "onnxscript", "onnx_ir"})
 
 MODES = frozenset({
     "adaptive.py", "asked.py", "attention.py", "bags.py", "branches.py", "covariances.py", "distances.py", "elman.py",
-    "experts.py", "fourier.py", "grids.py", "known.py", "packed.py", "pooling.py", "projected.py", "rearranging.py",
-    "roots.py", "settled.py", "sizes_in_tensors.py", "spectrograms.py", "windows.py",
+    "experts.py", "fourier.py", "grids.py", "known.py", "multi_head.py", "packed.py", "pooling.py", "projected.py",
+    "rearranging.py", "roots.py", "settled.py", "sizes_in_tensors.py", "spectrograms.py", "windows.py",
 })  # fmt: skip
 """Files of ours through which torch's functions are called while a module is traced, below the user's line."""
 
