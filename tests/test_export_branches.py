@@ -186,7 +186,7 @@ def test_a_large_tensor_that_is_made_in_a_branch_is_named():
     def branching(x):
         return torch.cond(x.sum() > 0, lambda x: x + torch.tensor(numbers).sum(), lambda x: x - 1, (x,))
 
-    with pytest.raises(SourceError, match=r"2,000 numbers is made in a branch or a loop at models_for_export.py:"):
+    with pytest.raises(SourceError, match=r"2,000 numbers is made in a branch or a loop at test_export_branches.py:"):
         mlc.export(mlc.load(Of(branching), inputs=[SPEC]))
 
 
