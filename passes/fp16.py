@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -188,10 +189,9 @@ def _masks(found: list[Choice], ranges: Ranges | None) -> set[ir.Value]:
 
 
 def _is_infinite(value: ir.Value, statistics: Statistics | None, names: dict[ir.Value, str]) -> bool:
-    """Whether a mask is made of -Inf, which is such in float16 too, and which a graph may ask for."""
-    if made_of_infinity(value):
-        return True
-    try:
-        return statistics is not None and statistics.range(names[value])[0] == -math.inf
-    except KeyError:
-        return False
+    """Whether a mask is made of -Inf alone, which is such in float16 too, and which a graph may ask for."""
+    lowest, finite = 0.0, 0.0
+    if statistics is not None and value in names:
+        with suppress(KeyError):
+            lowest, finite = statistics.range(names[value])[0], statistics.finite_range(names[value])[0]
+    return finite > MASKING and (lowest == -math.inf or made_of_infinity(value))

@@ -272,3 +272,18 @@ def test_bodies_of_loops_need_not_say_what_they_take(text, first, workspace):
     after, change = halved(before, feeds)
     assert not any("is not known" in reason for reason in reasons(change).values())
     assert ratios(before, after, feeds, workspace)["y"] > 45
+
+
+def test_a_mask_of_infinities_and_of_numbers_that_float16_has_not_is_brought_into_range(workspace):
+    before = holding("""g (float[b,3,4] x, bool[b,3,3] keep, float[b,3,3] given) => (float[b,3,4] y)
+        <int64[1] one = {1}> {
+        c = Where(keep, zero, low) m = Min(c, given) u = Unsqueeze(m, one)
+        y = Attention<q_num_heads = 1, kv_num_heads = 1>(x, x, x, u) }""",
+        '<ir_version: 11, opset_import: ["":23]>', low=np.array(-np.inf, np.float32), zero=np.float32(0))  # fmt: skip
+    keep, given = np.ones((2, 3, 3), bool), np.zeros((2, 3, 3), np.float32)
+    keep[0, :, 1], given[1] = False, -1e9
+    feeds = {"x": random(0, 2, 3, 4), "keep": keep, "given": given}
+    after, change = halved(before, feeds)
+    assert "y" in change.sites
+    assert any("became -16384" in note for note in change.notes)
+    assert strictly(after, feeds, workspace, baseline=before).lost == ""
