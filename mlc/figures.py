@@ -133,10 +133,16 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
-def some(sentences: Sequence[str], most: int = 3, between: str = "; ") -> str:
+def some(sentences: Sequence[str], most: int = 3) -> str:
     """Return the first of several sentences, and how many more there are."""
     more = len(sentences) - most
-    return between.join([*sentences[:most], *([f"and {more:,} more"] if more > 0 else [])])
+    return "; ".join([*sentences[:most], *([f"and {more:,} more"] if more > 0 else [])])
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return the first names, and how many more there are."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 
 def sizes_text(sizes: Mapping[str, int]) -> str:

@@ -14,7 +14,18 @@ from mlc.formats import site_of
 from mlc.fusion import array_of, has_subgraphs, is_constant, is_of_sequences, is_standard, opset_of, sizes_of, walk
 from passes._half import FLOAT16
 from passes._half_constants import MASKING, constant_obstacle, is_attention_mask, keeps_from_zero
-from passes._half_sensitive import ADDS, ALWAYS, BOUNDED, DIVIDING, MOVING, PASSING, PRODUCTS, SENSITIVE, TURNING
+from passes._half_sensitive import (
+    ADDS,
+    ALWAYS,
+    BOUNDED,
+    CASTING,
+    DIVIDING,
+    MOVING,
+    PASSING,
+    PRODUCTS,
+    SENSITIVE,
+    TURNING,
+)
 from passes._half_types import Positions, is_float, positions
 from passes._masked import UNSEEN
 
@@ -23,8 +34,6 @@ NARROW = frozenset({ir.DataType.BOOL, ir.DataType.INT8, ir.DataType.UINT8})
 
 HELD = 2048
 """The largest whole number up to which float16 holds all."""
-
-CASTING = frozenset({"Cast", "CastLike"})
 
 CANCELLED = 128
 """So many times larger than what is left of them values are rounded to float16 by a 16th of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import onnx_ir as ir
 
 from mlc.fusion import array_of, is_constant, is_standard, only_reader
 from passes._half import FLOAT16, number_obstacle, rounded, too_large
-from passes._half_sensitive import PASSING, PRODUCTS
+from passes._half_sensitive import CASTING, PASSING, PRODUCTS
 from passes._half_types import is_float
 
 if TYPE_CHECKING:
@@ -102,33 +103,28 @@ def is_added_mask(node: ir.Node, index: int) -> bool:
 
 def made_of_infinity(value: ir.Value) -> bool:
     """Whether a constant -Inf passes on to a value."""
-    seen: set[ir.Value | None] = set()
-    sought: list[ir.Value | None] = [value]
+    sources = _sources(value, lambda node: node.op_type in PASSING or node.op_type in CASTING)
+    return any(is_constant(each) and is_float(each) and np.isneginf(array_of(each)).any() for each in sources)
+
+
+def _is_computed_by_product(value: ir.Value | None) -> bool:
+    producers = (each.producer() for each in _sources(value, lambda _node: True))
+    return any(node is not None and node.op_type in PRODUCTS for node in producers)
+
+
+def _sources(value: ir.Value | None, through: Callable[[ir.Node], bool]) -> Iterator[ir.Value]:
+    """Yield a value and what it is computed of, each once, behind the nodes that a question passes through."""
+    seen: set[ir.Value] = set()
+    sought = [value]
     while sought:
         each = sought.pop()
         if each is None or each in seen:
             continue
         seen.add(each)
-        if is_constant(each) and is_float(each) and np.isneginf(array_of(each)).any():
-            return True
+        yield each
         producer = each.producer()
-        if producer is not None and (producer.op_type in PASSING or producer.op_type in {"Cast", "CastLike"}):
+        if producer is not None and through(producer):
             sought += producer.inputs
-    return False
-
-
-def _is_computed_by_product(value: ir.Value | None) -> bool:
-    seen: set[ir.Value | None] = set()
-    sought = [value]
-    while sought:
-        value = sought.pop()
-        producer = None if value is None or value in seen else value.producer()
-        seen.add(value)
-        if producer is not None:
-            if producer.op_type in PRODUCTS:
-                return True
-            sought += producer.inputs
-    return False
 
 
 def constant_obstacle(node: ir.Node, index: int) -> str:

@@ -84,6 +84,8 @@ PASSING = frozenset(
 )  # fmt: skip
 """Operators that pass on what their inputs are made of: whole numbers, or infinities."""
 
+CASTING = frozenset({"Cast", "CastLike"})
+
 TURNING = frozenset({"Abs", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sub"})
 """Operators that may give Inf where they read -Inf."""
 

@@ -39,11 +39,11 @@ class SequenceToSplit(Search):
             return near_miss(node, "the sequence is read by others than SequenceAt")
         if not all(each.graph is node.graph for each in taken):
             return near_miss(node, "a part is taken inside of a branch or loop")
-        places = [_place(each) for each in taken]
-        return Match([node, *taken], [each.outputs[0] for each in taken], {"node": node, "places": places})
+        bound = {"node": node, "sizes": _sizes(node), "places": [_place(each) for each in taken]}
+        return Match([node, *taken], [each.outputs[0] for each in taken], bound)
 
-    def check(self, node, places) -> str | None:
-        given, sizes = input_at(node, 1), _sizes(node)
+    def check(self, node, sizes, places) -> str | None:
+        given = input_at(node, 1)
         if given is not None and not is_constant(given):
             return "the sizes of the parts are not constant"
         if given is not None and _drops_axis(node):
@@ -52,13 +52,11 @@ class SequenceToSplit(Search):
             return "the size of the axis that is split is not known"
         if None in places:
             return "the place of a part is not constant"
-        return (
-            None if all(-len(sizes) <= place < len(sizes) for place in places) else "a part is taken that is not there"
-        )
+        there = all(-len(sizes) <= place < len(sizes) for place in places)
+        return None if there else "a part is taken that is not there"
 
-    def rewrite(self, op, node, places):
-        x, sizes, axis = node.inputs[0], _sizes(node), int(number(node, "axis", 0))
-        assert sizes is not None
+    def rewrite(self, op, node, sizes, places):
+        x, axis = node.inputs[0], int(number(node, "axis", 0))
         taken = [range(len(sizes))[place] for place in places]
         if sorted(taken) == list(range(len(sizes))):
             split = op.Split(x, _integers(op, *sizes), axis=axis, _outputs=len(sizes))

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from mlc.errors import OutputError
+from mlc.figures import listed
 from mlc.judging import Report, judge
 from mlc.layer_errors import LayerError
 from mlc.report import history, html, json, markdown, results, setting, text, write_reports
-from mlc.report.table import listed, plain, table
+from mlc.report.table import plain, table
 from mlc.types import Drop, Interval, Limits, PassSpec
 from tests.report_sample import HOSTILE, INT8, sample, trials, validated
 from tests.test_report_page import Page

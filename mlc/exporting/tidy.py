@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 
 from mlc.exporting.ties import share_transposed
 from mlc.exporting.whole import make_whole
-from mlc.fusion import Names
+from mlc.fusion import Names, subgraphs
 from mlc.types import InputSpec, OutputSpec
 
 FUNCTIONS_NEED = 8
@@ -195,13 +195,8 @@ def part_names(model: ir.Model) -> None:
             if value.name and value.name in around:
                 value.name = names.free(value.name)
         known = around.union(value.name for value in own)
-        for node in graph:
-            for attribute in node.attributes.values():
-                if attribute.type == ir.AttributeType.GRAPH:
-                    part(attribute.as_graph(), known)
-                elif attribute.type == ir.AttributeType.GRAPHS:
-                    for each in attribute.as_graphs():
-                        part(each, known)
+        for inner in (inner for node in graph for inner in subgraphs(node)):
+            part(inner, known)
 
     part(model.graph, frozenset())
 

@@ -19,6 +19,7 @@ from mlc.fusion.graph import (
     opset_of,
     producer,
     quiet,
+    subgraphs,
     walk,
 )
 from mlc.fusion.pattern import Fusion
@@ -59,6 +60,7 @@ __all__ = [
     "quiet",
     "scalar_of",
     "sizes_of",
+    "subgraphs",
     "walk",
     "written_out",
 ]

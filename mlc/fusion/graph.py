@@ -124,9 +124,14 @@ def _type_bodies(model: ir.Model, sequences: set[ir.Value]) -> None:
                         inner.type = outer.type
 
 
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the graphs right inside of a node: the branches of an If, the body of a loop."""
+    return (each.as_graph() for each in node.attributes.values() if each.type == ir.AttributeType.GRAPH)
+
+
 def has_subgraphs(node: ir.Node) -> bool:
     """Whether a node is an If, a loop, or has a graph inside in another way."""
-    return any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
+    return any(True for _ in subgraphs(node))
 
 
 def _is_known(value: ir.Value) -> bool:
@@ -138,8 +143,8 @@ def _may_give_sequences(node: ir.Node, sequences: set[ir.Value]) -> bool:
     if is_of_sequences(node):
         return node.op_type not in TENSOR_FROM_SEQUENCE
     if has_subgraphs(node):
-        inner = (each.as_graph() for each in node.attributes.values() if each.type == ir.AttributeType.GRAPH)
-        return bool(sequences) or any(is_of_sequences(each) for graph in inner for each in graph.all_nodes())
+        inside = (each for graph in subgraphs(node) for each in graph.all_nodes())
+        return bool(sequences) or any(map(is_of_sequences, inside))
     return node.op_type == "Identity" and node.inputs[0] in sequences
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from mlc.errors import UsageError
+from mlc.figures import listed
 
 DIM_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 WHOLE = r"\d+"
@@ -142,10 +143,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = list(known)
     by_lower = {name.lower(): name for name in reversed(names)}
     close = [by_lower[each] for each in difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.5)]
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"there are: {', '.join(names[:LISTED])}{more}"
+    return f"did you mean {' or '.join(close)}?" if close else f"there are: {listed(names, LISTED)}"
 
 
 @contextmanager

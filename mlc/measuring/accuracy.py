@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -94,21 +94,23 @@ def measure_accuracy(
         (figure and replace(figure, evaluated=digest), tuple(one.result() for one in sums.values()))
         for figure, sums in zip(figures, agreements, strict=True)
     ]
-    return tuple(min(own, key=_agreed) for own in _by_candidate(candidates, found))
+    rest = iter(found)
+    return tuple(min(islice(rest, len(_ways(one))), key=lambda each: _agreed(each[1])) for one in candidates)
 
 
 def measure_agreement(
     candidates: Sequence[Candidate], references: Sequence[Known], target: Target
 ) -> tuple[tuple[OutputAgreement, ...], ...]:
     """Compare every candidate with the original's kept outputs, where there are no data."""
-    results: list[Measured] = []
-    for way in (way for candidate in candidates for way in _ways(candidate)):
+
+    def agreement(way: Candidate) -> tuple[OutputAgreement, ...]:
         sums: dict[str, Agreement] = {}
         with _opened(way, target) as session:
             for reference in references:
                 add_outputs(sums, reference.outputs, session.run(reference.inputs))
-        results.append((None, tuple(one.result() for one in sums.values())))
-    return tuple(min(own, key=_agreed)[1] for own in _by_candidate(candidates, results))
+        return tuple(one.result() for one in sums.values())
+
+    return tuple(min(map(agreement, _ways(candidate)), key=_agreed) for candidate in candidates)
 
 
 def _ways(candidate: Candidate) -> tuple[Candidate, ...]:
@@ -116,16 +118,8 @@ def _ways(candidate: Candidate) -> tuple[Candidate, ...]:
     return (candidate,) if candidate.judged is None else (candidate, replace(candidate, judged=None))
 
 
-def _by_candidate(candidates: Sequence[Candidate], found: Sequence[Measured]) -> Iterator[tuple[Measured, ...]]:
-    """Yield the figures of each candidate, one for each way in which it is judged."""
-    rest = iter(found)
-    for candidate in candidates:
-        yield tuple(islice(rest, len(_ways(candidate))))
-
-
-def _agreed(measured: Measured) -> tuple[bool, float]:
+def _agreed(outputs: Sequence[OutputAgreement]) -> tuple[bool, float]:
     """Return how well the output agrees that agrees least; numbers that were lost are worse than any ratio."""
-    _, outputs = measured
     return all(not output.nonfinite for output in outputs), min((output.sqnr for output in outputs), default=math.inf)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-
-import onnx_ir as ir
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mlc.errors import UsageError
 from mlc.formats import product_of, site_of
-from mlc.fusion import Places
+from mlc.fusion import Places, subgraphs
 from mlc.grammar import nearest
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 def nodes_by_site(model: ir.Model) -> dict[str, ir.Node]:
@@ -37,12 +39,6 @@ def kept_sites(model: ir.Model, names: Sequence[str]) -> frozenset[str]:
             raise UsageError(f"--keep-float: no node is called {name!r}", nearest(name, sites))
         products = (product_of(sites[site]) for site in meant)
         found |= meant | {places.site(product) for product in products if product is not None}
-        found |= {places.site(inner) for site in meant for inner in _inside(sites[site])} & sites.keys()
+        inside = (node for site in meant for graph in subgraphs(sites[site]) for node in graph.all_nodes())
+        found |= {places.site(node) for node in inside} & sites.keys()
     return frozenset(found)
-
-
-def _inside(node: ir.Node) -> Iterator[ir.Node]:
-    """Yield the nodes of a node's branches or body, and of those inside of these."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield from attribute.as_graph().all_nodes()

@@ -6,9 +6,9 @@ import math
 from collections import defaultdict
 
 from mlc.explaining import TensorError
-from mlc.figures import counted, decibels, percent, significant
+from mlc.figures import counted, decibels, listed, percent, significant
 from mlc.judging import Report
-from mlc.report.table import Table, listed, plain, table
+from mlc.report.table import Table, plain, table
 
 WORST = 10
 """So many rows of a table are shown; the rest is counted."""

@@ -11,12 +11,13 @@ from mlc.figures import (
     counted,
     decibels,
     error,
+    listed,
     seconds,
 )
 from mlc.judging import Report
 from mlc.recipe import Recipe, asked_as
 from mlc.report.cells import LOSSY
-from mlc.report.table import Table, listed, plain, table
+from mlc.report.table import Table, plain, table
 from mlc.runtimes.session import NodeRun, Placement
 
 

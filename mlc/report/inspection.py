@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from mlc.figures import counted, megabytes, percent, sizes_text
+from mlc.figures import counted, listed, megabytes, percent, sizes_text
 from mlc.inspecting.nouns import Facts, Inspection, Share
 from mlc.manifest import NEWER, Manifest
-from mlc.report.table import aligned, listed, plain, table
+from mlc.report.table import aligned, plain, table
 
 STANDARD = "ai.onnx"
 """What the empty domain means."""

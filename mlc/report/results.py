@@ -12,12 +12,12 @@ from mlc.figures import (
     decibels,
     ends,
     error,
+    listed,
     megabytes,
     milliseconds,
     percent,
     significant,
     sizes_text,
-    some,
 )
 from mlc.judging import Report
 from mlc.layer_errors import LayerError
@@ -147,7 +147,7 @@ def agreement(report: Report) -> Table:
         for heading, trial in shown_trials(report)
         for output in trial.agreement
     ]
-    told = [f"{heading}: {apart(trial)}" for heading, trial in shown_trials(report) if apart(trial)]
+    told = [f"{heading}: {said}" for heading, trial in shown_trials(report) if (said := apart(trial))]
     return table("Agreement with the original", "tcnnnn", header, rows, "; ".join(told))
 
 
@@ -155,7 +155,7 @@ def apart(trial: Trial) -> str:
     """Say which samples agree at less than 10 dB by themselves, which the ratio of all may hide; empty for none."""
     return "; ".join(
         f"{counted(len(output.apart), 'sample')} of the output {output.output} below {APART:g} dB alone, "
-        f"{some([f'{index}' for index in output.apart], MOST_SAMPLES, between=', ')}"
+        f"{listed([f'{index}' for index in output.apart], MOST_SAMPLES)}"
         for output in trial.agreement
         if output.apart
     )

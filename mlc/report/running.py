@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from mlc.figures import counted, significant
-from mlc.report.table import aligned, listed, plain, table
+from mlc.figures import counted, listed, significant
+from mlc.report.table import aligned, plain, table
 from mlc.running.nouns import RanOutput, Running
 
 DIGITS = 4

@@ -73,9 +73,3 @@ def aligned(built: Table, *, indent: str = "  ", header: bool = True) -> list[st
         ]
         lines.append(indent + "  ".join(cells).rstrip())
     return lines
-
-
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Return the first names, and how many more there are."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
