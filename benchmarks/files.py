@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.fusion_models import IMAGE, NETWORKS, Network, seeded
+from benchmarks.models import write_unoptimized
 from mlc.grammar.inputs import parse_inputs
 from mlc.probes import probe
 
@@ -76,13 +77,9 @@ def write(network: Network, folder: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            network.build().eval(), tuple(torch.from_numpy(arrays[spec.name]) for spec in specs), dynamo=True,
-            optimize=False, opset_version=OPSET, dynamic_shapes=_dims(specs), verbose=False,
-            input_names=[spec.name for spec in specs],
-        )  # fmt: skip
-    assert program is not None
-    program.save(path)
+        given = tuple(torch.from_numpy(arrays[spec.name]) for spec in specs)
+        write_unoptimized(network.build().eval(), given, path, opset_version=OPSET, dynamic_shapes=_dims(specs),
+                          input_names=[spec.name for spec in specs])  # fmt: skip
     return path
 
 

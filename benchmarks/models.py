@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import at_root
 from mlc import api
@@ -111,13 +111,18 @@ def export_unoptimized(source: str, path: Path) -> float:
     network, image = {"resnet18": resnet18, "tiny_resnet": tiny_resnet}[source]()
     start = time.perf_counter()
     batch = torch.export.Dim("batch", min=1, max=8)
-    program = torch.onnx.export(
-        network, (image,), dynamo=True, optimize=False, opset_version=20, verbose=False,
-        input_names=["image"], output_names=["logits"], dynamic_shapes=({0: batch},),
-    )  # fmt: skip
+    write_unoptimized(network, (image,), path, opset_version=20, input_names=["image"], output_names=["logits"],
+                      dynamic_shapes=({0: batch},))  # fmt: skip
+    return time.perf_counter() - start
+
+
+def write_unoptimized(network: Any, given: tuple[Any, ...], path: Path, **options: Any) -> None:
+    """Export a network as ``torch.onnx.export`` does without optimization, by these options of it."""
+    import torch
+
+    program = torch.onnx.export(network, given, dynamo=True, optimize=False, verbose=False, **options)
     assert program is not None
     program.save(path)
-    return time.perf_counter() - start
 
 
 @dataclass(frozen=True)
